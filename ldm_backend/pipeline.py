@@ -1,0 +1,87 @@
+"""checkpoint -> noise -> latents -> image, wired for use without a host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checkpoint import find_weights, load_into, read_state_dicts
+from .config import LDMConfig
+from .errors import ScheduleError
+from .images import to_uint8
+from .noise import StepNoise, draw_noise
+from .samplers import SAMPLERS, Callback, sample_ddim
+from .schedule import Schedule
+from .unet import UNet
+from .vq import VQModel
+
+
+@dataclass(frozen=True)
+class LatentDiffusion:
+    """A loaded model: `unet(x, t)` returns eps, `vq.decode(z)` NCHW in [-1, 1]; both are on `device`."""
+
+    unet: UNet
+    vq: VQModel
+    schedule: Schedule
+    config: LDMConfig
+    device: torch.device
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> LatentDiffusion:
+    """Load a checkpoint.
+
+    Args:
+        path: Hugging Face folder with `unet/`, `vqvae/` and `scheduler/`.
+        device: where the networks go; None takes CUDA where there is one, else the CPU.
+    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family.
+    """
+    config, unet_weights, vq_weights = read_state_dicts(path)
+    unet, vq = UNet(config.unet, device="meta"), VQModel(config.vq, device="meta")
+    load_into(unet, unet_weights, find_weights(Path(path) / "unet"))
+    load_into(vq, vq_weights, find_weights(Path(path) / "vqvae"))
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return LatentDiffusion(unet.to(target), vq.to(target), Schedule(config.schedule), config, target)
+
+
+def generate(
+    model: LatentDiffusion,
+    seeds: Sequence[int] = (3,),
+    steps: int = 200,
+    eta: float = 0.0,
+    sampler: str = "ddim",
+    grid: str = "leading",
+    callback: Callback | None = None,
+) -> np.ndarray:
+    """Draw one image for each seed; the defaults are the model card's recipe.
+
+    Args:
+        model: from `load`.
+        seeds: one for each image; all are sampled as one batch, and none depends on its neighbours.
+        steps: model evaluations, 1..1000.
+        eta: 0..1, fresh noise in each step; 0 is deterministic DDIM.
+        sampler: "ddim".
+        grid: "leading" or "compvis", see `Schedule.timesteps`.
+        callback: called with a `StepInfo` after each step; whatever it raises ends the run.
+    Returns: uint8 (N, H, W, 3) at the training size.
+    Raises: ScheduleError: steps, eta, sampler or grid out of range; InputError: no seeds, or one out of range.
+    """
+    if sampler not in SAMPLERS:
+        raise ScheduleError(f"sampler is {sampler!r}; choose one of {', '.join(SAMPLERS)}.")
+    pairs = model.schedule.timesteps(steps, grid)
+    size = model.config.unet.sample_size
+    shape = (model.config.unet.in_channels, size, size)
+    x_T = draw_noise(seeds, shape).to(model.device)  # noqa: N806 - the papers' name
+    step_noise = StepNoise(seeds, shape) if eta > 0.0 else None
+    z = sample_ddim(model.unet, x_T, model.schedule, pairs, eta, step_noise, callback)
+    return decode_to_uint8(model, z)
+
+
+@torch.no_grad()
+def decode_to_uint8(model: LatentDiffusion, z: Tensor) -> np.ndarray:
+    """Quantise and decode (N, C, h, w) latents to uint8 (N, H, W, 3), one by one: the decoder needs the most memory."""
+    return np.concatenate([to_uint8(model.vq.decode(latent)) for latent in z.split(1)])

@@ -1,0 +1,105 @@
+"""Samplers as plain functions over one model call, in the variance-preserving space of the papers.
+
+They know nothing of networks, hosts or files: `eps_model(x_t, t)` is any function that predicts the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ScheduleError
+from .schedule import Schedule
+
+SAMPLERS = ("ddim",)
+
+EpsModel = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """State after one step, for progress and previews; the tensors are the sampler's own, so do not write to them."""
+
+    index: int  # 0..steps-1
+    steps: int
+    t: int  # timestep of the model call
+    x_prev: Tensor  # (N, C, H, W) float32, the result of the step
+    pred_x0: Tensor  # (N, C, H, W) float32, the clean latent as predicted at t
+
+
+Callback = Callable[[StepInfo], None]
+
+
+@dataclass(frozen=True)
+class DDIMCoefficients:
+    """One DDIM step in float64: pred_x0 = (x_t - noise * eps) / signal, then the three terms of eq. 12."""
+
+    signal: float  # sqrt(alphas_cumprod[t])
+    noise: float  # sqrt(1 - alphas_cumprod[t])
+    signal_prev: float  # sqrt(alphas_cumprod[t_prev])
+    direction: float  # factor of eps, "direction pointing to x_t"
+    std_dev_t: float  # factor of fresh noise
+
+
+def ddim_coefficients(a_t: float, a_prev: float, eta: float) -> DDIMCoefficients:
+    """Coefficients of the step from alphas_cumprod `a_t` to `a_prev`.
+
+    Args:
+        a_t: alphas_cumprod before the step, in (0, 1).
+        a_prev: alphas_cumprod after it, in (a_t, 1].
+        eta: 0 deterministic .. 1 as much fresh noise as DDPM.
+    Source: DDIM (arXiv 2010.02502) eq. 12 and 16; CompVis ldm/models/diffusion/ddim.py:165-203.
+    """
+    std_dev_t = eta * math.sqrt((1.0 - a_prev) / (1.0 - a_t) * (1.0 - a_t / a_prev))
+    return DDIMCoefficients(
+        signal=math.sqrt(a_t),
+        noise=math.sqrt(1.0 - a_t),
+        signal_prev=math.sqrt(a_prev),
+        direction=math.sqrt(max(0.0, 1.0 - a_prev - std_dev_t**2)),  # max: rounding, when eta is 1 and a_prev near 1
+        std_dev_t=std_dev_t,
+    )
+
+
+@torch.no_grad()
+def sample_ddim(
+    eps_model: EpsModel,
+    x_T: Tensor,  # noqa: N803 - the papers' name
+    schedule: Schedule,
+    pairs: Sequence[tuple[int, int]],
+    eta: float = 0.0,
+    step_noise: Callable[[], Tensor] | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Run DDIM from x_T to x_0.
+
+    Args:
+        eps_model: predicts the noise in (N, C, H, W) float32 latents at an integer timestep.
+        x_T: (N, C, H, W) standard normal start, on the device to work on.
+        schedule: tables.
+        pairs: (t, t_prev) for each step, from `schedule.timesteps`.
+        eta: 0..1.
+        step_noise: gives (N, C, H, W) fresh noise for each step; needed when eta > 0.
+        callback: called after each step; whatever it raises ends the run.
+    Returns: (N, C, H, W) float32 latents.
+    Raises: ScheduleError: eta out of range, or eta > 0 without `step_noise`.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ScheduleError(f"eta is {eta!r}; expected 0 (deterministic) to 1 (as noisy as DDPM).")
+    if eta > 0.0 and step_noise is None:
+        raise ScheduleError(f"eta is {eta} but no step noise was given; give a seed for each image, or use eta 0.")
+    x_t = x_T.float()
+    for index, (t, t_prev) in enumerate(pairs):
+        c = ddim_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), eta)
+        eps = eps_model(x_t, t).float()
+        pred_x0 = (x_t - c.noise * eps) / c.signal
+        x_t = c.signal_prev * pred_x0 + c.direction * eps
+        if step_noise is not None and eta > 0.0:
+            # Drawn also when std_dev_t is 0 (the last step to a clean image), as diffusers does: streams stay aligned.
+            x_t = x_t + c.std_dev_t * step_noise().to(x_t.device)
+        if callback is not None:
+            callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
+    return x_t

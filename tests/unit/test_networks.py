@@ -1,0 +1,107 @@
+"""UNet and first stage on a tiny configuration of the real classes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ldm_backend.errors import InputError
+from ldm_backend.layers import timestep_embedding
+from ldm_backend.noise import draw_noise
+from ldm_backend.unet import UNet
+
+
+def test_timestep_embedding_is_cosines_then_sines():
+    embedding = timestep_embedding(torch.tensor([0, 7]), 8)
+    assert embedding[0].tolist() == [1.0] * 4 + [0.0] * 4
+    assert embedding[1, 0] == pytest.approx(torch.tensor(7.0).cos().item())
+    assert embedding[1, 7] == pytest.approx(torch.tensor(7.0 * 10000 ** (-3 / 4)).sin().item())
+
+
+@torch.no_grad()
+def test_timestep_may_be_a_number_a_scalar_or_one_for_each_image(tiny):
+    x = draw_noise([1, 2], (3, 8, 8))
+    expected = tiny.unet(x, 5)
+    for t in (5.0, torch.tensor(5), torch.tensor([5]), torch.tensor([5, 5])):
+        assert torch.equal(tiny.unet(x, t), expected)
+    mixed = tiny.unet(x, torch.tensor([5, 900]))
+    torch.testing.assert_close(mixed[0], expected[0])
+    assert not torch.allclose(mixed[1], expected[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (2, 2), (10, 4)])
+def test_every_multiple_passes(tiny, height, width):
+    x = draw_noise([1], (3, height, width))
+    assert tiny.unet(x, 1).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 4, 8, 8), r"expects \(N, 3, H, W\)"),
+        ((3, 8, 8), r"expects \(N, 3, H, W\)"),
+        ((1, 3, 8, 7), "nearest size is 8x8"),
+        ((1, 3, 0, 8), "multiples of 2"),
+    ],
+)
+def test_wrong_latents_are_named_with_what_fits(tiny, shape, message):
+    with pytest.raises(InputError, match=message):
+        tiny.unet(torch.zeros(shape), 1)
+
+
+@torch.no_grad()
+def test_codebook_takes_the_nearest_code(tiny):
+    z = draw_noise([1, 2], (3, 8, 8))
+    z_q, indices = tiny.vq.quantize(z)
+    codes = tiny.vq.quantize.embedding.weight
+    distances = (z.movedim(1, -1)[..., None, :] - codes).pow(2).sum(-1)
+    assert torch.equal(indices, distances.argmin(-1))
+    assert torch.equal(z_q, codes[indices].movedim(-1, 1))
+
+
+@torch.no_grad()
+def test_decoding_quantises_unless_told_otherwise(tiny):
+    z = draw_noise([1], (3, 8, 8))
+    z_q = tiny.vq.quantize(z)[0]
+    assert tiny.vq.decode(z).shape == (1, 3, 32, 32)
+    assert torch.equal(tiny.vq.decode(z), tiny.vq.decode(z_q, quantize=False))
+    assert not torch.equal(tiny.vq.decode(z), tiny.vq.decode(z, quantize=False))
+
+
+@torch.no_grad()
+def test_encoding_does_not_quantise(tiny):
+    z = tiny.vq.encode(draw_noise([1], (3, 32, 32)))
+    assert z.shape == (1, 3, 8, 8)
+    assert not torch.equal(z, tiny.vq.quantize(z)[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 32, 32), (1, 3, 30, 32), (3, 32, 32)])
+def test_images_that_cannot_be_encoded(tiny, shape):
+    with pytest.raises(InputError, match="multiples of 4"):
+        tiny.vq.encode(torch.zeros(shape))
+
+
+def test_latents_that_cannot_be_decoded(tiny):
+    with pytest.raises(InputError, match="another model family"):
+        tiny.vq.decode(torch.zeros(1, 4, 8, 8))
+
+
+def test_all_weights_come_from_the_operations_namespace(tiny):
+    """A host replaces these four layers to stream or cast weights; nothing may bypass them."""
+    made = []
+
+    def recording(kind):
+        class Recorded(kind):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                made.append(self)
+
+        return Recorded
+
+    kinds = {kind.__name__: recording(kind) for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.Embedding)}
+    unet = UNet(tiny.config.unet, operations=SimpleNamespace(**kinds), device="meta")
+    assert sum(p.numel() for layer in made for p in layer.parameters()) == sum(p.numel() for p in unet.parameters())

@@ -1,0 +1,74 @@
+"""DDIM against closed forms; no network."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ldm_backend.config import ScheduleConfig
+from ldm_backend.errors import ScheduleError
+from ldm_backend.noise import draw_noise
+from ldm_backend.samplers import ddim_coefficients, sample_ddim
+from ldm_backend.schedule import Schedule
+
+SCHEDULE = Schedule(ScheduleConfig())
+
+
+def test_coefficients_at_eta_1_are_the_ddpm_posterior():
+    """sigma^2 = (1 - a_prev) / (1 - a_t) * beta_t for neighbouring timesteps (DDPM eq. 7)."""
+    for t in (1, 500, 999):
+        a_t, a_prev = SCHEDULE.alpha_cumprod(t), SCHEDULE.alpha_cumprod(t - 1)
+        c = ddim_coefficients(a_t, a_prev, eta=1.0)
+        assert c.std_dev_t**2 == pytest.approx((1 - a_prev) / (1 - a_t) * float(SCHEDULE.betas[t]), rel=1e-10)
+        assert c.direction**2 + c.std_dev_t**2 == pytest.approx(1 - a_prev, rel=1e-10)
+
+
+@pytest.mark.parametrize("grid", ["leading", "compvis"])
+def test_a_perfect_model_returns_the_image(grid):
+    """If eps is the true noise of a known x_0, every path of the ODE ends at x_0 (with the last grid point's noise)."""
+    x_0, eps = draw_noise([1], (3, 8, 8)), draw_noise([2], (3, 8, 8))
+    pairs = SCHEDULE.timesteps(20, grid)
+
+    def noisy(t: int) -> torch.Tensor:
+        a = SCHEDULE.alpha_cumprod(t)
+        return math.sqrt(a) * x_0 + math.sqrt(1 - a) * eps
+
+    result = sample_ddim(lambda x, t: eps, noisy(pairs[0][0]), SCHEDULE, pairs)
+    torch.testing.assert_close(result, noisy(pairs[-1][1]), rtol=1e-4, atol=1e-4)
+
+
+def test_callback_sees_every_step_and_may_end_the_run():
+    seen = []
+
+    class StopRunError(Exception):
+        pass
+
+    def callback(info):
+        seen.append((info.index, info.steps, info.t))
+        if info.index == 2:
+            raise StopRunError
+
+    pairs = SCHEDULE.timesteps(5, "leading")
+    with pytest.raises(StopRunError):
+        sample_ddim(lambda x, t: x, draw_noise([1], (3, 8, 8)), SCHEDULE, pairs, callback=callback)
+    assert seen == [(0, 5, 800), (1, 5, 600), (2, 5, 400)]
+
+
+def test_the_start_is_not_written_to():
+    x_T = draw_noise([1], (3, 8, 8))
+    before = x_T.clone()
+    sample_ddim(lambda x, t: x, x_T, SCHEDULE, SCHEDULE.timesteps(5, "leading"))
+    assert torch.equal(x_T, before)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
+def test_eta_out_of_range(eta):
+    with pytest.raises(ScheduleError, match="expected 0"):
+        sample_ddim(lambda x, t: x, draw_noise([1], (3, 8, 8)), SCHEDULE, [(0, -1)], eta)
+
+
+def test_eta_without_noise():
+    with pytest.raises(ScheduleError, match="no step noise"):
+        sample_ddim(lambda x, t: x, draw_noise([1], (3, 8, 8)), SCHEDULE, [(0, -1)], 0.5)
