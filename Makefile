@@ -1,0 +1,73 @@
+# Everything happens inside this folder: .venv (Python packages), .comfyui (a private ComfyUI), output (images).
+#   COMFYUI_PATH=<dir>      use that ComfyUI checkout instead; nothing is written into it
+#   COMFYUI_PYTHON=<file>   run it with that interpreter, which has its requirements; default: the one in .venv
+#   PYTHON=<file>           makes .venv; default: python3 (3.11 or newer)
+
+PYTHON ?= python3
+PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# Stamps: a step runs again when what it reads has changed.
+RUN_STAMP := .venv/.installed-run
+DEV_STAMP := .venv/.installed-dev
+ifdef COMFYUI_PATH
+  HOST_DIR := $(abspath $(COMFYUI_PATH))
+  export COMFYUI_PATH := $(HOST_DIR)
+  INSTALL_HOST := $(PIP_INSTALL) requests -r "$(HOST_DIR)/requirements.txt"
+else
+  HOST_DIR := $(abspath .comfyui)
+  INSTALL_HOST := .venv/bin/ldm install-private-host .comfyui --constraints constraints.txt
+endif
+# An interpreter of its own needs nothing from us.
+HOST_STAMP := $(if $(COMFYUI_PYTHON),,.venv/.installed-host)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format host clean distclean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(RUN_STAMP) $(HOST_STAMP) ## Make the demo portrait through a real ComfyUI; the last line is its path
+	.venv/bin/ldm run workflows/api/demo.json --out output
+
+test: $(DEV_STAMP) $(HOST_STAMP) ## Run all tests; ARGS=... goes to pytest
+	.venv/bin/pytest $(ARGS)
+
+check: $(DEV_STAMP) $(HOST_STAMP) ## Lint, format check, types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	@ln -sfn "$(HOST_DIR)" .venv/comfyui
+	.venv/bin/pyright
+
+format: $(DEV_STAMP) ## Repair what ruff can repair
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+host: $(RUN_STAMP) $(HOST_STAMP) ## Install the private ComfyUI into .comfyui
+
+clean: ## Remove caches and images; keep .venv and .comfyui
+	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.comfyui/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Also remove .venv and .comfyui
+	rm -rf .venv .comfyui
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+$(RUN_STAMP): pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP_INSTALL) -e '.[cli]'
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP_INSTALL) -e '.[cli,dev]'
+	@touch $@ $(RUN_STAMP)
+
+# .venv serves one ComfyUI at a time: another one may pin another frontend.
+.venv/.installed-host: $(RUN_STAMP) .venv/.host-dir ldm_headless/host_install.py $(if $(wildcard $(HOST_DIR)/main.py),,FORCE)
+	$(INSTALL_HOST)
+	@touch $@
+
+.venv/.host-dir: FORCE | .venv/bin/python
+	@echo '$(HOST_DIR)' | cmp -s - $@ || echo '$(HOST_DIR)' > $@
+
+FORCE:

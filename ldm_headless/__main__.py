@@ -1,0 +1,5 @@
+"""`python -m ldm_headless` is `ldm`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""The headless error family, with the exit code of `ldm` on each class. Imports nothing.
+
+Separate from `ldm_backend.errors`: importing the back end means importing torch, which a client of a distant host does
+not have to own.
+"""
+
+from dataclasses import dataclass
+
+
+class HeadlessError(RuntimeError):
+    """Base of everything that `ldm_headless` raises on purpose."""
+
+    exit_code = 1
+
+
+class WorkflowError(HeadlessError):
+    """A workflow file, or a value to set in it, that cannot be used."""
+
+    exit_code = 2
+
+
+class HostError(HeadlessError):
+    """A host that is missing, cannot be installed, does not start or has died."""
+
+    exit_code = 4
+
+
+class ServerError(HeadlessError):
+    """A server that cannot be reached, or whose answer is not that of a ComfyUI."""
+
+    exit_code = 4
+
+
+class ConnectionLostError(ServerError):
+    """The server went away while a prompt was waiting or running."""
+
+
+@dataclass(frozen=True)
+class NodeError:
+    """One reason why the host refused a prompt. `node_id` is empty when the reason concerns the prompt as a whole."""
+
+    node_id: str
+    class_type: str
+    type: str
+    message: str
+    details: str
+
+    def __str__(self) -> str:
+        where = f"node {self.node_id} ({self.class_type}): " if self.node_id else ""
+        return f"{where}{self.message}" + (f": {self.details}" if self.details else "") + f" [{self.type}]"
+
+
+class PromptRejectedError(HeadlessError):
+    """The host's validation refused a prompt, in whole or in part."""
+
+    exit_code = 3
+
+    def __init__(self, node_errors: tuple[NodeError, ...]) -> None:
+        self.node_errors = node_errors
+        reasons = "".join(f"\n  {error}" for error in node_errors)
+        super().__init__(
+            f"the host refused the prompt for {len(node_errors)} reason(s); correct the workflow:{reasons}"
+        )
+
+
+class ExecutionError(HeadlessError):
+    """A node raised while the prompt ran."""
+
+    exit_code = 1
+
+    def __init__(self, node_id: str, node_type: str, exception_type: str, exception_message: str) -> None:
+        self.node_id = node_id
+        self.node_type = node_type
+        self.exception_type = exception_type
+        self.exception_message = exception_message.strip()
+        # A pack's own classes come with the full path of its folder.
+        kind = exception_type.rpartition(".")[2]
+        super().__init__(f"node {node_id} ({node_type}) failed: {kind}: {self.exception_message}")
+
+
+class PromptInterruptedError(HeadlessError):
+    """Somebody interrupted the prompt while it ran."""
+
+    exit_code = 130
+
+
+class PromptLostError(HeadlessError):
+    """The server knows nothing of the prompt: it was removed from the queue, or the server was restarted."""

