@@ -1,0 +1,125 @@
+"""Trains the diffusion model on the latents of the drawn portraits."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from train_common import Budget, batch_indices, restore, save_state, set_rate
+from train_data import COUNT, load_portraits
+from train_first_stage import CONFIG as VQ_CONFIG
+from train_first_stage import encode_all
+
+from ldm_backend.config import ScheduleConfig, UNetConfig
+from ldm_backend.schedule import Schedule
+from ldm_backend.unet import UNet
+from ldm_backend.vq import VQModel
+
+# The four levels of the real model, with attention in all but the finest: there the symmetry of a face (two eyes, two
+# ears) is settled. The widths grow slowly because the fine levels cost the time and the coarse ones the bytes.
+CONFIG = UNetConfig(
+    sample_size=32,
+    block_out_channels=(48, 64, 96, 128),
+    layers_per_block=1,
+    attention_head_dim=32,
+    norm_num_groups=16,
+)
+SCHEDULE = ScheduleConfig()  # the family's own: 1000 steps, 0.0015 .. 0.0195
+BATCH = 32  # more steps are worth more than larger batches in a run of a few thousand
+RATE = 8e-4  # high for this family, but the network is small and the run short
+EMA = 0.998  # a tenth of the run; the factor starts low so that the average does not remember the first weights
+MIN_SNR = 5.0  # clamps the weight of almost noiseless steps, which teach little (min-SNR-gamma, arXiv 2303.09556)
+SAVE_EVERY = 250
+
+log = logging.getLogger("comfyui_ldm.demo")
+
+
+def load_latents(work: Path) -> Tensor:
+    """Returns the latents of all portraits (COUNT, 3, 32, 32), encoded once.
+
+    Mirroring them would add nothing: each trait of a portrait is as likely on the left as on the right.
+    """
+    path = work / "latents.npy"
+    if not path.is_file():
+        log.info("encoding %d portraits", COUNT)
+        vq = VQModel(VQ_CONFIG)
+        vq.load_state_dict(torch.load(work / "vqvae.pt", weights_only=True))
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # its rounding is far below the quantiser's
+            latents = encode_all(vq, load_portraits(work, 0, COUNT)).float()
+        log.info("latents: mean %s, std %s", latents.mean((0, 2, 3)).tolist(), latents.std((0, 2, 3)).tolist())
+        partial = path.with_suffix(".part.npy")
+        np.save(partial, latents.numpy())
+        partial.replace(path)
+    return torch.from_numpy(np.load(path))
+
+
+def train_diffusion(work: Path, minutes: float) -> None:
+    """Trains until the budget is used; writes diffusion.pt (resumable; its entry "ema" holds the weights to keep)."""
+    latents = load_latents(work)
+    alphas = Schedule(SCHEDULE).alphas_cumprod.float()
+    torch.manual_seed(0)  # of the first weights
+    model = UNet(CONFIG)  # plain layout: group norm's gradient is slow channels-last
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, betas=(0.9, 0.99))
+    state = restore(work / "diffusion.pt", model, optimizer)
+    ema = state.get("ema") or {name: value.detach().clone() for name, value in model.state_dict().items()}
+    step, mean_loss = state.get("step", 0), state.get("loss", 1.0)
+    budget = Budget(minutes, state.get("used", 0.0))
+    done = budget.progress >= 1
+    while not done:
+        set_rate(optimizer, RATE, step, budget.progress, hold=0.7)
+        loss = diffusion_loss(model, latents[batch_indices(2, step, COUNT, BATCH)], alphas, step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        follow(ema, model, min(EMA, (1 + step) / (10 + step)))
+        step += 1
+        mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / step)
+        if step % 50 == 0:
+            log.info("diffusion step %d progress %.3f loss %.4f", step, budget.progress, mean_loss)
+        done = budget.progress >= 1
+        if step % SAVE_EVERY == 0 or done:
+            save_state(work / "diffusion.pt", model, optimizer, ema=ema, step=step, used=budget.used, loss=mean_loss)
+    log.info("diffusion done: %d steps, loss %.4f", step, mean_loss)
+
+
+def diffusion_loss(model: UNet, x_0: Tensor, alphas: Tensor, step: int) -> Tensor:
+    """Returns the weighted squared error of the predicted noise for a batch of latents (N, 3, h, w).
+
+    The timesteps of a batch are stratified, one in each of N equal ranges: the loss of a range differs from another's
+    by far more than between portraits.
+    """
+    generator = torch.Generator().manual_seed(1_000_000 + step)
+    count = len(x_0)
+    t = ((torch.arange(count) + torch.rand(count, generator=generator)) / count * len(alphas)).long()
+    noise = torch.randn(x_0.shape, generator=generator)
+    alpha = alphas[t][:, None, None, None]
+    x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        eps = model(x_t, t)
+    snr = alphas[t] / (1 - alphas[t])
+    error = eps.float() - noise
+    loss = error.square().mean((1, 2, 3)) * snr.clamp_max(MIN_SNR) / snr
+    return (loss + mean_error(error, snr)).mean()
+
+
+def mean_error(error: Tensor, snr: Tensor) -> Tensor:
+    """Returns the extra loss (N,) for the mean over a whole picture of an error (N, 3, h, w).
+
+    The mean over 1024 cells is a thousandth of the plain loss and group norm hides it from the network, but at high
+    noise its error counts up to 80 times on the way to x_0: a model that ignores it paints faces under coloured light.
+    The extra weight lets it be learnt in this short run; the best prediction, E[noise | x_t], stays the same. It fades
+    where the mean of the noise can no longer be told from that of the picture.
+    """
+    return 256 * error.mean((2, 3)).square().mean(1) / (1 + 300 * snr)
+
+
+@torch.no_grad()
+def follow(ema: dict[str, Tensor], model: UNet, decay: float) -> None:
+    """Moves the averaged weights towards those of `model`."""
+    state = model.state_dict()
+    for name, average in ema.items():
+        average.lerp_(state[name], 1 - decay)

@@ -1,0 +1,104 @@
+"""Writes the trained weights as a Hugging Face folder that this project and diffusers load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+from portraits import contact_sheet
+from safetensors.torch import save
+from train_common import read_state
+from train_data import COUNT, HELD_OUT, load_portraits
+from train_diffusion import CONFIG as UNET_CONFIG
+from train_diffusion import SCHEDULE
+from train_first_stage import CONFIG as VQ_CONFIG
+from train_first_stage import psnr
+
+import ldm_backend
+from ldm_backend.config import LDMConfig
+from ldm_backend.vq import VQModel
+
+CARD = Path(__file__).with_name("model_card.md")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = {
+    "_class_name": "LDMPipeline",
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "unet": ["diffusers", "UNet2DModel"],
+    "vqvae": ["diffusers", "VQModel"],
+}
+
+log = logging.getLogger("comfyui_ldm.demo")
+
+
+def export(work: Path, out: Path) -> None:
+    """Writes the averaged weights of the newest state, finished or not, with configuration, card and checksums.
+
+    It also samples 16 portraits into samples.png in the work folder.
+    """
+    state = read_state(work / "diffusion.pt")
+    if not state:
+        raise SystemExit(f"{work}: no diffusion.pt; train the diffusion stage first.")
+    vq_weights = torch.load(work / "vqvae.pt", weights_only=True)
+    config = LDMConfig(unet=UNET_CONFIG, vq=VQ_CONFIG, schedule=SCHEDULE)
+    _write_json(out / "model_index.json", INDEX)
+    _write_json(out / "unet" / "config.json", config.unet.to_dict())
+    _write_json(out / "vqvae" / "config.json", config.vq.to_dict())
+    _write_json(out / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
+    _write_weights(out / "unet" / WEIGHTS, state["ema"])
+    _write_weights(out / "vqvae" / WEIGHTS, vq_weights)
+    _replace(out / "README.md", _card(work, state, vq_weights).encode())
+    _write_checksums(out)
+    log.info("wrote %s at diffusion step %d", out, state["step"])
+    sample_sheet(out, work / "samples.png")
+    log.info("look at %s", work / "samples.png")
+
+
+def sample_sheet(folder: Path, path: Path, count: int = 16, steps: int = 50) -> None:
+    """Samples seeds 0 .. `count - 1` with the public API into one picture, to be looked at."""
+    images = ldm_backend.generate(ldm_backend.load(folder), seeds=range(count), steps=steps)
+    contact_sheet(images).save(path)
+
+
+def _card(work: Path, state: dict, vq_weights: dict[str, torch.Tensor]) -> str:
+    """Fills the figures of this run into the model card."""
+    vq = VQModel(VQ_CONFIG)
+    vq.load_state_dict(vq_weights)
+    first = read_state(work / "first-stage.pt")
+    numbers = {
+        "portraits": f"{COUNT:,}",
+        "vq_parameters": f"{sum(v.numel() for v in vq_weights.values()):,}",
+        "vq_steps": f"{first['step']:,}",
+        "vq_minutes": f"{first['used'] / 60:.0f}",
+        "psnr": f"{psnr(vq, load_portraits(work, COUNT, HELD_OUT)):.1f}",
+        "held_out": str(HELD_OUT),
+        "unet_parameters": f"{sum(v.numel() for v in state['ema'].values()):,}",
+        "unet_steps": f"{state['step']:,}",
+        "unet_minutes": f"{state['used'] / 60:.0f}",
+        "loss": f"{state['loss']:.3f}",
+    }
+    return CARD.read_text(encoding="utf-8").format(**numbers)
+
+
+def _write_json(path: Path, data: dict) -> None:
+    _replace(path, (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    _replace(path, save({name: value.float().contiguous() for name, value in weights.items()}, {"format": "pt"}))
+
+
+def _write_checksums(out: Path) -> None:
+    files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(out).as_posix()}\n" for p in files]
+    _replace(out / "SHA256SUMS", "".join(lines).encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content)
+    os.replace(partial, path)
