@@ -6,8 +6,23 @@
 Read on in this order: checkpoint, noise, samplers (with schedule and unet), vq, images; pipeline wires them.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import errors
 from .errors import LDMError
-from .pipeline import LatentDiffusion, generate, load
 
-__all__ = ["LDMError", "LatentDiffusion", "errors", "generate", "load"]
+if TYPE_CHECKING:
+    from .first_stage import load_first_stage
+    from .pipeline import LatentDiffusion, generate, load
+
+__all__ = ["LDMError", "LatentDiffusion", "errors", "generate", "load", "load_first_stage"]
+
+# Imported at first use: `errors` alone must not cost the seconds that torch takes to import.
+_HOMES = {"LatentDiffusion": "pipeline", "generate": "pipeline", "load": "pipeline", "load_first_stage": "first_stage"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,4 +1,12 @@
-"""The error family. Every message says what was found, what was expected and what to do. Imports nothing."""
+"""The error family. Every message says what was found, what was expected and what to do.
+
+Imports only the standard library. What comes out of a file goes into a message through the functions at the end.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
 
 
 class LDMError(ValueError):
@@ -21,8 +29,27 @@ class InputError(LDMError):
     """A latent, image, size, seed or model handed to a function or node that cannot take it."""
 
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist, _BRIEF.maxtuple = 2, 6, 12, 12
+_BRIEF.maxstring = _BRIEF.maxother = 100
+
+
+def brief(value: Any) -> str:
+    """A value out of a file as Python writes it, without the middle of a long one and the depths of a nested one."""
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:  # Python refuses to write a number of thousands of digits
+        return f"{type(value).__name__} of extreme size"
+
+
+def shown(text: str, limit: int = 100) -> str:
+    """A text out of a file, fit for a message or a terminal: cut after `limit`, control characters as escapes."""
+    cut = text if len(text) <= limit else f"{text[:limit]}..."
+    return cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
+
+
 def first_names(names: list[str] | set[str] | tuple[str, ...], limit: int = 5) -> str:
     """Sorted names for a message, cut after `limit`: 'a, b, c (and 4 more)'."""
-    ordered = sorted(names)
+    ordered = [shown(name) for name in sorted(names)]
     more = f" (and {len(ordered) - limit} more)" if len(ordered) > limit else ""
     return ", ".join(ordered[:limit]) + more

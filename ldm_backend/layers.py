@@ -1,4 +1,4 @@
-"""Blocks that the UNet and the first stage share. Attribute names are the diffusers checkpoint keys.
+"""Blocks that the UNet and the first stages share. Attribute names are the diffusers checkpoint keys.
 
 Every layer with weights comes from `operations`, a namespace with `Linear`, `Conv2d`, `GroupNorm` and `Embedding`
 (default `torch.nn`), so that a host can stream or cast weights in its own way.
@@ -7,11 +7,19 @@ Every layer with weights comes from `operations`, a namespace with `Linear`, `Co
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import (
+    avg_pool2d,
+    interpolate,
+    pad,
+    scaled_dot_product_attention,
+    silu,
+)
 
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
@@ -29,50 +37,122 @@ def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class ResnetBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, around a skip; the time embedding joins between the two."""
+@dataclass(frozen=True)
+class Layers:
+    """Makes the layers of one network, so that blocks need to know only their channels.
 
-    def __init__(
+    Attributes:
+        operations: namespace that provides the layers with weights.
+        groups, eps: of every GroupNorm.
+        head_dim: channels of a block -> channels of one attention head.
+        temb_channels: width of the time embedding; None where there is none.
+        scale_shift: the time embedding scales and shifts the second norm, instead of being added before it.
+        factory: dtype and device of the weights.
+    """
+
+    operations: Any
+    groups: int
+    eps: float
+    head_dim: Callable[[int], int]
+    temb_channels: int | None = None
+    scale_shift: bool = False
+    factory: dict[str, Any] = field(default_factory=dict)
+
+    def norm(self, channels: int) -> nn.Module:
+        """GroupNorm."""
+        return self.operations.GroupNorm(self.groups, channels, eps=self.eps, **self.factory)
+
+    def conv(
         self,
         in_channels: int,
         out_channels: int,
-        groups: int,
-        eps: float,
-        operations: Any,
-        temb_channels: int | None = None,
-        **factory: Any,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+    ) -> nn.Module:
+        """Convolution, by default 3x3 that keeps the size."""
+        return self.operations.Conv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=padding,
+            **self.factory,
+        )
+
+    def linear(self, in_features: int, out_features: int) -> nn.Module:
+        """Linear layer with bias."""
+        return self.operations.Linear(in_features, out_features, **self.factory)
+
+
+def _shrink(x: Tensor) -> Tensor:
+    return avg_pool2d(x, 2)
+
+
+def _grow(x: Tensor) -> Tensor:
+    return interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class ResnetBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3 convolution, twice, around a skip; the time embedding joins between the two.
+
+    Args:
+        layers: settings of the network.
+        in_channels: C_in.
+        out_channels: C_out.
+        resample: "down" or "up" halves or doubles height and width before the first convolution, and in the skip.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        in_channels: int,
+        out_channels: int,
+        resample: str | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = operations.GroupNorm(groups, in_channels, eps=eps, **factory)
-        self.conv1 = operations.Conv2d(in_channels, out_channels, 3, padding=1, **factory)
-        if temb_channels is not None:
-            self.time_emb_proj = operations.Linear(temb_channels, out_channels, **factory)
-        self.norm2 = operations.GroupNorm(groups, out_channels, eps=eps, **factory)
-        self.conv2 = operations.Conv2d(out_channels, out_channels, 3, padding=1, **factory)
+        self.resample = {"down": _shrink, "up": _grow, None: None}[resample]
+        self.scale_shift = layers.scale_shift
+        self.norm1 = layers.norm(in_channels)
+        self.conv1 = layers.conv(in_channels, out_channels)
+        if layers.temb_channels is not None:
+            self.time_emb_proj = layers.linear(layers.temb_channels, out_channels * (2 if layers.scale_shift else 1))
+        self.norm2 = layers.norm(out_channels)
+        self.conv2 = layers.conv(out_channels, out_channels)
         self.conv_shortcut = None
         if in_channels != out_channels:
-            self.conv_shortcut = operations.Conv2d(in_channels, out_channels, 1, **factory)
+            self.conv_shortcut = layers.conv(in_channels, out_channels, kernel=1, padding=0)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        """Map (N, C_in, H, W) and the embedding (N, temb_channels), if any, to (N, C_out, H, W)."""
-        h = self.conv1(silu(self.norm1(x)))
-        if temb is not None:
-            h = h + self.time_emb_proj(silu(temb))[:, :, None, None]
-        h = self.conv2(silu(self.norm2(h)))
+        """Map (N, C_in, H, W) and the embedding (N, temb_channels), if any, to (N, C_out, H, W), H and W resampled."""
+        h = silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv1(h)
+        if temb is None:
+            h = self.norm2(h)
+        else:
+            emb = self.time_emb_proj(silu(temb))[:, :, None, None]
+            if self.scale_shift:
+                scale, shift = emb.chunk(2, dim=1)
+                h = self.norm2(h) * (1 + scale) + shift
+            else:
+                h = self.norm2(h + emb)
+        h = self.conv2(silu(h))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
 
 
 class Attention(nn.Module):
     """Self-attention over the H*W positions, with a residual connection."""
 
-    def __init__(self, channels: int, head_dim: int, groups: int, eps: float, operations: Any, **factory: Any) -> None:
+    def __init__(self, layers: Layers, channels: int) -> None:
         super().__init__()
-        self.head_dim = head_dim
-        self.group_norm = operations.GroupNorm(groups, channels, eps=eps, **factory)
-        self.to_q = operations.Linear(channels, channels, **factory)
-        self.to_k = operations.Linear(channels, channels, **factory)
-        self.to_v = operations.Linear(channels, channels, **factory)
-        self.to_out = nn.ModuleList([operations.Linear(channels, channels, **factory)])
+        self.head_dim = layers.head_dim(channels)
+        self.group_norm = layers.norm(channels)
+        self.to_q = layers.linear(channels, channels)
+        self.to_k = layers.linear(channels, channels)
+        self.to_v = layers.linear(channels, channels)
+        self.to_out = nn.ModuleList([layers.linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
@@ -89,12 +169,12 @@ class Attention(nn.Module):
 class Downsample(nn.Module):
     """Strided 3x3 convolution. The UNet pads both sides, the encoder only right and bottom, as they were trained."""
 
-    def __init__(self, channels: int, operations: Any, pad_both_sides: bool, **factory: Any) -> None:
+    def __init__(self, layers: Layers, channels: int, pad_both_sides: bool) -> None:
         super().__init__()
         self.pad_both_sides = pad_both_sides
-        self.conv = operations.Conv2d(channels, channels, 3, stride=2, padding=int(pad_both_sides), **factory)
+        self.conv = layers.conv(channels, channels, stride=2, padding=int(pad_both_sides))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _temb: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, H / 2, W / 2)."""
         return self.conv(x if self.pad_both_sides else pad(x, (0, 1, 0, 1)))
 
@@ -102,32 +182,22 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest-neighbour doubling, then a 3x3 convolution."""
 
-    def __init__(self, channels: int, operations: Any, **factory: Any) -> None:
+    def __init__(self, layers: Layers, channels: int) -> None:
         super().__init__()
-        self.conv = operations.Conv2d(channels, channels, 3, padding=1, **factory)
+        self.conv = layers.conv(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _temb: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, 2 H, 2 W)."""
-        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(_grow(x))
 
 
 class MidBlock(nn.Module):
     """Resnet, attention, resnet at the coarsest level."""
 
-    def __init__(
-        self,
-        channels: int,
-        head_dim: int,
-        groups: int,
-        eps: float,
-        operations: Any,
-        temb_channels: int | None = None,
-        **factory: Any,
-    ) -> None:
+    def __init__(self, layers: Layers, channels: int) -> None:
         super().__init__()
-        block = (channels, channels, groups, eps, operations, temb_channels)
-        self.resnets = nn.ModuleList([ResnetBlock(*block, **factory), ResnetBlock(*block, **factory)])
-        self.attentions = nn.ModuleList([Attention(channels, head_dim, groups, eps, operations, **factory)])
+        self.resnets = nn.ModuleList([ResnetBlock(layers, channels, channels) for _ in range(2)])
+        self.attentions = nn.ModuleList([Attention(layers, channels)])
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) and the embedding, if any, to the same shape."""

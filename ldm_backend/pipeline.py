@@ -10,10 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoint import find_weights, load_into, read_state_dicts
+from . import uninitialised
+from .checkpoint import load_into, read_checkpoint
+from .compvis import build_first_stage
 from .config import LDMConfig
 from .errors import ScheduleError
+from .hub import local_path
 from .images import to_uint8
+from .kl import KLModel
 from .noise import StepNoise, draw_noise
 from .samplers import SAMPLERS, Callback, sample_ddim
 from .schedule import Schedule
@@ -26,26 +30,40 @@ class LatentDiffusion:
     """A loaded model: `unet(x, t)` returns eps, `vq.decode(z)` NCHW in [-1, 1]; both are on `device`."""
 
     unet: UNet
-    vq: VQModel
+    vq: VQModel | KLModel
     schedule: Schedule
     config: LDMConfig
     device: torch.device
 
 
-def load(path: str | Path, device: str | torch.device | None = None) -> LatentDiffusion:
+def load(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    weights: str = "auto",
+    config: LDMConfig | str | Path | None = None,
+    scale_factor: float | None = None,
+) -> LatentDiffusion:
     """Load a checkpoint.
 
     Args:
-        path: Hugging Face folder with `unet/`, `vqvae/` and `scheduler/`.
+        path: Hugging Face folder, CompVis checkpoint or single file; see `read_checkpoint`. A name like
+            "CompVis/ldm-celebahq-256" that is no path is taken from the Hugging Face hub, its local cache first.
         device: where the networks go; None takes CUDA where there is one, else the CPU.
-    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family.
+        weights: "ema" or "raw" where the file holds both; "auto" takes EMA where present.
+        config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
+        scale_factor: replaces that of the configuration, for a model trained with another.
+    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, or a
+        configuration is needed.
     """
-    config, unet_weights, vq_weights = read_state_dicts(path)
-    unet, vq = UNet(config.unet, device="meta"), VQModel(config.vq, device="meta")
-    load_into(unet, unet_weights, find_weights(Path(path) / "unet"))
-    load_into(vq, vq_weights, find_weights(Path(path) / "vqvae"))
+    checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
+    unet = UNet(checkpoint.config.unet, uninitialised, device="meta")
+    first_stage = build_first_stage(checkpoint.config.vq, uninitialised, device="meta")
+    load_into(unet, checkpoint.unet, checkpoint.unet_file)
+    load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return LatentDiffusion(unet.to(target), vq.to(target), Schedule(config.schedule), config, target)
+    schedule = Schedule(checkpoint.config.schedule)
+    return LatentDiffusion(unet.to(target), first_stage.to(target), schedule, checkpoint.config, target)
 
 
 def generate(

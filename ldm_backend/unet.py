@@ -10,7 +10,15 @@ from torch.nn.functional import silu
 
 from .config import UNetConfig
 from .errors import InputError
-from .layers import Attention, Downsample, MidBlock, ResnetBlock, Upsample, timestep_embedding
+from .layers import (
+    Attention,
+    Downsample,
+    Layers,
+    MidBlock,
+    ResnetBlock,
+    Upsample,
+    timestep_embedding,
+)
 
 
 class UNet(nn.Module):
@@ -31,38 +39,37 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        factory = {"dtype": dtype, "device": device}
         channels = config.block_out_channels
-        temb_channels = 4 * channels[0]
-        self.conv_in = operations.Conv2d(config.in_channels, channels[0], 3, padding=1, **factory)
-        self.time_embedding = TimeEmbedding(channels[0], temb_channels, operations, **factory)
+        layers = Layers(
+            operations,
+            config.norm_num_groups,
+            config.norm_eps,
+            config.head_dim,
+            temb_channels=4 * channels[0],
+            scale_shift=config.resnet_time_scale_shift == "scale_shift",
+            factory={"dtype": dtype, "device": device},
+        )
+        self.conv_in = layers.conv(config.in_channels, channels[0])
+        self.time_embedding = TimeEmbedding(layers, channels[0])
         self.down_blocks = nn.ModuleList()
         previous = channels[0]
         for level, block_type in enumerate(config.down_block_types):
-            last = level == len(channels) - 1
-            block = DownBlock(previous, channels[level], config, "Attn" in block_type, not last, operations, **factory)
-            self.down_blocks.append(block)
+            inputs = [previous] + [channels[level]] * (config.layers_per_block - 1)
+            shrink = config.downsample_type if level < len(channels) - 1 else None
+            self.down_blocks.append(DownBlock(layers, inputs, channels[level], "Attn" in block_type, shrink))
             previous = channels[level]
-        self.mid_block = MidBlock(
-            previous,
-            config.attention_head_dim,
-            config.norm_num_groups,
-            config.norm_eps,
-            operations,
-            temb_channels,
-            **factory,
-        )
+        self.mid_block = MidBlock(layers, previous)
         self.up_blocks = nn.ModuleList()
         for index, block_type in enumerate(config.up_block_types):
             level = len(channels) - 1 - index
-            skip_end = channels[max(level - 1, 0)]  # the last skip of a level comes from the next finer level
-            block = UpBlock(
-                previous, channels[level], skip_end, config, "Attn" in block_type, level > 0, operations, **factory
-            )
-            self.up_blocks.append(block)
-            previous = channels[level]
-        self.conv_norm_out = operations.GroupNorm(config.norm_num_groups, channels[0], eps=config.norm_eps, **factory)
-        self.conv_out = operations.Conv2d(channels[0], config.out_channels, 3, padding=1, **factory)
+            width = channels[level]
+            skips = [width] * config.layers_per_block + [channels[max(level - 1, 0)]]  # the last is of the finer level
+            inputs = [c + skip for c, skip in zip([previous] + [width] * config.layers_per_block, skips, strict=True)]
+            grow = config.upsample_type if level else None
+            self.up_blocks.append(UpBlock(layers, inputs, width, "Attn" in block_type, grow))
+            previous = width
+        self.conv_norm_out = layers.norm(channels[0])
+        self.conv_out = layers.conv(channels[0], config.out_channels)
 
     @property
     def size_multiple(self) -> int:
@@ -115,10 +122,11 @@ class UNet(nn.Module):
 class TimeEmbedding(nn.Module):
     """Two linear layers on top of the sinusoids."""
 
-    def __init__(self, in_channels: int, channels: int, operations: Any, **factory: Any) -> None:
+    def __init__(self, layers: Layers, in_channels: int) -> None:
         super().__init__()
-        self.linear_1 = operations.Linear(in_channels, channels, **factory)
-        self.linear_2 = operations.Linear(channels, channels, **factory)
+        channels = 4 * in_channels
+        self.linear_1 = layers.linear(in_channels, channels)
+        self.linear_2 = layers.linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map sinusoids (N, C) to the embedding (N, 4 C)."""
@@ -126,32 +134,32 @@ class TimeEmbedding(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """One level on the way down; appends each output to the skips."""
+    """One level on the way down; appends each output to the skips.
+
+    Args:
+        layers: settings of the network.
+        inputs: C_in of each resnet.
+        channels: C_out.
+        attention: an attention after each resnet.
+        shrink: how the level ends: "conv", "resnet" or, for the coarsest, None.
+    """
 
     def __init__(
         self,
-        in_channels: int,
+        layers: Layers,
+        inputs: list[int],
         channels: int,
-        config: UNetConfig,
         attention: bool,
-        downsample: bool,
-        operations: Any,
-        **factory: Any,
+        shrink: str | None,
     ) -> None:
         super().__init__()
-        groups, eps, temb_channels = config.norm_num_groups, config.norm_eps, 4 * config.block_out_channels[0]
-        inputs = [in_channels] + [channels] * (config.layers_per_block - 1)
-        self.resnets = nn.ModuleList(
-            ResnetBlock(c, channels, groups, eps, operations, temb_channels, **factory) for c in inputs
-        )
-        self.attentions = nn.ModuleList()
-        if attention:
-            self.attentions.extend(
-                Attention(channels, config.attention_head_dim, groups, eps, operations, **factory) for _ in inputs
-            )
+        self.resnets = nn.ModuleList(ResnetBlock(layers, c, channels) for c in inputs)
+        self.attentions = nn.ModuleList(Attention(layers, channels) for _ in inputs if attention)
         self.downsamplers = nn.ModuleList()
-        if downsample:
-            self.downsamplers.append(Downsample(channels, operations, pad_both_sides=True, **factory))
+        if shrink == "conv":
+            self.downsamplers.append(Downsample(layers, channels, pad_both_sides=True))
+        elif shrink == "resnet":
+            self.downsamplers.append(ResnetBlock(layers, channels, channels, resample="down"))
 
     def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
         """Map (N, C_in, H, W) to the level's output, and append each intermediate to `skips`."""
@@ -161,42 +169,38 @@ class DownBlock(nn.Module):
                 h = self.attentions[index](h)
             skips.append(h)
         for downsample in self.downsamplers:
-            h = downsample(h)
+            h = downsample(h, temb)
             skips.append(h)
         return h
 
 
 class UpBlock(nn.Module):
-    """One level on the way up; takes one skip for each resnet, last in first out."""
+    """One level on the way up; takes one skip for each resnet, last in first out.
+
+    Args:
+        layers: settings of the network.
+        inputs: C_in of each resnet, its skip included.
+        channels: C_out.
+        attention: an attention after each resnet.
+        grow: how the level ends: "conv", "resnet" or, for the finest, None.
+    """
 
     def __init__(
         self,
-        in_channels: int,
+        layers: Layers,
+        inputs: list[int],
         channels: int,
-        skip_end: int,
-        config: UNetConfig,
         attention: bool,
-        upsample: bool,
-        operations: Any,
-        **factory: Any,
+        grow: str | None,
     ) -> None:
         super().__init__()
-        groups, eps, temb_channels = config.norm_num_groups, config.norm_eps, 4 * config.block_out_channels[0]
-        layers = config.layers_per_block + 1
-        skips = [channels] * (layers - 1) + [skip_end]
-        inputs = [in_channels] + [channels] * (layers - 1)
-        self.resnets = nn.ModuleList(
-            ResnetBlock(c + skip, channels, groups, eps, operations, temb_channels, **factory)
-            for c, skip in zip(inputs, skips, strict=True)
-        )
-        self.attentions = nn.ModuleList()
-        if attention:
-            self.attentions.extend(
-                Attention(channels, config.attention_head_dim, groups, eps, operations, **factory) for _ in inputs
-            )
+        self.resnets = nn.ModuleList(ResnetBlock(layers, c, channels) for c in inputs)
+        self.attentions = nn.ModuleList(Attention(layers, channels) for _ in inputs if attention)
         self.upsamplers = nn.ModuleList()
-        if upsample:
-            self.upsamplers.append(Upsample(channels, operations, **factory))
+        if grow == "conv":
+            self.upsamplers.append(Upsample(layers, channels))
+        elif grow == "resnet":
+            self.upsamplers.append(ResnetBlock(layers, channels, channels, resample="up"))
 
     def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
         """Map (N, C_in, H, W) to the level's output, taking its skips off the end of `skips`."""
@@ -205,5 +209,5 @@ class UpBlock(nn.Module):
             if self.attentions:
                 h = self.attentions[index](h)
         for upsample in self.upsamplers:
-            h = upsample(h)
+            h = upsample(h, temb)
         return h

@@ -1,7 +1,8 @@
 """The `ldm` command. Results go to standard output, progress and messages to standard error.
 
-Exit codes: 0 done; 1 a node failed, the prompt was lost, or no image came; 2 wrong usage or workflow file; 3 refused by
-the host's validation; 4 no host or server; 130 interrupted. They stand on the error classes.
+Exit codes: 0 done; 1 a node failed, the prompt was lost, or no image came; 2 wrong usage, workflow file, checkpoint or
+configuration, or a model that cannot be downloaded; 3 refused by the host's validation; 4 no host or server; 130
+interrupted. They stand on the headless error classes; the backend's errors, which know of no command, all mean 2.
 """
 
 import sys
@@ -14,8 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ldm_backend.errors import LDMError
+
+from .checkpoint_commands import convert, download, inspect
 from .client import ComfyClient, Event
-from .errors import HeadlessError, WorkflowError
+from .errors import WorkflowError
 from .host_install import PACK_ROOT, find_host, install_host
 from .private_host import PrivateHost
 from .run import run_workflow
@@ -27,7 +31,7 @@ _console = Console(stderr=True)
 
 @app.callback()
 def _root() -> None:
-    """Run ComfyUI workflows without a browser."""
+    """Run ComfyUI workflows without a browser; convert, inspect and download checkpoints."""
 
 
 @app.command()
@@ -62,13 +66,17 @@ def install_private_host(
     typer.echo(install_host(directory, constraints).path)
 
 
+for _command in (convert, inspect, download):
+    app.command()(_command)
+
+
 def main() -> None:
     """Entry point: errors of ours become one message and an exit code."""
     try:
         app()
-    except HeadlessError as error:
+    except LDMError as error:
         _console.print(f"ldm: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         sys.exit(130)
 

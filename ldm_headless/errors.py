@@ -1,13 +1,11 @@
-"""The headless error family, with the exit code of `ldm` on each class. Imports nothing.
-
-Separate from `ldm_backend.errors`: importing the back end means importing torch, which a client of a distant host does
-not have to own.
-"""
+"""The headless branch of the error family, with the exit code of `ldm` on each class. Imports the backend's errors."""
 
 from dataclasses import dataclass
 
+from ldm_backend.errors import LDMError
 
-class HeadlessError(RuntimeError):
+
+class HeadlessError(LDMError):
     """Base of everything that `ldm_headless` raises on purpose."""
 
     exit_code = 1

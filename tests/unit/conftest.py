@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from model_folder import write_model_folder
 
 import ldm_backend
 from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
-from ldm_backend.unet import UNet
-from ldm_backend.vq import VQModel
 
 TINY = LDMConfig(
     unet=UNetConfig(
@@ -30,25 +26,11 @@ TINY = LDMConfig(
 )
 
 
-def write_folder(folder: Path, config: LDMConfig = TINY) -> Path:
-    """Random weights (seed 0) and their configuration as a Hugging Face folder."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        modules = {"unet": UNet(config.unet), "vqvae": VQModel(config.vq)}
-    for name, part in (("unet", config.unet), ("vqvae", config.vq)):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(json.dumps(part.to_dict()))
-        save_file(modules[name].state_dict(), folder / name / "diffusion_pytorch_model.safetensors")
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config.schedule.to_dict()))
-    return folder
-
-
 @pytest.fixture
 def tiny_folder(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "tiny")
+    return write_model_folder(tmp_path / "tiny", TINY)
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> ldm_backend.LatentDiffusion:
-    return ldm_backend.load(write_folder(tmp_path_factory.mktemp("models") / "tiny"), device="cpu")
+    return ldm_backend.load(write_model_folder(tmp_path_factory.mktemp("models") / "tiny", TINY), device="cpu")

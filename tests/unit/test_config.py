@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ldm_backend.config import CELEBAHQ_256, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ldm_backend.config import LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ldm_backend.errors import ConfigError
+from ldm_backend.presets import CELEBAHQ_256
 
 REAL = Path(__file__).parents[1] / "data" / "ldm-celebahq-256"
 READERS = {
@@ -42,7 +43,7 @@ BAD = [
     ("unet/config.json", {"attention_head_dim": None}, "attention_head_dim is None"),
     ("unet/config.json", {"attention_head_dim": 33}, "heads of attention_head_dim 33"),
     ("unet/config.json", {"act_fn": "gelu"}, "act_fn is 'gelu'; supported is 'silu'"),
-    ("unet/config.json", {"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
+    ("unet/config.json", {"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift"),
     ("unet/config.json", {"cross_attention_dim": 768}, "unknown keys cross_attention_dim"),
     ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "expected UNet2DModel"),
     ("unet/config.json", {"down_block_types": ["DownBlock2D"] * 3}, "3 entries"),

@@ -1,0 +1,183 @@
+"""`ldm convert`, `ldm inspect` and `ldm download`: checkpoints without a host. Each imports torch when it needs it."""
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ldm_backend.errors import InputError
+from ldm_backend.hub import DEFAULT_REPO, DEFAULT_REVISION
+
+from .host_install import find_host
+
+if TYPE_CHECKING:
+    from ldm_backend.config import LDMConfig
+    from ldm_backend.inspection import CheckpointInfo
+
+_console = Console(stderr=True)
+_PIPE_WIDTH = 240  # columns of a table that no terminal shows, so that its lines stay whole
+_WEIGHTS_TEXT = {"ema": "EMA", "raw": "raw", "only": "one set, of unknown kind"}
+
+_Config = Annotated[
+    str | None, typer.Option(metavar="PRESET|YAML", help="For files without: a model's name, or CompVis' config.yaml.")
+]
+
+
+class Dtype(StrEnum):
+    """Of the tensors on disk."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class Weights(StrEnum):
+    """Which of two sets of weights."""
+
+    AUTO = "auto"
+    EMA = "ema"
+    RAW = "raw"
+
+
+class Layout(StrEnum):
+    """Of the output."""
+
+    SINGLE_FILE = "single-file"
+    FOLDER = "folder"
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint in any layout: file or folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="What to make; must not exist.")],
+    to: Annotated[Layout, typer.Option(help="One safetensors file, or the Hugging Face folder.")] = Layout.SINGLE_FILE,
+    dtype: Annotated[Dtype, typer.Option(help="Precision on disk.")] = Dtype.FP32,
+    weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
+    config: _Config = None,
+    scale_factor: Annotated[float | None, typer.Option(help="Replaces that of the configuration.")] = None,
+) -> None:
+    """Convert a checkpoint, and print the path of the result. A single file gets its checksum beside it."""
+    from ldm_backend.checkpoint import read_checkpoint
+    from ldm_backend.conversion import convert_to_folder, convert_to_single_file
+
+    checkpoint = read_checkpoint(source, weights.value, config, scale_factor)
+    if to is Layout.FOLDER:
+        convert_to_folder(checkpoint, out, dtype.value)
+    else:
+        convert_to_single_file(checkpoint, out, dtype.value)
+    _note(f"layout {checkpoint.layout}, weights: {_WEIGHTS_TEXT[checkpoint.weights]}, written as {dtype.value}")
+    typer.echo(out)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint in any layout: file or folder.")],
+    config: _Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what is in a checkpoint: layout, weights, parameters, precision, hashes, configuration."""
+    from ldm_backend.inspection import inspect_checkpoint
+
+    info = inspect_checkpoint(path, config)
+    if as_json:
+        typer.echo(json.dumps(_as_json(info), indent=2))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(_table(_summary(info)))
+    if info.config:
+        console.print(_table(_settings(info.config)))
+    if info.problem:
+        _note(info.problem, "yellow")
+
+
+def download(
+    repo: Annotated[str, typer.Argument(metavar="[REPO_ID]", help="Name on the Hugging Face hub.")] = DEFAULT_REPO,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit. Default: the known commit of the default model, or main.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Default: models/ldm/NAME of the ComfyUI at COMFYUI_PATH.")
+    ] = None,
+) -> None:
+    """Download a model, verify it, and print its folder. After an interruption the same command continues."""
+    from ldm_backend import hub
+
+    if revision is None and repo == DEFAULT_REPO:
+        revision = DEFAULT_REVISION
+    out = to or _model_folder(repo)
+    try:
+        hub.download(repo, out, revision)
+    except KeyboardInterrupt:
+        _note("interrupted: what has arrived is kept, and the same command continues")
+        raise
+    typer.echo(out)
+
+
+def _model_folder(repo: str) -> Path:
+    """Where the ComfyUI that COMFYUI_PATH names looks for the model."""
+    name = repo.rpartition("/")[2]
+    if not os.environ.get("COMFYUI_PATH"):
+        raise InputError(
+            f"no place for {repo}: give a folder with --to, or set COMFYUI_PATH to the ComfyUI whose models/ldm/{name} "
+            "it shall be."
+        )
+    return find_host().path / "models" / "ldm" / name
+
+
+def _as_json(info: "CheckpointInfo") -> dict[str, Any]:
+    from ldm_backend.single_file import config_to_json
+
+    return {
+        "path": str(info.path),
+        "layout": info.layout,
+        "weights": info.weights,
+        "has_ema": info.has_ema,
+        "unet_parameters": info.unet_parameters,
+        "first_stage_parameters": info.first_stage_parameters,
+        "dtypes": list(info.dtypes),
+        "files": [{"path": str(path), "bytes": size, "sha256": sha256} for path, size, sha256 in info.files],
+        "config": config_to_json(info.config) if info.config else None,
+        "problem": info.problem,
+    }
+
+
+def _summary(info: "CheckpointInfo") -> list[tuple[str, str]]:
+    also_raw = " (the file holds raw ones too)" if info.has_ema and info.weights == "ema" else ""
+    rows = [
+        ("path", str(info.path)),
+        ("layout", info.layout),
+        ("weights", _WEIGHTS_TEXT[info.weights] + also_raw),
+        ("UNet", f"{info.unet_parameters:,} parameters"),
+        ("first stage", f"{info.first_stage_parameters:,} parameters"),
+        ("dtypes", ", ".join(info.dtypes)),
+    ]
+    for path, size, sha256 in info.files:
+        rows += [("file", str(path)), ("  size", f"{size:,} bytes"), ("  SHA-256", sha256)]
+    return rows if info.config else [*rows, ("config", "none")]
+
+
+def _settings(config: "LDMConfig") -> list[tuple[str, str]]:
+    from ldm_backend.single_file import config_to_json
+
+    parts = config_to_json(config)
+    return [(f"{part}.{name}", json.dumps(value)) for part, values in parts.items() for name, value in values.items()]
+
+
+def _table(rows: list[tuple[str, str]]) -> Table:
+    table = Table(box=box.HORIZONTALS, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        table.add_row(Text(label), Text(value))  # as Text: to rich, [brackets] in a path are a style
+    return table
+
+
+def _note(text: str, style: str | None = None) -> None:
+    _console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

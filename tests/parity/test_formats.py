@@ -1,0 +1,157 @@
+"""Every layout at the real model's size, random weights: what we load computes what diffusers computes with the same.
+
+The tolerances are those of test_full_size.py, relative to the standard deviation of the reference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compvis_writer import DATA, compvis_state_dict
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d import UNet2DModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+import ldm_backend
+from ldm_backend.checkpoint import read_checkpoint
+from ldm_backend.conversion import convert_to_folder, convert_to_single_file
+from ldm_backend.noise import draw_noise
+from ldm_backend.presets import CELEBAHQ_256, LSUN_CHURCHES_256
+
+pytestmark = pytest.mark.parity
+
+EMA_FACTOR = 1.0625  # exact in binary, so that averaged weights are the raw ones times this to the last bit
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    return float((ours - reference).abs().max() / reference.std())
+
+
+@torch.no_grad()
+def assert_same_model(model: ldm_backend.LatentDiffusion, unet: Any, decode: Callable[[Tensor], Tensor]) -> None:
+    size = model.config.unet.sample_size
+    x = draw_noise([3], (model.config.unet.in_channels, size, size))
+    assert relative_error(model.unet(x, 500), unet(x, 500)["sample"]) < 1e-4
+    assert relative_error(model.vq.decode(x), decode(x)) < 1e-3
+
+
+def assert_same_tensors(loaded: torch.nn.Module, expected: torch.nn.Module) -> None:
+    ours, theirs = loaded.state_dict(), expected.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.fixture(scope="module")
+def compvis_file(full_size, tmp_path_factory) -> Path:
+    """The released layout, 2.4 GB: Lightning extras, raw and averaged UNet, first stage; its YAML beside it."""
+    model, _ = full_size
+    unet = model.unet.state_dict()
+    ema = {key: tensor * EMA_FACTOR for key, tensor in unet.items()}
+    folder = tmp_path_factory.mktemp("compvis")
+    state = compvis_state_dict(CELEBAHQ_256, unet, model.vq.state_dict(), ema)
+    torch.save(
+        {"state_dict": state, "global_step": 410_000, "optimizer_states": [{"lr": 9.6e-5}]}, folder / "model.ckpt"
+    )
+    (folder / "config.yaml").write_text((DATA / "celeba256.yaml").read_text())
+    return folder / "model.ckpt"
+
+
+def test_compvis_raw_weights(full_size, compvis_file):
+    """Every tensor arrives to the last bit, the parts of qkv included; so test_full_size.py holds for it."""
+    model, reference = full_size
+    loaded = ldm_backend.load(compvis_file, device="cpu", weights="raw")
+    assert_same_tensors(loaded.unet, model.unet)
+    assert_same_tensors(loaded.vq, model.vq)
+    assert_same_model(loaded, reference.unet, lambda z: reference.vq.decode(z)["sample"])
+
+
+@torch.no_grad()
+def test_compvis_averaged_weights(full_size, compvis_file):
+    """`auto` takes the EMA; diffusers computes the same eps with the same weights, and another with the raw ones."""
+    _, reference = full_size
+    loaded = ldm_backend.load(compvis_file, device="cpu")
+    averaged: Any = UNet2DModel.from_config(reference.unet.config)
+    averaged.load_state_dict({key: tensor * EMA_FACTOR for key, tensor in reference.unet.state_dict().items()})
+    assert_same_model(loaded, averaged.eval(), lambda z: reference.vq.decode(z)["sample"])
+    x = draw_noise([3], (3, 64, 64))
+    assert relative_error(loaded.unet(x, 500), reference.unet(x, 500)["sample"]) > 1e-2
+
+
+def test_single_files_and_back_to_the_folder(full_size, compvis_file, tmp_path):
+    """Folder -> single file -> folder is bit-identical; fp16 stays within its rounding."""
+    model, _ = full_size
+    source = replace(
+        read_checkpoint(compvis_file, "raw"),
+        unet=dict(model.unet.state_dict()),
+        first_stage=dict(model.vq.state_dict()),
+    )
+    convert_to_single_file(source, tmp_path / "model.safetensors")
+    single = read_checkpoint(tmp_path / "model.safetensors")
+    assert single.config == CELEBAHQ_256
+    convert_to_folder(single, tmp_path / "folder")
+    back = ldm_backend.load(tmp_path / "folder", device="cpu")
+    assert_same_tensors(back.unet, model.unet)
+    assert_same_tensors(back.vq, model.vq)
+    convert_to_single_file(source, tmp_path / "half.safetensors", "fp16")
+    half = ldm_backend.load(tmp_path / "half.safetensors", device="cpu")
+    for key, tensor in half.unet.state_dict().items():
+        # Half precision keeps 11 bits: a relative error of 2**-11, and 2**-25 where numbers are subnormal.
+        torch.testing.assert_close(tensor, model.unet.state_dict()[key], rtol=2**-11, atol=2**-25)
+
+
+def test_compvis_keys_in_safetensors(full_size, tmp_path):
+    model, _ = full_size
+    state = compvis_state_dict(CELEBAHQ_256, model.unet.state_dict(), model.vq.state_dict(), None)
+    save_file({key: tensor.clone().contiguous() for key, tensor in state.items()}, tmp_path / "model.safetensors")
+    loaded = ldm_backend.load(tmp_path / "model.safetensors", device="cpu", config="celebahq-256")
+    assert_same_tensors(loaded.unet, model.unet)
+    assert_same_tensors(loaded.vq, model.vq)
+
+
+@pytest.mark.parametrize("layout", ["compvis", "diffusers"])
+def test_first_stage_alone(full_size, tmp_path, layout):
+    """vq-f4 as released, with the loss networks of its training, and as a diffusers VQModel; no configuration."""
+    model, _ = full_size
+    tensors = dict(model.vq.state_dict())
+    if layout == "compvis":
+        whole = compvis_state_dict(CELEBAHQ_256, model.unet.state_dict(), tensors, None)
+        prefix = "first_stage_model."
+        tensors = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
+        tensors |= {"loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4)}
+    torch.save({"state_dict": tensors}, tmp_path / "vq-f4.ckpt")
+    loaded = ldm_backend.load_first_stage(tmp_path / "vq-f4.ckpt")
+    assert loaded.config == CELEBAHQ_256.vq
+    assert_same_tensors(loaded, model.vq)
+
+
+@torch.no_grad()
+def test_churches(tmp_path):
+    """KL-f8, scale factor from the checkpoint, scale-shift norm, resampling resnets, eight heads at every level."""
+    data: dict[str, Any] = LSUN_CHURCHES_256.unet.to_dict() | {"attention_head_dim": 24}
+    del data["num_attention_heads"], data["_class_name"]
+    data["attn_norm_num_groups"] = 32  # otherwise the middle attention has no norm in diffusers
+    data["up_block_types"][0] = "ResnetUpsampleBlock2D"  # UpBlock2D has no resampling resnet in diffusers
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        unet: Any = UNet2DModel(**data)
+        kl: Any = AutoencoderKL.from_config(
+            json.loads(json.dumps(LSUN_CHURCHES_256.vq.to_dict() | {"scaling_factor": 0.25}))
+        )
+    for module in unet.modules():
+        if hasattr(module, "heads"):
+            module.heads = 8  # UNet2DModel can only say channels a head, which differ from level to level here
+    state = compvis_state_dict(LSUN_CHURCHES_256, unet.state_dict(), kl.state_dict(), None)
+    torch.save({"state_dict": state | {"scale_factor": torch.tensor(0.25)}}, tmp_path / "model.ckpt")
+    loaded = ldm_backend.load(tmp_path / "model.ckpt", device="cpu", config=DATA / "lsun_churches256.yaml")
+    assert loaded.config.vq.scale_factor == 0.25
+    assert_same_model(loaded, unet.eval(), lambda z: kl.eval().decode(z / 0.25)["sample"])
+    x = draw_noise([4], (3, 256, 256)).clamp(-1, 1)
+    reference = kl.encode(x)["latent_dist"].mean * 0.25
+    assert relative_error(loaded.vq.encode(x), reference) < 1e-3

@@ -1,0 +1,195 @@
+"""A hub for one model on 127.0.0.1: as much of its protocol as huggingface_hub 1.33 uses, with faults on request.
+
+Serves plain HTTP without the headers of Xet storage, as the hub does for clients without hf_xet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+REPO = "someone/tiny-ldm"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CHUNK = 10 * 2**20  # huggingface_hub writes to disk in pieces of this size, so a cut loses up to as much
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as the server saw it; `start` is the first byte asked for, None without a Range."""
+
+    method: str
+    path: str
+    start: int | None
+
+
+class HubServer:
+    """Serves the files of a folder as `REPO`, whose one commit is also its branch main.
+
+    Attributes:
+        files: path -> content; tests change it to serve another.
+        described: path -> content that the descriptions (sizes, hashes) are made of; as `files` at the start.
+        requests: all so far, in order.
+        cut_at: path -> number of bytes after which the next transfer of that file ends; once.
+        cut_with: "close": the connection is closed; "reset": it is reset; "hang": nothing more comes.
+        gated: answer as for a model with conditions.
+        hanging: set when a transfer hangs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        self.files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        self.described: dict[str, bytes] = dict(self.files)
+        self.requests: list[Request] = []
+        self.cut_at: dict[str, int] = {}
+        self.cut_with = "close"
+        self.gated = False
+        self.hanging = threading.Event()
+        self.released = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> HubServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+    def transfers(self, path: str) -> list[int | None]:
+        """First bytes of all transfers of a file, None for a whole one."""
+        return [r.start for r in self.requests if r.method == "GET" and r.path.endswith(f"/{COMMIT}/{path}")]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+
+    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        self._answer()
+
+    def do_HEAD(self) -> None:  # noqa: N802
+        self._answer()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(span[1]) if span else None
+        self.hub.requests.append(Request(self.command, path, start))
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path):
+            self._describe(match[1], match[2] or "revision", match[3] or "main")
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._serve(match[1], match[2], match[3], start)
+        else:
+            self._refuse(404, "EntryNotFound")
+
+    def _known(self, repo: str, revision: str) -> bool:
+        if repo != REPO:
+            self._refuse(401, "RepoNotFound")
+        elif self.hub.gated:
+            self._refuse(403, "GatedRepo")
+        elif revision not in ("main", COMMIT):
+            self._refuse(404, "RevisionNotFound")
+        else:
+            return True
+        return False
+
+    def _describe(self, repo: str, what: str, revision: str) -> None:
+        if not self._known(repo, revision):
+            return
+        described = self.hub.described.items()
+        if what == "tree":
+            self._json([{"type": "file", "path": path, **_tree_entry(path, content)} for path, content in described])
+        else:
+            siblings = [{"rfilename": path, **_sibling_entry(path, content)} for path, content in described]
+            self._json({"id": repo, "sha": COMMIT, "siblings": siblings})
+
+    def _serve(self, repo: str, revision: str, path: str, start: int | None) -> None:
+        if not self._known(repo, revision):
+            return
+        if path not in self.hub.files:
+            self._refuse(404, "EntryNotFound")
+            return
+        content = self.hub.files[path]
+        body = content[start or 0 :]
+        self.send_response(200 if start is None else 206)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(body)))
+        if start is not None:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        name = _sha256(self.hub.described[path]) if _is_large(path) else _git_id(self.hub.described[path])
+        self.send_header("ETag", f'"{name}"')
+        if _is_large(path):
+            self.send_header("X-Linked-Etag", f'"{name}"')
+            self.send_header("X-Linked-Size", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            end = self.hub.cut_at.pop(path, None)
+            self.wfile.write(body[:end])
+            if end is not None:
+                self._cut()
+
+    def _cut(self) -> None:
+        self.wfile.flush()
+        self.close_connection = True
+        if self.hub.cut_with == "hang":
+            self.hub.hanging.set()
+            self.hub.released.wait(30)
+        elif self.hub.cut_with == "reset":
+            # Closing a socket that lingers for 0 seconds sends RST; http.server would first say goodbye properly.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+    def _json(self, data: object) -> None:
+        body = json.dumps(data).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def _is_large(path: str) -> bool:
+    return not path.endswith(".json")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _git_id(content: bytes) -> str:
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+
+
+def _tree_entry(path: str, content: bytes) -> dict[str, Any]:
+    lfs = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
+    return {"size": len(content), "oid": _git_id(content)} | ({"lfs": lfs} if _is_large(path) else {})
+
+
+def _sibling_entry(path: str, content: bytes) -> dict[str, Any]:
+    lfs = {"sha256": _sha256(content), "size": len(content), "pointerSize": 134}
+    return {"size": len(content), "blobId": _git_id(content)} | ({"lfs": lfs} if _is_large(path) else {})
