@@ -1,0 +1,34 @@
+"""The ComfyUI nodes. Only this package may import the host; `host/` holds everything that touches its internals."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .checkpoints import LDMCheckpointSave, LDMModelInfo
+from .conditioning import LDMEmptyConditioning
+from .decoders import LDMVQDecode
+from .host.folders import register_folders
+from .images import LDMSaveImage
+from .latents import LDMLatentNoise
+from .loaders import LDMCheckpointLoader
+from .samplers import LDMDDIMSampler
+
+NODES: tuple[type[io.ComfyNode], ...] = (
+    LDMCheckpointLoader,
+    LDMLatentNoise,
+    LDMDDIMSampler,
+    LDMVQDecode,
+    LDMEmptyConditioning,
+    LDMSaveImage,
+    LDMCheckpointSave,
+    LDMModelInfo,
+)
+
+
+class LDMExtension(ComfyExtension):
+    """The pack as ComfyUI sees it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes; the model folders are registered first, since the loader lists them."""
+        register_folders()
+        return list(NODES)

@@ -1,0 +1,114 @@
+"""Looking into a loaded checkpoint, and saving it as a single file."""
+
+# The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
+# pyright: reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io, ui
+
+from ..ldm_backend.errors import InputError
+from ..ldm_backend.single_file import DTYPES, config_to_json, write_single_file
+from .host.model import ldm_model_of, saved_weights
+from .host.outputs import next_output, workflow_texts
+from .host.schema import make_schema
+from .host.vae import LDMVAE, ldm_vae_of
+
+
+class LDMModelInfo(io.ComfyNode):
+    """What a MODEL is, as text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            node_id="LDMModelInfo",
+            display_name="LDM Model Info",
+            description=(
+                "Tells what a loaded model is: layout of its file, which weights were taken (EMA or raw), sizes, noise "
+                "schedule, number of parameters."
+            ),
+            search_aliases=["inspect", "parameters", "config"],
+            inputs=[io.Model.Input("model", tooltip="The MODEL from LDM Checkpoint Loader.")],
+            outputs=[io.String.Output(display_name="STRING", tooltip="The description, as JSON text.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher) -> io.NodeOutput:
+        """Describe the model.
+
+        Raises:
+            InputError: a model of another family.
+        """
+        inner = ldm_model_of(model)
+        parameters = sum(p.numel() for p in inner.diffusion_model.parameters())
+        info = inner.ldm_source | {"unet_parameters": parameters} | config_to_json(inner.ldm_config)
+        text = json.dumps(info, indent=2)
+        return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+class LDMCheckpointSave(io.ComfyNode):
+    """Writes MODEL and VAE as one safetensors file that needs nothing beside it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            node_id="LDMCheckpointSave",
+            display_name="LDM Checkpoint Save",
+            description=(
+                "Saves a model and its VAE as a single safetensors file with the configuration inside, into the output "
+                "folder. Move the file to models/ldm to load it again. Merges and other changes of the MODEL are kept."
+            ),
+            search_aliases=["convert", "safetensors", "save model"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The MODEL to save, from LDM Checkpoint Loader or a node that changed it."
+                ),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to it, from the same loader."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="checkpoints/ldm",
+                    tooltip="Name of the file below the output folder; a number and .safetensors are added.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="fp32",
+                    tooltip="Precision on disk. fp32 keeps every bit; fp16 and bf16 halve the file and round.",
+                ),
+            ],
+            outputs=[],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, vae: Any, filename_prefix: str, dtype: str) -> io.NodeOutput:
+        """Write the file, whole or not at all.
+
+        Raises:
+            LDMError: a model or VAE of another family, parts of different models, or a folder that cannot be written.
+        """
+        inner = ldm_model_of(model)
+        first_stage: LDMVAE = ldm_vae_of(vae)
+        if first_stage.first_stage_model.config != inner.ldm_config.vq:
+            raise InputError(
+                "The VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
+                "from the same LDM Checkpoint Loader."
+            )
+        output = next_output(filename_prefix, ".safetensors")
+        write_single_file(
+            output.path,
+            inner.ldm_config,
+            saved_weights(model),
+            {key: tensor.cpu() for key, tensor in first_stage.first_stage_model.state_dict().items()},
+            dtype,
+            {"weights": inner.ldm_source["weights"], **workflow_texts(cls.hidden)},
+        )
+        return io.NodeOutput(ui=ui.PreviewText(f"{output.subfolder}/{output.path.name}".lstrip("/")))

@@ -1,0 +1,174 @@
+"""The denoiser as a native MODEL: a `BaseModel` in a `ModelPatcher`, which the host manages, offloads and patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.supported_models_base
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...ldm_backend.checkpoint import Checkpoint, load_into
+from ...ldm_backend.config import LDMConfig, UNetConfig
+from ...ldm_backend.errors import InputError
+from ...ldm_backend.kl import KLModel
+from ...ldm_backend.latent_rgb import LatentRGB, fit_latent_rgb
+from ...ldm_backend.schedule import Schedule
+from ...ldm_backend.unet import UNet
+from ...ldm_backend.vq import VQModel
+
+_CPU = torch.device("cpu")
+
+
+class LDMLatentFormat(comfy.latent_formats.LatentFormat):
+    """Unscaled latents of the first stage, and the colours by which the host previews them."""
+
+    def __init__(self, config: LDMConfig, vq: VQModel | KLModel) -> None:
+        self.scale_factor = 1.0  # the first stage applies its own
+        self.latent_channels = config.vq.z_channels
+        self.spacial_downscale_ratio = config.vq.downscale  # the host's spelling; read by hosts newer than 0.3.75
+        self._vq = vq
+
+    @cached_property
+    def _colours(self) -> LatentRGB:
+        """Fitted when first asked for: a small decode, which a host with previews switched off never needs."""
+        return fit_latent_rgb(self._vq)
+
+    @property
+    def latent_rgb_factors(self) -> list[list[float]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """One row of three colours for each latent channel."""
+        return self._colours.weight
+
+    @property
+    def latent_rgb_factors_bias(self) -> list[float]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Three colours."""
+        return self._colours.bias
+
+
+class LDMModelConfig(comfy.supported_models_base.BASE):
+    """What `BaseModel` wants to know. Weights and arithmetic are float32, as the reference is."""
+
+    unet_extra_config: dict[str, Any] = {}  # the base class would add head counts that our UNet does not take
+    supported_inference_dtypes = [torch.float32]
+
+    def __init__(self, config: LDMConfig, latent_format: LDMLatentFormat) -> None:
+        super().__init__({"config": config.unet})
+        self.latent_format = latent_format
+        self.sampling_settings = {
+            "beta_schedule": "linear",  # the host's and CompVis' name for betas linear in sqrt(beta)
+            "linear_start": config.schedule.beta_start,
+            "linear_end": config.schedule.beta_end,
+            "timesteps": config.schedule.num_train_timesteps,
+        }
+        self.set_inference_dtype(torch.float32, None)
+
+
+class HostUNet(UNet):
+    """The backend's UNet with the signature that `BaseModel` calls; same keys, same arithmetic."""
+
+    def __init__(self, config: UNetConfig, dtype: torch.dtype, operations: Any, device: torch.device) -> None:
+        # Built without memory: the weights of the checkpoint become the parameters, so nothing is allocated twice.
+        super().__init__(config, operations=operations, dtype=dtype, device="meta")
+        self.dtype = dtype
+
+    def forward(self, x: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Predict eps; whatever conditioning the host passes has no meaning for an unconditional model."""
+        return super().forward(x, timesteps)
+
+
+class LDMModel(comfy.model_base.BaseModel):
+    """An unconditional eps model that the host's samplers and `LDM DDIM Sampler` share."""
+
+    diffusion_model: HostUNet
+
+    def __init__(self, name: str, checkpoint: Checkpoint, vq: VQModel | KLModel) -> None:
+        config = checkpoint.config
+        host_config = LDMModelConfig(config, LDMLatentFormat(config, vq))
+        eps = comfy.model_base.ModelType.EPS
+        # Any class with this call will do; the annotation that a type checker infers is only the host's default.
+        super().__init__(host_config, eps, device=_CPU, unet_model=HostUNet)  # pyright: ignore[reportArgumentType]
+        load_into(self.diffusion_model, checkpoint.unet, checkpoint.unet_file)
+        self.ldm_config = config
+        self.ldm_source = {"checkpoint": name, "layout": checkpoint.layout, "weights": checkpoint.weights}
+        self.schedule = Schedule(config.schedule)
+
+    def extra_conds(self, **_: Any) -> dict[str, Any]:
+        """Nothing: any conditioning is accepted and ignored."""
+        return {}
+
+    def predict_eps(self, x_t: Tensor, t: int) -> Tensor:
+        """One evaluation without the detour through the host's sigma space, which costs digits.
+
+        Args:
+            x_t: (N, C, H, W) float32 noisy latents on the model's device.
+            t: timestep.
+        Returns: (N, C, H, W) predicted noise.
+        """
+        return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device))
+
+
+def make_model(name: str, checkpoint: Checkpoint, vq: VQModel | KLModel) -> ModelPatcher:
+    """The native MODEL.
+
+    Args:
+        name: of the checkpoint as the user chose it.
+        checkpoint: as read; the tensors of its UNet become the parameters.
+        vq: first stage of the same checkpoint, which gives the preview its colours.
+    Raises: CheckpointError: keys or shapes do not fit the configuration.
+    """
+    return ModelPatcher(
+        LDMModel(name, checkpoint, vq),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def ldm_model_of(model: ModelPatcher) -> LDMModel:
+    """The `LDMModel` inside a MODEL.
+
+    Raises: InputError: the MODEL is of another family.
+    """
+    inner = getattr(model, "model", None)
+    if not isinstance(inner, LDMModel):
+        raise InputError(
+            f"The MODEL is a {type(inner).__name__}; this node works only with a MODEL from LDM Checkpoint Loader. "
+            "Connect that loader, or use KSampler for this model."
+        )
+    return inner
+
+
+def intermediate_device() -> torch.device:
+    """Where results wait between nodes: the CPU unless the user chose otherwise."""
+    return comfy.model_management.intermediate_device()
+
+
+@contextmanager
+def loaded(model: ModelPatcher, shape: torch.Size) -> Iterator[LDMModel]:
+    """The model on its device with all patches applied, and enough free memory for a batch of this latent shape.
+
+    Raises: InputError: as `ldm_model_of`.
+    """
+    inner = ldm_model_of(model)
+    comfy.model_management.load_models_gpu([model], memory_required=inner.memory_required(list(shape)))
+    model.pre_run()
+    try:
+        yield inner
+    finally:
+        model.cleanup()
+
+
+def saved_weights(model: ModelPatcher) -> dict[str, Tensor]:
+    """The UNet's tensors with all patches of this MODEL (merges, for example) applied, under our names.
+
+    Raises: InputError: as `ldm_model_of`.
+    """
+    inner = ldm_model_of(model)
+    comfy.model_management.load_models_gpu([model], force_patch_weights=True)
+    return {key: tensor.detach().cpu() for key, tensor in inner.diffusion_model.state_dict().items()}

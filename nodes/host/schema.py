@@ -1,0 +1,21 @@
+"""One way to declare a node that every supported host accepts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "latent diffusion"
+
+_KNOWN = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def make_schema(**fields: Any) -> io.Schema:
+    """`io.Schema` in this pack's category, without the fields that the running host does not know yet.
+
+    Newer hosts know more fields (`search_aliases`), and an older one refuses an unknown field with a TypeError.
+    """
+    fields.setdefault("category", CATEGORY)
+    return io.Schema(**{name: value for name, value in fields.items() if name in _KNOWN})

@@ -1,0 +1,87 @@
+"""Saving images with what they were made of."""
+
+# The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
+# pyright: reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from comfy_api.latest import io, ui
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ..ldm_backend.errors import InputError
+from ..ldm_backend.single_file import replaced_when_done
+from .host.outputs import next_output, workflow_texts
+from .host.schema import make_schema
+from .latents import image_seeds
+
+
+class LDMSaveImage(io.ComfyNode):
+    """Save Image that also writes the seed of each image, the weights and the sampler's settings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            node_id="LDMSaveImage",
+            display_name="LDM Save Image",
+            description=(
+                "Saves images as PNG into the output folder. Besides the workflow, each file carries its own seed, the "
+                "checkpoint, which weights were used (EMA or raw) and the sampler's settings."
+            ),
+            search_aliases=["save", "metadata", "png"],
+            inputs=[
+                io.Image.Input("images", tooltip="The images, from LDM VQ Decode or VAE Decode."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The latents that these images were decoded from: the output of LDM DDIM Sampler.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="ldm",
+                    tooltip="Name of the files below the output folder; a number and .png are added.",
+                ),
+            ],
+            outputs=[],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, latent: dict[str, Any], filename_prefix: str) -> io.NodeOutput:
+        """Write one PNG for each image.
+
+        Raises:
+            InputError: another number of images than of latents.
+        """
+        if images.shape[0] != latent["samples"].shape[0]:
+            raise InputError(
+                f"There are {images.shape[0]} images but {latent['samples'].shape[0]} latents. Connect the latents "
+                "that these images were decoded from."
+            )
+        info = dict(latent.get("ldm_info") or {})
+        seeds = image_seeds(latent)
+        texts = workflow_texts(cls.hidden)
+        saved = []
+        for index, image in enumerate(images):
+            own = info | ({"seed": seeds[index]} if seeds else {})
+            saved.append(_save(image, filename_prefix, texts | ({"ldm": json.dumps(own)} if texts and own else {})))
+        return io.NodeOutput(ui=ui.SavedImages(saved))
+
+
+def _save(image: Tensor, prefix: str, texts: dict[str, str]) -> ui.SavedResult:
+    """Write (H, W, 3) in 0..1, truncating as the host's Save Image and the model card do."""
+    height, width = image.shape[:2]
+    output = next_output(prefix, ".png", width, height)
+    picture = Image.fromarray(np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8))
+    metadata = PngInfo()
+    for name, text in texts.items():
+        metadata.add_text(name, text)
+    with replaced_when_done(output.path) as scratch:
+        picture.save(scratch, "PNG", pnginfo=metadata, compress_level=4)
+    return ui.SavedResult(output.path.name, output.subfolder, io.FolderType.output)

@@ -1,0 +1,135 @@
+"""The starting noise, one seed for each image."""
+
+# The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
+# pyright: reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..ldm_backend.errors import InputError
+from ..ldm_backend.noise import MAX_SEED, draw_noise
+from ..ldm_backend.presets import CELEBAHQ_256
+from .host.model import intermediate_device, ldm_model_of
+from .host.schema import make_schema
+
+SIZE_STEP = 32  # pixels: the UNet halves the latent three times
+
+
+class LDMLatentNoise(io.ComfyNode):
+    """x_T: what the sampler starts from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        side: dict[str, Any] = {"default": 256, "min": SIZE_STEP, "max": 16384, "step": SIZE_STEP}
+        return make_schema(
+            node_id="LDMLatentNoise",
+            display_name="LDM Latent Noise",
+            description=(
+                "Draws the noise that LDM DDIM Sampler turns into images. Each image of a batch has its own seed: "
+                "image i is the image of seed + i, whatever the batch size."
+            ),
+            search_aliases=["seed", "empty latent", "x_T"],
+            inputs=[
+                io.Int.Input(
+                    "seed",
+                    default=3,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on.",
+                ),
+                io.Int.Input(
+                    "width",
+                    **side,
+                    tooltip=(
+                        "Width of the image in pixels, a multiple of 32. Best at the size the model was trained on: "
+                        "256 for CelebA-HQ, 128 for the demo."
+                    ),
+                ),
+                io.Int.Input(
+                    "height",
+                    **side,
+                    tooltip=(
+                        "Height of the image in pixels, a multiple of 32. Best at the size the model was trained on: "
+                        "256 for CelebA-HQ, 128 for the demo."
+                    ),
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of images to make in one run."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip=(
+                        "Only for models with another kind of latent, such as LSUN-Churches: the MODEL that will "
+                        "remove this noise. Without it the latent has 3 channels at a quarter of the image's size."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip=(
+                        "Pure noise, for LDM DDIM Sampler. KSampler adds its own noise: give it Empty Latent Image "
+                        "instead."
+                    ),
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, seed: int, width: int, height: int, batch_size: int, model: ModelPatcher | None = None
+    ) -> io.NodeOutput:
+        """Draw (batch_size, C, height / downscale, width / downscale) noise; C is 3 and downscale 4 without a model.
+
+        Raises:
+            InputError: a side that is no multiple of 32, or a model of another family.
+        """
+        for name, side in (("width", width), ("height", height)):
+            if side % SIZE_STEP:
+                lower = side // SIZE_STEP * SIZE_STEP
+                raise InputError(
+                    f"{name} is {side}; expected a multiple of {SIZE_STEP}. Set {name} to {max(lower, SIZE_STEP)} or "
+                    f"{lower + SIZE_STEP}."
+                )
+        first_stage = ldm_model_of(model).ldm_config.vq if model is not None else CELEBAHQ_256.vq
+        downscale = first_stage.downscale
+        shape = (first_stage.z_channels, height // downscale, width // downscale)
+        samples = draw_noise(seeds_of(seed, range(batch_size)), shape).to(intermediate_device())
+        return io.NodeOutput(
+            {
+                "samples": samples,
+                "batch_index": list(range(batch_size)),
+                "ldm_seed": seed,
+                "downscale_ratio_spacial": downscale,
+            }
+        )
+
+
+def seeds_of(seed: int, batch_index: Iterable[int]) -> list[int]:
+    """Seed of each image of a batch: seed + index, continuing at 0 after the largest seed."""
+    return [(seed + int(index)) % (MAX_SEED + 1) for index in batch_index]
+
+
+def image_seeds(latent: dict[str, Any], seed: int | None = None) -> list[int] | None:
+    """The seed of each image of a latent: from `seed`, else from what LDM Latent Noise wrote into it, else None.
+
+    Raises:
+        InputError: the latent's batch_index does not fit its batch.
+    """
+    seed = latent.get("ldm_seed") if seed is None else seed
+    if seed is None:
+        return None
+    images = latent["samples"].shape[0]
+    indices = list(latent.get("batch_index", range(images)))
+    if len(indices) != images:
+        raise InputError(
+            f"The latent holds {images} images but batch_index names {len(indices)}. A node before this one "
+            "changed the batch without its index; make the batch with LDM Latent Noise."
+        )
+    return seeds_of(seed, indices)

@@ -1,0 +1,102 @@
+"""From a checkpoint folder to native MODEL and VAE."""
+
+# The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
+# pyright: reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..ldm_backend.checkpoint import WEIGHTS, read_checkpoint
+from ..ldm_backend.errors import ConfigError, LDMError
+from ..ldm_backend.presets import PRESETS
+from .host.folders import checkpoint_fingerprint, checkpoint_names, checkpoint_path
+from .host.model import make_model
+from .host.schema import make_schema
+from .host.vae import LDMVAE, make_vq
+
+AUTO = "auto"
+
+
+class LDMCheckpointLoader(io.ComfyNode):
+    """Reads a Hugging Face folder and hands out its two networks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            node_id="LDMCheckpointLoader",
+            display_name="LDM Checkpoint Loader",
+            description=(
+                "Loads an unconditional latent diffusion model such as CompVis/ldm-celebahq-256. Put the model's "
+                "folder (the one that holds unet, vqvae and scheduler) into ComfyUI/models/ldm. The small demo model "
+                "portraits-128 comes with the pack."
+            ),
+            search_aliases=["latent diffusion", "CelebA-HQ", "unconditional", "load checkpoint"],
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=checkpoint_names(),
+                    tooltip=(
+                        "Folder of the model, below ComfyUI/models/ldm. After copying a new one there, press R to "
+                        "refresh this list."
+                    ),
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=list(WEIGHTS),
+                    default=WEIGHTS[0],
+                    optional=True,
+                    tooltip=(
+                        "Original checkpoints hold two sets. ema: averaged over training, as published samples use. "
+                        "raw: the last step of training. auto: ema where present."
+                    ),
+                ),
+                io.Combo.Input(
+                    "config",
+                    options=[AUTO, *PRESETS],
+                    default=AUTO,
+                    optional=True,
+                    tooltip=(
+                        "Which model a file is that comes without configuration, such as an original model.ckpt. auto: "
+                        "read the configuration in the file or beside it."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="MODEL",
+                    tooltip="The network that removes noise. For LDM DDIM Sampler, KSampler and other samplers.",
+                ),
+                io.Vae.Output(
+                    display_name="VAE",
+                    tooltip=(
+                        "The network that turns latents into images and back. For LDM VQ Decode, VAE Decode and VAE "
+                        "Encode."
+                    ),
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, weights: str = WEIGHTS[0], config: str = AUTO) -> object:
+        """Load again when the files have changed."""
+        try:
+            return checkpoint_fingerprint(checkpoint)
+        except LDMError:
+            return checkpoint  # the same name fails in execute, where the message reaches the user
+
+    @classmethod
+    def execute(cls, checkpoint: str, weights: str = WEIGHTS[0], config: str = AUTO) -> io.NodeOutput:
+        """Read, check and wrap both networks.
+
+        Raises:
+            LDMError: unknown name, or files that are missing, damaged, refused or of another family.
+        """
+        if config != AUTO and config not in PRESETS:
+            # Only names: a path from a workflow could be any file of this machine.
+            raise ConfigError(f"config is {config!r}; choose {AUTO} or one of {', '.join(PRESETS)}.")
+        path = checkpoint_path(checkpoint)
+        found = read_checkpoint(path, weights, None if config == AUTO else config)
+        vq = make_vq(found.config.vq, found.first_stage, found.first_stage_file)
+        return io.NodeOutput(make_model(checkpoint, found, vq), LDMVAE(vq))

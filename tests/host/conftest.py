@@ -1,0 +1,46 @@
+"""One real ComfyUI for all host tests. A missing host is a failure, not a reason to skip."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldm_headless import PACK_ROOT, ComfyClient, ImageRef, PrivateHost, find_host
+
+NODE_IDS = ("LDMCheckpointLoader", "LDMLatentNoise", "LDMDDIMSampler", "LDMVQDecode")
+RunPrompt = Callable[..., list[ImageRef]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder drives a host."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.host)
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateHost]:
+    """A running host with this checkout as its only pack, in a folder with a hyphen."""
+    base = tmp_path_factory.mktemp("host")
+    with PrivateHost(find_host(), {"comfyui-ldm": PACK_ROOT}, base, required_nodes=NODE_IDS) as running:
+        yield running
+
+
+@pytest.fixture
+def client(host: PrivateHost) -> Iterator[ComfyClient]:
+    """A fresh client of the host."""
+    with ComfyClient(host.url) as connected:
+        yield connected
+
+
+@pytest.fixture
+def run_prompt(client: ComfyClient) -> RunPrompt:
+    """Runs an API-format prompt to its end and returns its images; raises what the host reports."""
+
+    def run(prompt: Mapping[str, Any], extra_data: Mapping[str, Any] | None = None) -> list[ImageRef]:
+        prompt_id = client.submit(prompt, extra_data)
+        client.follow(prompt_id)
+        return client.outputs(prompt_id)
+
+    return run

@@ -1,0 +1,120 @@
+"""A tiny checkpoint inside the host's model folder, and a short way to write graphs for the pack's own tests."""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model_folder import write_model_folder
+from PIL import Image
+
+import ldm_backend
+from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
+from ldm_headless import ComfyClient, Event, PrivateHost
+
+TINY = LDMConfig(
+    unet=UNetConfig(
+        sample_size=16,
+        block_out_channels=(32, 32, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+    ),
+    vq=VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64),
+)
+
+
+class Node:
+    """A node of a `Graph`; `node[i]` is a link to its output i."""
+
+    def __init__(self, node_id: str) -> None:
+        self.id = node_id
+
+    def __getitem__(self, output: int) -> list[Any]:
+        return [self.id, output]
+
+
+class Graph:
+    """A prompt in API format, written node by node."""
+
+    def __init__(self) -> None:
+        self.prompt: dict[str, dict[str, Any]] = {}
+
+    def add(self, class_type: str, **inputs: Any) -> Node:
+        node_id = str(len(self.prompt) + 1)
+        self.prompt[node_id] = {"class_type": class_type, "inputs": inputs}
+        return Node(node_id)
+
+    def checkpoint(self, name: str = "tiny") -> Node:
+        return self.add("LDMCheckpointLoader", checkpoint=name)
+
+    def noise(self, seed: int = 3, batch_size: int = 1, width: int = 64, height: int = 64) -> Node:
+        return self.add("LDMLatentNoise", seed=seed, width=width, height=height, batch_size=batch_size)
+
+    def ddim(self, model: Node, latent: Node, steps: int = 5, eta: float = 0.0, grid: str = "leading") -> Node:
+        return self.add("LDMDDIMSampler", model=model[0], latent=latent[0], steps=steps, eta=eta, grid=grid)
+
+    def save(self, images: Node) -> Node:
+        return self.add("SaveImage", images=images[0], filename_prefix="test")
+
+    def core(self, name: str = "tiny", seed: int = 3, batch_size: int = 1, **sampler: Any) -> Node:
+        """The pack's own four nodes and SaveImage, which is returned."""
+        loader = self.checkpoint(name)
+        sampled = self.ddim(loader, self.noise(seed, batch_size), **sampler)
+        return self.save(self.add("LDMVQDecode", vae=loader[1], latent=sampled[0]))
+
+
+@pytest.fixture
+def graph() -> Graph:
+    """An empty graph."""
+    return Graph()
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint() -> Callable[[Path], Path]:
+    """Writes the tiny checkpoint (random weights, always the same) as a Hugging Face folder."""
+
+    return partial(write_model_folder, config=TINY)
+
+
+@pytest.fixture(scope="session")
+def models(host: PrivateHost) -> Path:
+    """The host's folder of checkpoints."""
+    return host.base_directory / "models" / "ldm"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny(models: Path, write_checkpoint: Callable[[Path], Path]) -> ldm_backend.LatentDiffusion:
+    """The tiny checkpoint, present in the host as "tiny" and loaded here without a host."""
+    return ldm_backend.load(write_checkpoint(models / "tiny"), device="cpu")
+
+
+@pytest.fixture
+def run(client: ComfyClient) -> Callable[..., dict[str, np.ndarray]]:
+    """Runs a graph to its end; returns the images of each node, (N, H, W, 3) uint8, by node id."""
+
+    def run_graph(graph: Graph, on_event: Callable[[Event], None] | None = None) -> dict[str, np.ndarray]:
+        prompt_id = client.submit(graph.prompt)
+        client.follow(prompt_id, on_event)
+        images: dict[str, list[np.ndarray]] = {}
+        for ref in client.outputs(prompt_id):
+            images.setdefault(ref.node_id, []).append(np.asarray(Image.open(io.BytesIO(client.fetch(ref)))))
+        return {node_id: np.stack(arrays) for node_id, arrays in images.items()}
+
+    return run_graph
+
+
+@pytest.fixture(scope="session")
+def assert_same_images() -> Callable[[np.ndarray, np.ndarray], None]:
+    """Asserts what this project calls the same picture: at most 1 level apart, in at most 0.1 % of the values."""
+
+    def check(left: np.ndarray, right: np.ndarray) -> None:
+        assert left.shape == right.shape
+        difference = np.abs(left.astype(int) - right.astype(int))
+        assert difference.max() <= 1
+        assert (difference > 0).mean() <= 1e-3
+
+    return check

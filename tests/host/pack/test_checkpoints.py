@@ -1,0 +1,189 @@
+"""Layouts, the choice of weights, saving and describing, on the real host."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compvis_writer import compvis_state_dict
+from PIL import Image
+
+import ldm_backend
+from ldm_backend.checkpoint import read_checkpoint
+from ldm_backend.compvis import build_first_stage
+from ldm_backend.config import KLConfig, LDMConfig
+from ldm_backend.conversion import convert_to_single_file
+from ldm_backend.presets import LSUN_CHURCHES_256
+from ldm_backend.single_file import write_single_file
+from ldm_backend.unet import UNet
+from ldm_headless import ComfyClient, PrivateHost
+from ldm_headless.errors import ExecutionError
+
+
+@pytest.fixture(scope="module")
+def formats(models: Path, tiny: ldm_backend.LatentDiffusion) -> Path:
+    """The tiny model as an original checkpoint whose averaged weights differ, and as files that know themselves."""
+    unet = tiny.unet.state_dict()
+    ema = {key: 0.5 * tensor for key, tensor in unet.items()}
+    state = compvis_state_dict(tiny.config, unet, tiny.vq.state_dict(), ema)
+    torch.save({"state_dict": state, "global_step": 1}, models / "original.ckpt")
+    for weights in ("ema", "raw"):
+        checkpoint = read_checkpoint(models / "original.ckpt", weights, tiny.config)
+        convert_to_single_file(checkpoint, models / f"{weights}.safetensors")
+    return models
+
+
+def picture(graph: Any, run: Callable[..., dict[str, np.ndarray]], **inputs: Any) -> np.ndarray:
+    loader = graph.add("LDMCheckpointLoader", **inputs)
+    sampled = graph.ddim(loader, graph.noise())
+    node = graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=sampled[0]))
+    return run(graph)[node.id][0]
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_single_file_gives_the_backends_picture(graph, run, formats, assert_same_images, weights):
+    model = ldm_backend.load(formats / f"{weights}.safetensors", device="cpu")
+    expected = ldm_backend.generate(model, [3], steps=5)[0]
+    assert_same_images(picture(graph, run, checkpoint=f"{weights}.safetensors"), expected)
+
+
+def test_averaged_and_raw_weights_differ(graph, run, formats):
+    raw = picture(graph, run, checkpoint="raw.safetensors")
+    ema = picture(type(graph)(), run, checkpoint="ema.safetensors")
+    assert not np.array_equal(raw, ema)
+
+
+def test_a_file_without_configuration_asks_for_it(graph, client: ComfyClient, formats):
+    graph.core("original.ckpt")
+    with pytest.raises(ExecutionError, match=r"original\.ckpt: no configuration.*celebahq-256"):
+        client.follow(client.submit(graph.prompt))
+
+
+def test_a_wrong_answer_is_named(graph, client: ComfyClient, formats):
+    """The preset of another model, and a path in its place, which must not be read."""
+    for config, message in (("celebahq-256", "do not fit|missing keys"), ("/etc/passwd", "choose auto or one of")):
+        wrong = type(graph)()
+        loader = wrong.add("LDMCheckpointLoader", checkpoint="original.ckpt", weights="raw", config=config)
+        wrong.save(wrong.add("LDMVQDecode", vae=loader[1], latent=wrong.noise()[0]))
+        with pytest.raises(ExecutionError, match=message):
+            client.follow(client.submit(wrong.prompt))
+
+
+def test_saved_checkpoint_is_the_loaded_one(graph, client: ComfyClient, host: PrivateHost, formats):
+    """To the last bit, with the choice of weights and the workflow in the file."""
+    loader = graph.add("LDMCheckpointLoader", checkpoint="ema.safetensors", weights="auto")
+    save = {"model": loader[0], "vae": loader[1], "filename_prefix": "checkpoints/kept", "dtype": "fp32"}
+    graph.add("LDMCheckpointSave", **save)
+    client.follow(client.submit(graph.prompt))
+    (file,) = (host.base_directory / "output" / "checkpoints").glob("kept_*.safetensors")
+    saved, original = read_checkpoint(file), read_checkpoint(formats / "ema.safetensors")
+    assert saved.config == original.config
+    assert saved.weights == "ema"
+    for ours, theirs in ((saved.unet, original.unet), (saved.first_stage, original.first_stage)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_model_info_says_what_was_taken(graph, client: ComfyClient, formats):
+    loader = graph.add("LDMCheckpointLoader", checkpoint="raw.safetensors")
+    node = graph.add("LDMModelInfo", model=loader[0])
+    prompt_id = client.submit(graph.prompt)
+    client.follow(prompt_id)
+    entry = client.history(prompt_id)
+    assert entry is not None
+    info = json.loads(entry["outputs"][node.id]["text"][0])
+    assert info["weights"] == "raw"
+    assert info["layout"] == "single-file"
+    assert info["unet"]["block_out_channels"] == [32, 32, 64]
+
+
+def test_images_carry_their_own_seed_and_settings(graph, client: ComfyClient, formats):
+    """Three images of one batch; the texts of the host are there too."""
+    loader = graph.add("LDMCheckpointLoader", checkpoint="ema.safetensors")
+    sampled = graph.ddim(loader, graph.noise(seed=40, batch_size=3), steps=2, eta=0.5)
+    decoded = graph.add("LDMVQDecode", vae=loader[1], latent=sampled[0])
+    graph.add("LDMSaveImage", images=decoded[0], latent=sampled[0], filename_prefix="seeds/own")
+    prompt_id = client.submit(graph.prompt, {"extra_pnginfo": {"workflow": {"nodes": []}}})
+    client.follow(prompt_id)
+    refs = client.outputs(prompt_id)
+    texts = [getattr(Image.open(io.BytesIO(client.fetch(ref))), "text", {}) for ref in refs]
+    infos = [json.loads(text["ldm"]) for text in texts]
+    assert [info["seed"] for info in infos] == [40, 41, 42]
+    assert {info["weights"] for info in infos} == {"ema"}
+    assert infos[0]["sampler"] == "ddim"
+    assert (infos[0]["steps"], infos[0]["eta"], infos[0]["grid"]) == (2, 0.5, "leading")
+    for text in texts:
+        assert json.loads(text["prompt"]).keys() == graph.prompt.keys()
+        assert json.loads(text["workflow"]) == {"nodes": []}
+
+
+def test_image_names_stay_in_the_output_folder(graph, client: ComfyClient, host: PrivateHost, formats):
+    loader = graph.add("LDMCheckpointLoader", checkpoint="ema.safetensors")
+    noise = graph.noise()
+    decoded = graph.add("LDMVQDecode", vae=loader[1], latent=noise[0])
+    graph.add("LDMSaveImage", images=decoded[0], latent=noise[0], filename_prefix="../../escaped")
+    with pytest.raises(ExecutionError):
+        client.follow(client.submit(graph.prompt))
+    assert not list(host.base_directory.parent.glob("escaped*"))
+
+
+@pytest.fixture(scope="module")
+def churches(models: Path) -> ldm_backend.LatentDiffusion:
+    """A tiny model of the LSUN-Churches kind: KL first stage, 4 channels, scale factor, scale-shift norm."""
+    config = LDMConfig(
+        unet=replace(
+            LSUN_CHURCHES_256.unet,
+            sample_size=8,
+            block_out_channels=(32, 64),
+            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+            layers_per_block=1,
+        ),
+        vq=KLConfig(sample_size=64, block_out_channels=(32, 32, 32, 64), layers_per_block=1, scale_factor=0.5),
+        schedule=LSUN_CHURCHES_256.schedule,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet, first_stage = UNet(config.unet).state_dict(), build_first_stage(config.vq).state_dict()
+    write_single_file(models / "churches.safetensors", config, unet, first_stage)
+    return ldm_backend.load(models / "churches.safetensors", device="cpu")
+
+
+def test_model_of_the_churches_kind(graph, run, churches, assert_same_images):
+    """Noise takes its shape from the model; our sampler, KSampler, decoder and core's encoder work on four channels."""
+    loader = graph.checkpoint("churches.safetensors")
+    noise = graph.add("LDMLatentNoise", seed=3, width=64, height=64, batch_size=1, model=loader[0])
+    sampled = graph.ddim(loader, noise)
+    ours = graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=sampled[0]))
+    conditioning = graph.add("LDMEmptyConditioning")
+    native = graph.add(
+        "KSampler",
+        model=loader[0],
+        seed=3,
+        steps=2,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="simple",
+        positive=conditioning[0],
+        negative=conditioning[0],
+        latent_image=noise[0],
+        denoise=1.0,
+    )
+    decoded = graph.add("VAEDecode", vae=loader[1], samples=native[0])
+    encoded = graph.add("VAEEncode", vae=loader[1], pixels=decoded[0])
+    again = graph.save(graph.add("VAEDecode", vae=loader[1], samples=encoded[0]))
+    images = run(graph)
+    assert_same_images(images[ours.id], ldm_backend.generate(churches, [3], steps=5))
+    assert images[again.id].shape == (1, 64, 64, 3)
+
+
+def test_noise_of_another_kind_is_refused(graph, client: ComfyClient, churches):
+    loader = graph.checkpoint("churches.safetensors")
+    graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=graph.ddim(loader, graph.noise())[0]))
+    with pytest.raises(ExecutionError, match=r"expects \(N, 4, H, W\)"):
+        client.follow(client.submit(graph.prompt))

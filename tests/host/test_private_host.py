@@ -1,0 +1,224 @@
+"""The private host and the client against the real ComfyUI, with core nodes only."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+
+from ldm_headless import PACK_ROOT, ComfyClient, Event, HostLocation, ImageRef, PrivateHost, find_host, load_workflow
+from ldm_headless.errors import (
+    ConnectionLostError,
+    ExecutionError,
+    HostError,
+    PromptInterruptedError,
+    PromptLostError,
+    PromptRejectedError,
+)
+from ldm_headless.run import run_workflow
+from ldm_headless.workflow import Prompt, set_inputs
+
+RunPrompt = Callable[..., list[ImageRef]]
+
+
+@pytest.fixture
+def prompt(data: Path) -> Prompt:
+    return load_workflow(data / "core_prompt.json")
+
+
+def slow_prompt(color: int, blurs: int = 60) -> Prompt:
+    """A chain of blurs: half a second of work each, and the host looks for an interrupt before each node."""
+    nodes: Prompt = {"0": {"class_type": "EmptyImage", "inputs": {"width": 512, "height": 512, "batch_size": 1}}}
+    nodes["0"]["inputs"]["color"] = color
+    for index in range(1, blurs + 1):
+        inputs = {"image": [str(index - 1), 0], "blur_radius": 31, "sigma": 8.0}
+        nodes[str(index)] = {"class_type": "ImageBlur", "inputs": inputs}
+    nodes["save"] = {"class_type": "SaveImage", "inputs": {"images": [str(blurs), 0], "filename_prefix": "slow"}}
+    return nodes
+
+
+def at_node(node_id: str, action: Callable[[], Any]) -> Callable[[Event], None]:
+    """An event handler that acts when a node starts."""
+
+    def on_event(event: Event) -> None:
+        if event.type == "executing" and event.data.get("node") == node_id:
+            action()
+
+    return on_event
+
+
+def is_alive(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_the_image_is_fetched_as_saved_with_prompt_and_workflow(
+    client: ComfyClient, prompt: Prompt, host: PrivateHost, tmp_path: Path
+) -> None:
+    ui_workflow = {"nodes": [], "links": [], "extra": {"mark": "carried"}}
+    paths = run_workflow(client, prompt, tmp_path, ui_workflow)
+    assert [path.name for path in paths] == [path.name for path in (host.base_directory / "output").glob("core_*")]
+    saved = host.base_directory / "output" / paths[0].name
+    assert paths[0].read_bytes() == saved.read_bytes()
+    image = Image.open(paths[0])
+    assert image.size == (32, 16)
+    assert image.getpixel((0, 0)) == (0x33, 0x66, 0xCC)
+    assert '"mark": "carried"' in image.info["workflow"]
+    assert '"EmptyImage"' in image.info["prompt"]
+
+
+def test_a_cached_rerun_has_the_same_images(run_prompt: RunPrompt, client: ComfyClient, prompt: Prompt) -> None:
+    first, second = run_prompt(prompt), run_prompt(prompt)
+    assert [ref.node_id for ref in first] == [ref.node_id for ref in second] == ["2"]
+    assert client.fetch(first[0]) == client.fetch(second[0])
+
+
+def test_events_name_the_nodes_in_order(client: ComfyClient, prompt: Prompt) -> None:
+    events: list[Event] = []
+    prompt_id = client.submit(set_inputs(prompt, {"Picture.color": "77"}))
+    client.follow(prompt_id, events.append)
+    started = [event.data["node"] for event in events if event.type == "executing"]
+    assert started == ["1", "2", None]
+
+
+def test_prompts_can_be_followed_late_and_in_any_order(client: ComfyClient, prompt: Prompt) -> None:
+    ids = [client.submit(set_inputs(prompt, {"1.color": str(color)})) for color in (1, 2, 3)]
+    started = time.monotonic()
+    for prompt_id in reversed(ids):
+        client.follow(prompt_id)
+    assert time.monotonic() - started < 5
+    pixels = [Image.open(io.BytesIO(client.fetch(client.outputs(i)[0]))).getpixel((0, 0)) for i in ids]
+    assert pixels == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
+
+
+def test_a_bad_value_is_refused_with_node_and_input(client: ComfyClient, prompt: Prompt) -> None:
+    with pytest.raises(PromptRejectedError) as caught:
+        client.submit(set_inputs(prompt, {"1.width": "-5"}))
+    (error,) = caught.value.node_errors
+    assert (error.node_id, error.class_type, error.type) == ("1", "EmptyImage", "value_smaller_than_min")
+    assert "width" in error.details
+
+
+def test_an_unknown_node_is_refused_by_name(client: ComfyClient, prompt: Prompt) -> None:
+    prompt["1"]["class_type"] = "NoSuchNode"
+    with pytest.raises(PromptRejectedError, match="NoSuchNode"):
+        client.submit(prompt)
+
+
+def test_a_prompt_that_would_lose_an_output_is_refused_whole(client: ComfyClient, prompt: Prompt) -> None:
+    prompt["3"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "lost"}}
+    with pytest.raises(PromptRejectedError, match="required_input_missing"):
+        client.submit(prompt)
+
+
+def test_a_failing_node_is_named_and_the_next_prompt_works(run_prompt: RunPrompt, prompt: Prompt) -> None:
+    with pytest.raises(ExecutionError, match="outside the output folder") as caught:
+        run_prompt(set_inputs(prompt, {"Save.filename_prefix": "../../escape"}))
+    assert (caught.value.node_id, caught.value.node_type) == ("2", "SaveImage")
+    assert len(run_prompt(prompt)) == 1
+
+
+def test_interrupt_stops_a_running_prompt(client: ComfyClient) -> None:
+    prompt_id = client.submit(slow_prompt(1))
+    with pytest.raises(PromptInterruptedError, match="interrupted at node"):
+        client.follow(prompt_id, at_node("3", lambda: client.interrupt(prompt_id)))
+    assert client.queue() == []
+
+
+def test_a_prompt_taken_out_of_the_queue_is_reported_lost(client: ComfyClient) -> None:
+    running, waiting = client.submit(slow_prompt(2)), client.submit(slow_prompt(3))
+    client.cancel(waiting)
+    with pytest.raises(PromptLostError, match="removed from the queue"):
+        client.follow(waiting)
+    client.cancel(running)
+    with pytest.raises(PromptInterruptedError):
+        client.follow(running)
+
+
+def test_a_cut_websocket_is_reopened(client: ComfyClient) -> None:
+    prompt_id = client.submit(slow_prompt(4, blurs=8))
+    seen: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        seen.append(event)
+        if event.type == "executing" and event.data.get("node") == "3":
+            assert client._socket is not None
+            client._socket.socket.shutdown(socket.SHUT_RDWR)
+
+    client.follow(prompt_id, on_event)
+    assert len(client.outputs(prompt_id)) == 1
+    assert seen[-1].data.get("node", "missing") is None
+
+
+def test_it_listens_on_loopback_only(host: PrivateHost) -> None:
+    port = urlsplit(host.url).port
+    listening = []
+    for table in ("tcp", "tcp6"):
+        rows = [line.split() for line in Path("/proc/net", table).read_text().splitlines()[1:]]
+        listening += [row[1] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port]
+    assert listening == [f"0100007F:{port:04X}"]
+
+
+def test_only_our_pack_is_loaded_and_the_base_directory_is_used(host: PrivateHost, client: ComfyClient) -> None:
+    modules = {info["python_module"] for info in client.object_info().values()}
+    assert {name for name in modules if name.startswith("custom_nodes")} == {"custom_nodes.comfyui-ldm"}
+    assert not any(name.startswith("comfy_api_nodes") for name in modules)
+    assert (host.base_directory / "custom_nodes" / "comfyui-ldm").resolve() == PACK_ROOT
+
+
+def test_a_host_that_refuses_its_arguments_says_so() -> None:
+    started = time.monotonic()
+    with pytest.raises(HostError, match="unrecognized arguments: --no-such-flag"):
+        PrivateHost(find_host(), arguments=["--no-such-flag"]).__enter__()
+    assert time.monotonic() - started < 60
+
+
+def test_an_interpreter_that_does_not_exist_is_named() -> None:
+    with pytest.raises(HostError, match="COMFYUI_PYTHON"):
+        PrivateHost(HostLocation(find_host().path, "/no/such/python"), cpu=True).__enter__()
+
+
+def test_a_missing_node_fails_the_start_and_leaves_nothing_behind() -> None:
+    host = PrivateHost(find_host(), required_nodes=["NoSuchNode"])
+    with pytest.raises(HostError, match=r"lacks the nodes NoSuchNode[\s\S]*Starting server"), host:
+        pass
+    assert not host.base_directory.exists()
+
+
+def test_a_host_that_dies_while_a_prompt_runs_is_a_lost_connection() -> None:
+    with PrivateHost(find_host()) as host, ComfyClient(host.url) as client:
+        prompt_id = client.submit(slow_prompt(5))
+        with pytest.raises(ConnectionLostError, match=prompt_id):
+            client.follow(prompt_id, at_node("3", lambda: os.kill(host.pid, signal.SIGKILL)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child to its parent's life")
+def test_the_host_does_not_outlive_a_killed_parent() -> None:
+    script = (
+        "from ldm_headless import PrivateHost, find_host\nimport time\n"
+        "host = PrivateHost(find_host())\nhost.start()\n"
+        "print(host.pid, host.base_directory, flush=True)\ntime.sleep(99)"
+    )
+    with subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        watchdog = threading.Timer(120, parent.kill)
+        watchdog.start()
+        assert parent.stdout is not None
+        pid, _, base_directory = parent.stdout.readline().strip().partition(" ")
+        assert is_alive(int(pid))
+        parent.kill()
+        watchdog.cancel()
+    deadline = time.monotonic() + 15
+    while is_alive(int(pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_alive(int(pid))
+    subprocess.run(["rm", "-rf", base_directory], check=True)  # noqa: S607 - what the killed parent could not remove
