@@ -125,5 +125,5 @@ def check_latent(z: Tensor, config: FirstStageConfig) -> None:
     if z.ndim != 4 or z.shape[1] != config.z_channels:
         raise InputError(
             f"The latent has shape {tuple(z.shape)}; this first stage expects (N, {config.z_channels}, H, W). A latent "
-            "of another model family does not fit."
+            "of another model family does not fit: take one that a sampler made with this model."
         )

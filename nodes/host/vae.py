@@ -13,6 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...ldm_backend.autoencoder import check_latent
 from ...ldm_backend.checkpoint import load_into
 from ...ldm_backend.compvis import build_first_stage
 from ...ldm_backend.config import FirstStageConfig
@@ -61,7 +62,7 @@ class LDMVAE(comfy.sd.VAE):
 
         Raises: InputError: latent of another family.
         """
-        self.check_latent(samples_in)
+        check_latent(samples_in, self.first_stage_model.config)
         return super().decode(samples_in, *args, **kwargs)
 
     def decode_tiled(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -69,17 +70,8 @@ class LDMVAE(comfy.sd.VAE):
 
         Raises: InputError: latent of another family.
         """
-        self.check_latent(samples)
+        check_latent(samples, self.first_stage_model.config)
         return super().decode_tiled(samples, *args, **kwargs)
-
-    def check_latent(self, samples: Tensor) -> None:
-        """Raise InputError unless `samples` has shape (N, C, h, w) with this first stage's number of channels."""
-        if samples.ndim != 4 or samples.shape[1] != self.latent_channels:
-            raise InputError(
-                f"The latent has shape {tuple(samples.shape)}; this VAE decodes (N, {self.latent_channels}, H, W). A "
-                "latent of another model family does not fit: connect the output of a sampler that ran this VAE's "
-                "MODEL."
-            )
 
 
 def make_vq(config: FirstStageConfig, state_dict: dict[str, Tensor], source: str | Path) -> VQModel | KLModel:

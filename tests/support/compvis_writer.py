@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from ldm_backend.config import LDMConfig
@@ -18,6 +20,16 @@ def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of the networks of a release, as the original code builds them."""
     rows = (line.split() for line in (DATA / f"{name}.keys.txt").read_text().splitlines())
     return {key: tuple(int(side) for side in shape.split("x")) for key, shape in rows}
+
+
+def small_yaml() -> dict[str, Any]:
+    """The released YAML of CelebA-HQ with a small network: 32 channels, two levels, 16 codes."""
+    data = yaml.safe_load((DATA / "celeba256.yaml").read_text())
+    params = data["model"]["params"]
+    params["unet_config"]["params"] |= {"model_channels": 32, "channel_mult": [1, 2], "attention_resolutions": [2]}
+    params["first_stage_config"]["params"]["n_embed"] = 16
+    params["first_stage_config"]["params"]["ddconfig"]["ch"] = 32
+    return data
 
 
 def compvis_state_dict(

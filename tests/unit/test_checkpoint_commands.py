@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from compvis_writer import DATA, compvis_state_dict
+from compvis_writer import compvis_state_dict, small_yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -61,11 +61,7 @@ def ldm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 @pytest.fixture
 def compvis(tmp_path: Path) -> Path:
     """A tiny model in the released layout: model.ckpt, whose averaged weights are twice the raw ones, and its YAML."""
-    data = yaml.safe_load((DATA / "celeba256.yaml").read_text())
-    params = data["model"]["params"]
-    params["unet_config"]["params"] |= {"model_channels": 32, "channel_mult": [1, 2], "attention_resolutions": [2]}
-    params["first_stage_config"]["params"]["n_embed"] = 16
-    params["first_stage_config"]["params"]["ddconfig"]["ch"] = 32
+    data = small_yaml()
     config = ldm_config_from_yaml(data, "config.yaml")
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from compvis_writer import DATA, compvis_state_dict, published_shapes
+from compvis_writer import DATA, compvis_state_dict, published_shapes, small_yaml
 from safetensors.torch import save_file
 
 from ldm_backend.checkpoint import read_checkpoint
@@ -136,11 +136,7 @@ def test_a_configuration_is_asked_for_with_the_known_answers(ckpt):
 
 def test_yaml_beside_the_file_is_used(tmp_path):
     """The released layout: a folder with model.ckpt and config.yaml, given as the folder or as the file."""
-    data = yaml.safe_load((DATA / "celeba256.yaml").read_text())
-    params = data["model"]["params"]
-    params["unet_config"]["params"] |= {"model_channels": 32, "channel_mult": [1, 2], "attention_resolutions": [2]}
-    params["first_stage_config"]["params"]["n_embed"] = 16
-    params["first_stage_config"]["params"]["ddconfig"]["ch"] = 32
+    data = small_yaml()
     config = ldm_config_from_yaml(data, "config.yaml")
     unet, first_stage = UNet(config.unet), build_first_stage(config.vq)
     torch.save(compvis_state_dict(config, unet.state_dict(), first_stage.state_dict(), None), tmp_path / "model.ckpt")
