@@ -14,7 +14,7 @@ from comfy_api.latest import io, ui
 from ..ldm_backend.errors import InputError
 from ..ldm_backend.single_file import DTYPES, config_to_json, write_single_file
 from .host.model import ldm_model_of, saved_weights
-from .host.outputs import next_output, workflow_texts
+from .host.outputs import new_outputs, workflow_texts
 from .host.schema import make_schema
 from .host.vae import LDMVAE, ldm_vae_of
 
@@ -102,7 +102,7 @@ class LDMCheckpointSave(io.ComfyNode):
                 "The VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
                 "from the same LDM Checkpoint Loader."
             )
-        output = next_output(filename_prefix, ".safetensors")
+        output = next(new_outputs(filename_prefix, ".safetensors"))
         write_single_file(
             output.path,
             inner.ldm_config,

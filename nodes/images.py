@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ldm_backend.errors import InputError
 from ..ldm_backend.single_file import replaced_when_done
-from .host.outputs import next_output, workflow_texts
+from .host.outputs import Output, new_outputs, workflow_texts
 from .host.schema import make_schema
 from .latents import image_seeds
 
@@ -67,17 +67,17 @@ class LDMSaveImage(io.ComfyNode):
         info = dict(latent.get("ldm_info") or {})
         seeds = image_seeds(latent)
         texts = workflow_texts(cls.hidden)
+        height, width = images.shape[1:3]
+        outputs = new_outputs(filename_prefix, ".png", width, height)
         saved = []
         for index, image in enumerate(images):
             own = info | ({"seed": seeds[index]} if seeds else {})
-            saved.append(_save(image, filename_prefix, texts | ({"ldm": json.dumps(own)} if texts and own else {})))
+            saved.append(_save(image, next(outputs), texts | ({"ldm": json.dumps(own)} if texts and own else {})))
         return io.NodeOutput(ui=ui.SavedImages(saved))
 
 
-def _save(image: Tensor, prefix: str, texts: dict[str, str]) -> ui.SavedResult:
+def _save(image: Tensor, output: Output, texts: dict[str, str]) -> ui.SavedResult:
     """Write (H, W, 3) in 0..1, truncating as the host's Save Image and the model card do."""
-    height, width = image.shape[:2]
-    output = next_output(prefix, ".png", width, height)
     picture = Image.fromarray(np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8))
     metadata = PngInfo()
     for name, text in texts.items():

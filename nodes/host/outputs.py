@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ class Output:
     subfolder: str
 
 
-def next_output(prefix: str, ending: str, width: int = 0, height: int = 0) -> Output:
-    """The next free numbered name below the output folder.
+def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> Iterator[Output]:
+    """Free numbered names below the output folder, one after the other; the folder is listed once.
 
     Args:
         prefix: may hold subfolders and the host's %placeholders%; the host refuses one that leaves the output folder.
@@ -31,12 +33,11 @@ def next_output(prefix: str, ending: str, width: int = 0, height: int = 0) -> Ou
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
     )
-    path = Path(folder, f"{name}_{counter:05}_{ending}")
-    # The host numbers by what it finds; another writer may have been quicker.
-    while path.exists():
-        counter += 1
-        path = Path(folder, f"{name}_{counter:05}_{ending}")
-    return Output(path, subfolder)
+    for number in count(counter):
+        path = Path(folder, f"{name}_{number:05}_{ending}")
+        # The host numbers by what it finds; another writer may have been quicker.
+        if not path.exists():
+            yield Output(path, subfolder)
 
 
 def workflow_texts(hidden: Any) -> dict[str, str]:
