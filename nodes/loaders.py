@@ -1,4 +1,4 @@
-"""From a checkpoint folder to native MODEL and VAE."""
+"""From a checkpoint to native MODEL and VAE."""
 
 # The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
 # pyright: reportIncompatibleMethodOverride=false
@@ -19,7 +19,7 @@ AUTO = "auto"
 
 
 class LDMCheckpointLoader(io.ComfyNode):
-    """Reads a Hugging Face folder and hands out its two networks."""
+    """Reads a checkpoint of any layout and hands out its two networks."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
