@@ -25,6 +25,10 @@ class ScheduleError(LDMError):
     """A step count, grid, eta or sampler that is not defined for this schedule."""
 
 
+class SamplingError(LDMError):
+    """A run that cannot go on, because the model returned numbers that are none."""
+
+
 class InputError(LDMError):
     """A latent, image, size, seed or model handed to a function or node that cannot take it."""
 

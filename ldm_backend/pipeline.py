@@ -14,12 +14,11 @@ from . import uninitialised
 from .checkpoint import load_into, read_checkpoint
 from .compvis import build_first_stage
 from .config import LDMConfig
-from .errors import ScheduleError
 from .hub import local_path
 from .images import to_uint8
 from .kl import KLModel
 from .noise import StepNoise, draw_noise
-from .samplers import SAMPLERS, Callback, sample_ddim
+from .samplers import Callback, adds_noise, sample
 from .schedule import Schedule
 from .unet import UNet
 from .vq import VQModel
@@ -81,21 +80,21 @@ def generate(
         model: from `load`.
         seeds: one for each image; all are sampled as one batch, and none depends on its neighbours.
         steps: model evaluations, 1..1000.
-        eta: 0..1, fresh noise in each step; 0 is deterministic DDIM.
-        sampler: "ddim".
-        grid: "leading" or "compvis", see `Schedule.timesteps`.
+        eta: 0..1, fresh noise in each step of "ddim"; 0 is deterministic.
+        sampler: one of `samplers.SAMPLERS`.
+        grid: one of `schedule.GRIDS`, see `Schedule.timesteps`.
         callback: called with a `StepInfo` after each step; whatever it raises ends the run.
     Returns: uint8 (N, H, W, 3) at the training size.
-    Raises: ScheduleError: steps, eta, sampler or grid out of range; InputError: no seeds, or one out of range.
+    Raises: ScheduleError: steps, eta, sampler or grid out of range; InputError: no seeds, or one out of range;
+        SamplingError: the model gave NaN or infinity.
     """
-    if sampler not in SAMPLERS:
-        raise ScheduleError(f"sampler is {sampler!r}; choose one of {', '.join(SAMPLERS)}.")
+    noisy = adds_noise(sampler, eta)
     pairs = model.schedule.timesteps(steps, grid)
     size = model.config.unet.sample_size
     shape = (model.config.unet.in_channels, size, size)
     x_T = draw_noise(seeds, shape).to(model.device)  # noqa: N806 - the papers' name
-    step_noise = StepNoise(seeds, shape) if eta > 0.0 else None
-    z = sample_ddim(model.unet, x_T, model.schedule, pairs, eta, step_noise, callback)
+    step_noise = StepNoise(seeds, shape) if noisy else None
+    z = sample(sampler, model.unet, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
     return decode_to_uint8(model, z)
 
 

@@ -11,12 +11,13 @@ from .host.folders import register_folders
 from .images import LDMSaveImage
 from .latents import LDMLatentNoise
 from .loaders import LDMCheckpointLoader
-from .samplers import LDMDDIMSampler
+from .samplers import LDMDDIMSampler, LDMSampler
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LDMCheckpointLoader,
     LDMLatentNoise,
     LDMDDIMSampler,
+    LDMSampler,
     LDMVQDecode,
     LDMEmptyConditioning,
     LDMSaveImage,

@@ -17,6 +17,7 @@ from .host.model import ldm_model_of, saved_weights
 from .host.outputs import new_outputs, workflow_texts
 from .host.schema import make_schema
 from .host.vae import LDMVAE, ldm_vae_of
+from .inputs import model_input
 
 
 class LDMModelInfo(io.ComfyNode):
@@ -33,7 +34,7 @@ class LDMModelInfo(io.ComfyNode):
                 "schedule, number of parameters."
             ),
             search_aliases=["inspect", "parameters", "config"],
-            inputs=[io.Model.Input("model", tooltip="The MODEL from LDM Checkpoint Loader.")],
+            inputs=[model_input()],
             outputs=[io.String.Output(display_name="STRING", tooltip="The description, as JSON text.")],
             is_output_node=True,
         )

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from .host.schema import make_schema
 from .host.vae import ldm_vae_of
+from .inputs import vae_input
 
 
 class LDMVQDecode(io.ComfyNode):
@@ -28,7 +29,7 @@ class LDMVQDecode(io.ComfyNode):
             ),
             search_aliases=["VAE decode", "latent to image"],
             inputs=[
-                io.Vae.Input("vae", tooltip="The VAE from LDM Checkpoint Loader."),
+                vae_input(),
                 io.Latent.Input("latent", tooltip="Finished latents, for example from LDM DDIM Sampler."),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="The images, for Save Image and all image nodes.")],

@@ -16,8 +16,7 @@ from ..ldm_backend.noise import MAX_SEED, draw_noise
 from ..ldm_backend.presets import CELEBAHQ_256
 from .host.model import intermediate_device, ldm_model_of
 from .host.schema import make_schema
-
-SIZE_STEP = 32  # pixels: the UNet halves the latent three times
+from .inputs import SIZE_STEP, other_model_input, seed_input, side_input
 
 
 class LDMLatentNoise(io.ComfyNode):
@@ -26,7 +25,6 @@ class LDMLatentNoise(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """What the host shows."""
-        side: dict[str, Any] = {"default": 256, "min": SIZE_STEP, "max": 16384, "step": SIZE_STEP}
         return make_schema(
             node_id="LDMLatentNoise",
             display_name="LDM Latent Noise",
@@ -36,39 +34,11 @@ class LDMLatentNoise(io.ComfyNode):
             ),
             search_aliases=["seed", "empty latent", "x_T"],
             inputs=[
-                io.Int.Input(
-                    "seed",
-                    default=3,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on.",
-                ),
-                io.Int.Input(
-                    "width",
-                    **side,
-                    tooltip=(
-                        "Width of the image in pixels, a multiple of 32. Best at the size the model was trained on: "
-                        "256 for CelebA-HQ, 128 for the demo."
-                    ),
-                ),
-                io.Int.Input(
-                    "height",
-                    **side,
-                    tooltip=(
-                        "Height of the image in pixels, a multiple of 32. Best at the size the model was trained on: "
-                        "256 for CelebA-HQ, 128 for the demo."
-                    ),
-                ),
+                seed_input("Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on."),
+                side_input("width"),
+                side_input("height"),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of images to make in one run."),
-                io.Model.Input(
-                    "model",
-                    optional=True,
-                    tooltip=(
-                        "Only for models with another kind of latent, such as LSUN-Churches: the MODEL that will "
-                        "remove this noise. Without it the latent has 3 channels at a quarter of the image's size."
-                    ),
-                ),
+                other_model_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -90,16 +60,7 @@ class LDMLatentNoise(io.ComfyNode):
         Raises:
             InputError: a side that is no multiple of 32, or a model of another family.
         """
-        for name, side in (("width", width), ("height", height)):
-            if side % SIZE_STEP:
-                lower = side // SIZE_STEP * SIZE_STEP
-                raise InputError(
-                    f"{name} is {side}; expected a multiple of {SIZE_STEP}. Set {name} to {max(lower, SIZE_STEP)} or "
-                    f"{lower + SIZE_STEP}."
-                )
-        first_stage = ldm_model_of(model).ldm_config.vq if model is not None else CELEBAHQ_256.vq
-        downscale = first_stage.downscale
-        shape = (first_stage.z_channels, height // downscale, width // downscale)
+        shape, downscale = latent_shape(width, height, model)
         samples = draw_noise(seeds_of(seed, range(batch_size)), shape).to(intermediate_device())
         return io.NodeOutput(
             {
@@ -109,6 +70,24 @@ class LDMLatentNoise(io.ComfyNode):
                 "downscale_ratio_spacial": downscale,
             }
         )
+
+
+def latent_shape(width: int, height: int, model: ModelPatcher | None = None) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) of the latent of an image, and its downscale; 3 channels at a quarter of the size without a model.
+
+    Raises:
+        InputError: a side that is no multiple of 32, or a model of another family.
+    """
+    for name, side in (("width", width), ("height", height)):
+        if side % SIZE_STEP:
+            lower = side // SIZE_STEP * SIZE_STEP
+            raise InputError(
+                f"{name} is {side}; expected a multiple of {SIZE_STEP}. Set {name} to {max(lower, SIZE_STEP)} or "
+                f"{lower + SIZE_STEP}."
+            )
+    first_stage = ldm_model_of(model).ldm_config.vq if model is not None else CELEBAHQ_256.vq
+    downscale = first_stage.downscale
+    return (first_stage.z_channels, height // downscale, width // downscale), downscale
 
 
 def seeds_of(seed: int, batch_index: Iterable[int]) -> list[int]:

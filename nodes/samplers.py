@@ -1,4 +1,4 @@
-"""The exact DDIM sampler."""
+"""The samplers as single nodes: the exact DDIM, and all others."""
 
 # The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
 # pyright: reportIncompatibleMethodOverride=false
@@ -9,16 +9,11 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor
 
-from ..ldm_backend.errors import InputError
-from ..ldm_backend.noise import MAX_SEED, StepNoise
-from ..ldm_backend.samplers import sample_ddim
-from ..ldm_backend.schedule import GRIDS
-from .host.model import intermediate_device, ldm_model_of, loaded
-from .host.progress import step_callback
+from .host.model import ldm_model_of
 from .host.schema import make_schema
-from .latents import image_seeds
+from .inputs import eta_input, grid_input, model_input, sampler_input, step_seed_input, steps_input
+from .sampling import run_sampler
 
 
 class LDMDDIMSampler(io.ComfyNode):
@@ -36,48 +31,15 @@ class LDMDDIMSampler(io.ComfyNode):
             ),
             search_aliases=["DDIM", "KSampler", "denoise", "eta"],
             inputs=[
-                io.Model.Input("model", tooltip="The MODEL from LDM Checkpoint Loader."),
+                model_input(),
                 io.Latent.Input("latent", tooltip="The noise to start from, made by LDM Latent Noise."),
-                io.Int.Input(
-                    "steps",
-                    default=200,
-                    min=1,
-                    max=1000,
-                    tooltip=(
-                        "Evaluations of the network. More take longer and change less and less; 50 to 200 is usual."
-                    ),
+                steps_input(
+                    200,
+                    "Evaluations of the network. More take longer and change less and less; 50 to 200 is usual.",
                 ),
-                io.Float.Input(
-                    "eta",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip=(
-                        "Noise added at each step. 0: none, the seed alone decides the image. 1: as much as DDPM adds, "
-                        "for more variety."
-                    ),
-                ),
-                io.Combo.Input(
-                    "grid",
-                    options=list(GRIDS),
-                    default=GRIDS[0],
-                    tooltip=(
-                        "Which of the training timesteps are visited. leading: as on Hugging Face, for the model "
-                        "card's images. compvis: one step later, as the original program did."
-                    ),
-                ),
-                io.Int.Input(
-                    "seed",
-                    optional=True,
-                    force_input=True,
-                    min=0,
-                    max=MAX_SEED,
-                    tooltip=(
-                        "Only for eta above 0, and only if the latent does not come straight from LDM Latent Noise, "
-                        "which passes its seed along: seed of the noise that the steps add."
-                    ),
-                ),
+                eta_input(),
+                grid_input(),
+                step_seed_input("for eta above 0"),
             ],
             outputs=[
                 io.Latent.Output(
@@ -97,33 +59,55 @@ class LDMDDIMSampler(io.ComfyNode):
         Raises:
             LDMError: a model or latent of another family, steps that the grid does not have, or eta without a seed.
         """
-        inner = ldm_model_of(model)
-        x_T: Tensor = latent["samples"]
-        inner.diffusion_model.check_input(x_T.shape)
-        pairs = inner.schedule.timesteps(steps, grid)
-        step_noise = _step_noise(latent, seed) if eta > 0 else None
-        with loaded(model, x_T.shape):
-            x_0 = sample_ddim(
-                inner.predict_eps,
-                x_T.float().to(model.load_device),
-                inner.schedule,
-                pairs,
-                eta=eta,
-                step_noise=step_noise,
-                callback=step_callback(model, len(pairs), cls.hidden.unique_id),
-            )
-        settings = {"sampler": "ddim", "steps": steps, "eta": eta, "grid": grid}
-        info = inner.ldm_source | settings
-        return io.NodeOutput(latent | {"samples": x_0.to(intermediate_device()), "ldm_info": info})
+        pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
+        sampled = run_sampler(model, latent, pairs, "ddim", cls.hidden.unique_id, eta, seed)
+        sampled["ldm_info"] |= {"sampler": "ddim", "steps": steps, "eta": eta, "grid": grid}
+        return io.NodeOutput(sampled)
 
 
-def _step_noise(latent: dict[str, Any], seed: int | None) -> StepNoise:
-    """The noise of the steps, continuing each image's own generator after its x_T."""
-    seeds = image_seeds(latent, seed)
-    if seeds is None:
-        raise InputError(
-            "eta is above 0 and the latent carries no seed, so the noise of the steps is undefined. Connect the input "
-            "seed, take the latent from LDM Latent Noise, or set eta to 0."
+class LDMSampler(io.ComfyNode):
+    """Every sampler of the backend, with the settings that suit the fast ones."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            node_id="LDMSampler",
+            display_name="LDM Sampler",
+            description=(
+                "Turns noise into latents with the sampler of your choice. The fast ones (dpmpp, unipc) need about 20 "
+                "steps where DDIM takes 200. Start from LDM Latent Noise and end with LDM VQ Decode."
+            ),
+            search_aliases=["DPM-Solver++", "UniPC", "PLMS", "DDPM", "KSampler", "denoise"],
+            inputs=[
+                model_input(),
+                io.Latent.Input("latent", tooltip="The noise to start from, made by LDM Latent Noise."),
+                sampler_input(),
+                steps_input(
+                    20, "Steps of the sampler. 15 to 25 suit dpmpp and unipc, 50 to 200 ddim and plms, 1000 ddpm."
+                ),
+                grid_input("trailing"),
+                step_seed_input("for samplers that add noise (ddpm, dpmpp_2m_sde)"),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip="The finished latents, for LDM VQ Decode, VAE Decode or latent nodes.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
         )
-    _, channels, height, width = latent["samples"].shape
-    return StepNoise(seeds, (channels, height, width))
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, latent: dict[str, Any], sampler: str, steps: int, grid: str, seed: int | None = None
+    ) -> io.NodeOutput:
+        """Sample x_0 from x_T.
+
+        Raises:
+            LDMError: a model or latent of another family, steps that the grid does not have, or noise without a seed.
+        """
+        pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
+        sampled = run_sampler(model, latent, pairs, sampler, cls.hidden.unique_id, seed=seed)
+        sampled["ldm_info"] |= {"sampler": sampler, "steps": steps, "grid": grid}
+        return io.NodeOutput(sampled)

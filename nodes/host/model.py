@@ -103,7 +103,7 @@ class LDMModel(comfy.model_base.BaseModel):
         """Nothing: any conditioning is accepted and ignored."""
         return {}
 
-    def predict_eps(self, x_t: Tensor, t: int) -> Tensor:
+    def predict_eps(self, x_t: Tensor, t: float) -> Tensor:
         """One evaluation without the detour through the host's sigma space, which costs digits.
 
         Args:

@@ -12,10 +12,14 @@ CATEGORY = "latent diffusion"
 _KNOWN = {field.name for field in dataclasses.fields(io.Schema)}
 
 
-def make_schema(**fields: Any) -> io.Schema:
+def make_schema(group: str | None = None, **fields: Any) -> io.Schema:
     """`io.Schema` in this pack's category, without the fields that the running host does not know yet.
+
+    Args:
+        group: category below this pack's; None puts the node at its top.
+        fields: of `io.Schema`.
 
     Newer hosts know more fields (`search_aliases`), and an older one refuses an unknown field with a TypeError.
     """
-    fields.setdefault("category", CATEGORY)
+    fields["category"] = f"{CATEGORY}/{group}" if group else CATEGORY
     return io.Schema(**{name: value for name, value in fields.items() if name in _KNOWN})

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ldm_backend.config import ScheduleConfig
-from ldm_backend.errors import ScheduleError
+from ldm_backend.errors import SamplingError, ScheduleError
 from ldm_backend.noise import draw_noise
-from ldm_backend.samplers import ddim_coefficients, sample_ddim
+from ldm_backend.samplers import SAMPLERS, adds_noise, ddim_coefficients, sample, sample_ddim
 from ldm_backend.schedule import Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
@@ -72,3 +72,27 @@ def test_eta_out_of_range(eta):
 def test_eta_without_noise():
     with pytest.raises(ScheduleError, match="no step noise"):
         sample_ddim(lambda x, t: x, draw_noise([1], (3, 8, 8)), SCHEDULE, [(0, -1)], 0.5)
+
+
+def test_unknown_sampler_and_misplaced_eta():
+    with pytest.raises(ScheduleError, match="choose one of ddim"):
+        adds_noise("euler")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_from_the_model_names_the_step(sampler, value):
+    """Image 1 of 3 goes bad in the third step."""
+
+    def eps_model(x, t):
+        eps = x.clone()
+        if t <= 599:
+            eps[1, 0, 0, 0] = value
+        return eps
+
+    x_T = draw_noise([1, 2, 3], (3, 8, 8))
+    with pytest.raises(SamplingError, match=r"step 3 of 5 \(timestep 599\), for 1 of 3 images, the first at index 1"):
+        sample(
+            sampler, eps_model, x_T, SCHEDULE, SCHEDULE.timesteps(5, "trailing"),
+            step_noise=lambda: torch.zeros_like(x_T),
+        )  # fmt: skip

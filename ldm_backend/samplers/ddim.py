@@ -1,37 +1,16 @@
-"""Samplers as plain functions over one model call, in the variance-preserving space of the papers.
-
-They know nothing of networks, hosts or files: `eps_model(x_t, t)` is any function that predicts the noise.
-"""
+"""DDIM (Song et al., arXiv 2010.02502), the reference sampler of this model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .errors import ScheduleError
-from .schedule import Schedule
-
-SAMPLERS = ("ddim",)
-
-EpsModel = Callable[[Tensor, int], Tensor]
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """State after one step, for progress and previews; the tensors are the sampler's own, so do not write to them."""
-
-    index: int  # 0..steps-1
-    steps: int
-    t: int  # timestep of the model call
-    x_prev: Tensor  # (N, C, H, W) float32, the result of the step
-    pred_x0: Tensor  # (N, C, H, W) float32, the clean latent as predicted at t
-
-
-Callback = Callable[[StepInfo], None]
+from ..errors import ScheduleError
+from ..schedule import Schedule
+from .step import Callback, EpsModel, NoiseSource, Pairs, StepInfo, predict_eps
 
 
 @dataclass(frozen=True)
@@ -67,17 +46,17 @@ def ddim_coefficients(a_t: float, a_prev: float, eta: float) -> DDIMCoefficients
 @torch.no_grad()
 def sample_ddim(
     eps_model: EpsModel,
-    x_T: Tensor,  # noqa: N803 - the papers' name
+    x_T: Tensor,
     schedule: Schedule,
-    pairs: Sequence[tuple[int, int]],
+    pairs: Pairs,
     eta: float = 0.0,
-    step_noise: Callable[[], Tensor] | None = None,
+    step_noise: NoiseSource | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Run DDIM from x_T to x_0.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents at an integer timestep.
+        eps_model: predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
@@ -85,7 +64,7 @@ def sample_ddim(
         step_noise: gives (N, C, H, W) fresh noise for each step; needed when eta > 0.
         callback: called after each step; whatever it raises ends the run.
     Returns: (N, C, H, W) float32 latents.
-    Raises: ScheduleError: eta out of range, or eta > 0 without `step_noise`.
+    Raises: ScheduleError: eta out of range, or eta > 0 without `step_noise`; SamplingError: the model gave NaN.
     """
     if not 0.0 <= eta <= 1.0:
         raise ScheduleError(f"eta is {eta!r}; expected 0 (deterministic) to 1 (as noisy as DDPM).")
@@ -94,7 +73,7 @@ def sample_ddim(
     x_t = x_T.float()
     for index, (t, t_prev) in enumerate(pairs):
         c = ddim_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), eta)
-        eps = eps_model(x_t, t).float()
+        eps = predict_eps(eps_model, x_t, t, index, len(pairs))
         pred_x0 = (x_t - c.noise * eps) / c.signal
         x_t = c.signal_prev * pred_x0 + c.direction * eps
         if step_noise is not None and eta > 0.0:

@@ -1,0 +1,70 @@
+"""What all samplers share: the model they call, what they report after each step, and the check of each evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SamplingError, ScheduleError
+
+# Predicts the noise in (N, C, H, W) float32 latents x_t at timestep t, a whole number or, on the grid "log_snr", not.
+EpsModel = Callable[[Tensor, float], Tensor]
+
+# Gives (N, C, H, W) fresh standard normal noise at each call, one stream for each image; see `noise.StepNoise`.
+NoiseSource = Callable[[], Tensor]
+
+# (t, t_prev) of each step, noisiest first; see `Schedule.timesteps`.
+Pairs = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """State after one step, for progress and previews; the tensors are the sampler's own, so do not write to them."""
+
+    index: int  # 0..steps-1
+    steps: int
+    t: float  # timestep of the model call
+    x_prev: Tensor  # (N, C, H, W) float32, the result of the step
+    pred_x0: Tensor  # (N, C, H, W) float32, the clean latent as predicted at t
+
+
+Callback = Callable[[StepInfo], None]
+
+
+def predict_eps(eps_model: EpsModel, x_t: Tensor, t: float, index: int, steps: int) -> Tensor:
+    """One evaluation of the model.
+
+    Args:
+        eps_model: the model.
+        x_t: (N, C, H, W) float32 latents.
+        t: their timestep.
+        index: of the step, from 0, for the message.
+        steps: of the whole run, for the message.
+    Returns: (N, C, H, W) float32 noise, finite.
+    Raises: SamplingError: the model gave NaN or infinity, which would end as a black picture.
+    """
+    eps = eps_model(x_t, t).float()
+    finite = torch.isfinite(eps).flatten(1).all(dim=1)
+    if not finite.all():
+        bad = [index for index, good in enumerate(finite.tolist()) if not good]
+        cause = "its input was finite" if torch.isfinite(x_t).all() else "its input was already not finite"
+        raise SamplingError(
+            f"The model returned NaN or infinity in step {index + 1} of {steps} (timestep {t:g}), for "
+            f"{len(bad)} of {len(eps)} images, the first at index {bad[0]}; {cause}. "
+            "Check the latent that the sampler starts from, the checkpoint (LDM Model Info, or `ldm inspect`) and "
+            "whatever patches the model; if it runs in half precision, try float32."
+        )
+    return eps
+
+
+def need_noise(step_noise: NoiseSource | None, sampler: str) -> NoiseSource:
+    """`step_noise`, which this sampler cannot do without.
+
+    Raises: ScheduleError: it is None.
+    """
+    if step_noise is None:
+        raise ScheduleError(f"{sampler} adds noise at each step but was given none; give a seed for each image.")
+    return step_noise

@@ -1,0 +1,121 @@
+"""Inputs that several nodes have in common, worded once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..ldm_backend.noise import MAX_SEED
+from ..ldm_backend.samplers import SAMPLERS
+from ..ldm_backend.schedule import GRIDS
+
+SIZE_STEP = 32  # pixels: the UNet halves the latent three times
+
+
+def model_input() -> io.Model.Input:
+    """MODEL of this pack."""
+    return io.Model.Input("model", tooltip="The MODEL from LDM Checkpoint Loader.")
+
+
+def vae_input() -> io.Vae.Input:
+    """VAE of this pack."""
+    return io.Vae.Input("vae", tooltip="The VAE from LDM Checkpoint Loader.")
+
+
+def steps_input(default: int, tooltip: str) -> io.Int.Input:
+    """Steps of a sampler."""
+    return io.Int.Input("steps", default=default, min=1, max=1000, tooltip=tooltip)
+
+
+def eta_input(tooltip: str | None = None) -> io.Float.Input:
+    """DDIM's eta."""
+    return io.Float.Input(
+        "eta",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        tooltip=tooltip
+        or (
+            "Noise added at each step. 0: none, the seed alone decides the image. 1: as much as DDPM adds, for more "
+            "variety."
+        ),
+    )
+
+
+def sampler_input(default: str = "ddim") -> io.Combo.Input:
+    """Which sampler of the backend runs."""
+    return io.Combo.Input(
+        "sampler",
+        options=list(SAMPLERS),
+        default=default,
+        tooltip=(
+            "dpmpp_2m, dpmpp_3m, unipc: fast solvers, about 20 steps. dpmpp_2m_sde: likewise, with noise at each step. "
+            "ddim, plms: the samplers of the original program. ddpm: with noise at each step, for many steps."
+        ),
+    )
+
+
+def grid_input(default: str = "leading") -> io.Combo.Input:
+    """Which timesteps a run visits."""
+    return io.Combo.Input(
+        "grid",
+        options=list(GRIDS),
+        default=default,
+        tooltip=(
+            "Which of the training timesteps are visited. leading: as on Hugging Face, for the model card's images. "
+            "compvis: one step later, as the original program did. trailing: evenly, from the noisiest one down. "
+            "linspace: evenly, both ends included. log_snr: evenly in the ratio of image to noise, close together at "
+            "the end."
+        ),
+    )
+
+
+def seed_input(tooltip: str, default: int = 3, name: str = "seed") -> io.Int.Input:
+    """A seed with the browser's control after each run."""
+    return io.Int.Input(name, default=default, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip)
+
+
+def step_seed_input(when: str) -> io.Int.Input:
+    """Optional seed of the noise that steps add, for latents that carry none.
+
+    Args:
+        when: in which case the input counts, for the tooltip: "for eta above 0".
+    """
+    return io.Int.Input(
+        "seed",
+        optional=True,
+        force_input=True,
+        min=0,
+        max=MAX_SEED,
+        tooltip=(
+            f"Only {when}, and only if the latent does not come straight from LDM Latent Noise, which passes its seed "
+            "along: seed of the noise that the steps add."
+        ),
+    )
+
+
+def side_input(name: str) -> io.Int.Input:
+    """Width or height of an image in pixels."""
+    settings: dict[str, Any] = {"default": 256, "min": SIZE_STEP, "max": 16384, "step": SIZE_STEP}
+    return io.Int.Input(
+        name,
+        **settings,
+        tooltip=(
+            f"{name.capitalize()} of the image in pixels, a multiple of 32. Best at the size the model was trained on: "
+            "256 for CelebA-HQ, 128 for the demo."
+        ),
+    )
+
+
+def other_model_input() -> io.Model.Input:
+    """Optional MODEL of nodes that make noise."""
+    return io.Model.Input(
+        "model",
+        optional=True,
+        tooltip=(
+            "Only for models with another kind of latent, such as LSUN-Churches: the MODEL that will remove this "
+            "noise. Without it the latent has 3 channels at a quarter of the image's size."
+        ),
+    )

@@ -1,0 +1,70 @@
+"""How sampler nodes run the backend's loops through a MODEL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..ldm_backend.errors import InputError
+from ..ldm_backend.noise import StepNoise
+from ..ldm_backend.samplers import Pairs, adds_noise, sample
+from .host.model import intermediate_device, loaded
+from .host.progress import step_callback
+from .latents import image_seeds
+
+
+def run_sampler(
+    model: ModelPatcher,
+    latent: dict[str, Any],
+    pairs: Pairs,
+    sampler: str,
+    node_id: str | None,
+    eta: float = 0.0,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Sample x_0 from the noisy latents in `latent`.
+
+    Args:
+        model: MODEL of this pack.
+        latent: LATENT whose samples are x_T; not written to.
+        pairs: the steps, from `Schedule.timesteps`.
+        sampler: one of SAMPLERS.
+        node_id: node that shows the progress.
+        eta: for ddim.
+        seed: of the noise of the steps; None takes the latent's own.
+    Returns: the LATENT with its samples finished and everything else kept; "ldm_info" tells the checkpoint.
+    Raises: LDMError: a model or latent of another family, or a sampler that adds noise without a seed.
+    """
+    step_noise = step_noise_of(latent, sampler, seed) if adds_noise(sampler, eta) else None
+    x_T: Tensor = latent["samples"]
+    with loaded(model, x_T.shape) as inner:
+        inner.diffusion_model.check_input(x_T.shape)
+        x_0 = sample(
+            sampler,
+            inner.predict_eps,
+            x_T.float().to(model.load_device),
+            inner.schedule,
+            pairs,
+            eta=eta,
+            step_noise=step_noise,
+            callback=step_callback(model, len(pairs), node_id),
+        )
+    return latent | {"samples": x_0.to(intermediate_device()), "ldm_info": dict(inner.ldm_source)}
+
+
+def step_noise_of(latent: dict[str, Any], sampler: str, seed: int | None) -> StepNoise:
+    """The noise of the steps, continuing each image's own generator after its x_T.
+
+    Raises: InputError: there is no seed.
+    """
+    seeds = image_seeds(latent, seed)
+    if seeds is None:
+        way_out = "set eta to 0" if sampler == "ddim" else "choose a sampler that adds none"
+        raise InputError(
+            f"{sampler} adds noise at each step here, but the latent carries no seed, so that noise is undefined. "
+            f"Connect the input seed, take the latent from LDM Latent Noise, or {way_out}."
+        )
+    _, channels, height, width = latent["samples"].shape
+    return StepNoise(seeds, (channels, height, width))
