@@ -132,7 +132,7 @@ def test_batch_whose_index_is_wrong(other_host, graph):
 def test_every_node_explains_itself(client: ComfyClient):
     """Names, category, description, and a tooltip on every input and output."""
     info = client.object_info()
-    assert NODE_IDS == sorted(name for name in info if name.startswith("LDM"))
+    assert sorted(name for name in info if name.startswith("LDM")) == NODE_IDS
     for node_id in NODE_IDS:
         node: dict[str, Any] = info[node_id]
         assert node["category"].partition("/")[0] == "latent diffusion"
