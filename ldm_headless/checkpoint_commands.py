@@ -1,4 +1,4 @@
-"""`ldm convert`, `ldm inspect` and `ldm download`: checkpoints without a host. Each imports torch when it needs it."""
+"""`ldm convert`, `inspect`, `download` and `fit-preview`: checkpoints without a host. Torch is imported when needed."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from .host_install import find_host
 if TYPE_CHECKING:
     from ldm_backend.config import LDMConfig
     from ldm_backend.inspection import CheckpointInfo
+    from ldm_backend.latent_rgb import LatentRGB
 
 _console = Console(stderr=True)
 _PIPE_WIDTH = 240  # columns of a table that no terminal shows, so that its lines stay whole
@@ -118,6 +119,38 @@ def download(
         _note("interrupted: what has arrived is kept, and the same command continues")
         raise
     typer.echo(out)
+
+
+def fit_preview(
+    path: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or a first stage alone.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Images to fit on, cut to 256x256. Default: a probe.")
+    ] = None,
+) -> None:
+    """Fit the colours of previews: rgb = latent @ matrix + bias, in -1..1, and how much of the colours it explains.
+
+    ComfyUI needs no such file or call: the loader node makes the fit on the probe by itself, for any first stage.
+    """
+    from ldm_backend import latent_rgb
+    from ldm_backend.first_stage import load_first_stage
+
+    first_stage = load_first_stage(path)
+    probe = latent_rgb.probe_cells(first_stage)
+    fit = latent_rgb.fit_cells(probe)
+    rows = [("fit on", "the probe, as ComfyUI's previews"), *_colour_rows(fit)]
+    rows.append(("explains", f"{latent_rgb.explained_variance(fit, probe):.3f} of the probe's colours"))
+    if images is not None:
+        cells = latent_rgb.image_cells(first_stage, latent_rgb.read_images(images))
+        refit = latent_rgb.fit_cells(cells)
+        rows.append(("explains", f"{latent_rgb.explained_variance(fit, cells):.3f} of the images' colours"))
+        rows += [("fit on", f"the images in {images}"), *_colour_rows(refit)]
+        rows.append(("explains", f"{latent_rgb.explained_variance(refit, cells):.3f} of the images' colours"))
+    Console(width=None if Console().is_terminal else _PIPE_WIDTH).print(_table(rows))
+
+
+def _colour_rows(fit: "LatentRGB") -> list[tuple[str, str]]:
+    named = {f"channel {index}": colours for index, colours in enumerate(fit.weight)} | {"bias": fit.bias}
+    return [(name, "  ".join(f"{value:+.4f}" for value in colours)) for name, colours in named.items()]
 
 
 def _model_folder(repo: str) -> Path:

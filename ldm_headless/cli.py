@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ldm_backend.errors import LDMError
 
-from .checkpoint_commands import convert, download, inspect
+from .checkpoint_commands import convert, download, fit_preview, inspect
 from .client import ComfyClient, Event
 from .errors import WorkflowError
 from .host_install import PACK_ROOT, find_host, install_host
@@ -31,7 +31,7 @@ _console = Console(stderr=True)
 
 @app.callback()
 def _root() -> None:
-    """Run ComfyUI workflows without a browser; convert, inspect and download checkpoints."""
+    """Run ComfyUI workflows without a browser; convert, inspect, download and preview checkpoints."""
 
 
 @app.command()
@@ -66,7 +66,7 @@ def install_private_host(
     typer.echo(install_host(directory, constraints).path)
 
 
-for _command in (convert, inspect, download):
+for _command in (convert, inspect, download, fit_preview):
     app.command()(_command)
 
 

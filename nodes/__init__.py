@@ -9,9 +9,11 @@ from .conditioning import LDMEmptyConditioning
 from .decoders import LDMVQDecode
 from .host.folders import register_folders
 from .images import LDMSaveImage
+from .interpolation import LDMLatentWalk, LDMSeedVariations, LDMSeedWalk
 from .latents import LDMLatentNoise
 from .loaders import LDMCheckpointLoader
 from .samplers import LDMDDIMSampler, LDMSampler
+from .views import LDMCodeView, LDMContactSheet
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LDMCheckpointLoader,
@@ -23,6 +25,11 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LDMSaveImage,
     LDMCheckpointSave,
     LDMModelInfo,
+    LDMSeedWalk,
+    LDMLatentWalk,
+    LDMSeedVariations,
+    LDMContactSheet,
+    LDMCodeView,
 )
 
 

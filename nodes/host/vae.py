@@ -100,3 +100,14 @@ def ldm_vae_of(vae: Any) -> LDMVAE:
             "or use VAE Decode for this VAE."
         )
     return vae
+
+
+def loaded_first_stage(vae: Any, shape: torch.Size) -> VQModel | KLModel:
+    """The networks of a VAE of ours on `vae.device`, with enough free memory to decode a batch of this latent shape.
+
+    Raises: InputError: as `ldm_vae_of`.
+    """
+    ours = ldm_vae_of(vae)
+    needed = ours.memory_used_decode(shape, torch.float32)
+    comfy.model_management.load_models_gpu([ours.patcher], memory_required=needed, force_full_load=True)
+    return ours.first_stage_model
