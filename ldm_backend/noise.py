@@ -7,7 +7,7 @@ gives for one image when the same generator is passed to the initial draw and to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,11 @@ from torch import Tensor
 from .errors import InputError
 
 MAX_SEED = 2**64 - 1
+
+
+def seeds_of(seed: int, batch_index: Iterable[int]) -> list[int]:
+    """Seed of each image of a batch: seed + index, continuing at 0 after the largest seed."""
+    return [(seed + int(index)) % (MAX_SEED + 1) for index in batch_index]
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

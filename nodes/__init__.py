@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .checkpoints import LDMCheckpointSave, LDMModelInfo
 from .conditioning import LDMEmptyConditioning
+from .custom_sampling import LDMGuider, LDMNoise, LDMSamplerSelect, LDMSigmas
 from .decoders import LDMVQDecode
 from .host.folders import register_folders
 from .images import LDMSaveImage
@@ -22,6 +23,10 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LDMSampler,
     LDMVQDecode,
     LDMEmptyConditioning,
+    LDMSamplerSelect,
+    LDMSigmas,
+    LDMGuider,
+    LDMNoise,
     LDMSaveImage,
     LDMCheckpointSave,
     LDMModelInfo,

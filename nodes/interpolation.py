@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..ldm_backend.errors import InputError
 from ..ldm_backend.interpolation import PATHS, slerp
-from ..ldm_backend.noise import draw_noise
+from ..ldm_backend.noise import draw_noise, seeds_of
 from .host.model import intermediate_device
 from .host.schema import make_schema
 from .inputs import other_model_input, seed_input, side_input
-from .latents import image_seeds, latent_shape, seeds_of
+from .latents import image_seeds, latent_shape
 
 GROUP = "seeds"
 

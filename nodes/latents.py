@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.noise import MAX_SEED, draw_noise
+from ..ldm_backend.noise import draw_noise, seeds_of
 from ..ldm_backend.presets import CELEBAHQ_256
 from .host.model import intermediate_device, ldm_model_of
 from .host.schema import make_schema
@@ -88,11 +87,6 @@ def latent_shape(width: int, height: int, model: ModelPatcher | None = None) -> 
     first_stage = ldm_model_of(model).ldm_config.vq if model is not None else CELEBAHQ_256.vq
     downscale = first_stage.downscale
     return (first_stage.z_channels, height // downscale, width // downscale), downscale
-
-
-def seeds_of(seed: int, batch_index: Iterable[int]) -> list[int]:
-    """Seed of each image of a batch: seed + index, continuing at 0 after the largest seed."""
-    return [(seed + int(index)) % (MAX_SEED + 1) for index in batch_index]
 
 
 def image_seeds(latent: dict[str, Any], seed: int | None = None) -> list[int] | None:

@@ -23,6 +23,7 @@ from ...ldm_backend.latent_rgb import LatentRGB, fit_latent_rgb
 from ...ldm_backend.schedule import Schedule
 from ...ldm_backend.unet import UNet
 from ...ldm_backend.vq import VQModel
+from .model_sampling import LDMModelSampling
 
 _CPU = torch.device("cpu")
 
@@ -94,6 +95,7 @@ class LDMModel(comfy.model_base.BaseModel):
         eps = comfy.model_base.ModelType.EPS
         # Any class with this call will do; the annotation that a type checker infers is only the host's default.
         super().__init__(host_config, eps, device=_CPU, unet_model=HostUNet)  # pyright: ignore[reportArgumentType]
+        self.model_sampling = LDMModelSampling(host_config)
         load_into(self.diffusion_model, checkpoint.unet, checkpoint.unet_file)
         self.ldm_config = config
         self.ldm_source = {"checkpoint": name, "layout": checkpoint.layout, "weights": checkpoint.weights}
