@@ -7,6 +7,7 @@ gives for one image when the same generator is passed to the initial draw and to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -46,6 +47,19 @@ def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
     if not seeds:
         raise InputError("seeds is empty; give at least one seed.")
     return _draw(_generators(seeds), shape)
+
+
+def add_noise(x_0: Tensor, noise: Tensor, alpha_cumprod: float) -> Tensor:
+    """A sample of the forward process q(x_t | x_0).
+
+    Args:
+        x_0: (N, C, H, W) clean latents, or less noisy ones where `alpha_cumprod` is the ratio of the two levels.
+        noise: (N, C, H, W) standard normal, on the same device.
+        alpha_cumprod: of t, 0..1.
+    Returns: (N, C, H, W) sqrt(alpha_cumprod) * x_0 + sqrt(1 - alpha_cumprod) * noise.
+    Source: DDPM (arXiv 2006.11239) eq. 4.
+    """
+    return math.sqrt(alpha_cumprod) * x_0 + math.sqrt(1.0 - alpha_cumprod) * noise
 
 
 class StepNoise:

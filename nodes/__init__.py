@@ -8,9 +8,13 @@ from .checkpoints import LDMCheckpointSave, LDMModelInfo
 from .conditioning import LDMEmptyConditioning
 from .custom_sampling import LDMGuider, LDMNoise, LDMSamplerSelect, LDMSigmas
 from .decoders import LDMVQDecode
+from .encoders import LDMVQEncode
 from .host.folders import register_folders
+from .image_to_image import LDMImageToImage
 from .images import LDMSaveImage
+from .inpainting import LDMInpaint, LDMInpaintComposite
 from .interpolation import LDMLatentWalk, LDMSeedVariations, LDMSeedWalk
+from .inversion import LDMDDIMInversion
 from .latents import LDMLatentNoise
 from .loaders import LDMCheckpointLoader
 from .samplers import LDMDDIMSampler, LDMSampler
@@ -30,6 +34,11 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LDMSaveImage,
     LDMCheckpointSave,
     LDMModelInfo,
+    LDMVQEncode,
+    LDMImageToImage,
+    LDMInpaint,
+    LDMInpaintComposite,
+    LDMDDIMInversion,
     LDMSeedWalk,
     LDMLatentWalk,
     LDMSeedVariations,
