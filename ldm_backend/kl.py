@@ -64,5 +64,9 @@ class KLModel(nn.Module):
         Returns: (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped.
         Raises: InputError: another number of latent channels.
         """
+        return self.decoder(self.decoder_input(z))
+
+    def decoder_input(self, z: Tensor) -> Tensor:
+        """What the decoder turns into an image, (N, C, h, w); latents and errors as for `decode`."""
         check_latent(z, self.config)
-        return self.decoder(self.post_quant_conv(z / self.config.scale_factor))
+        return self.post_quant_conv(z / self.config.scale_factor)

@@ -14,6 +14,7 @@ from . import uninitialised
 from .checkpoint import load_into, read_checkpoint
 from .compvis import build_first_stage
 from .config import LDMConfig
+from .deep_cache import DeepCache
 from .hub import local_path
 from .images import to_uint8
 from .kl import KLModel
@@ -73,6 +74,8 @@ def generate(
     sampler: str = "ddim",
     grid: str = "leading",
     callback: Callback | None = None,
+    cache_interval: int = 1,
+    cache_depth: int = 1,
 ) -> np.ndarray:
     """Draw one image for each seed; the defaults are the model card's recipe.
 
@@ -84,17 +87,20 @@ def generate(
         sampler: one of `samplers.SAMPLERS`.
         grid: one of `schedule.GRIDS`, see `Schedule.timesteps`.
         callback: called with a `StepInfo` after each step; whatever it raises ends the run.
+        cache_interval: 1 evaluates the whole network at each step; above, see `DeepCache`: faster, another picture.
+        cache_depth: levels that run at each step nevertheless, 1..levels; counts only with an interval above 1.
     Returns: uint8 (N, H, W, 3) at the training size.
-    Raises: ScheduleError: steps, eta, sampler or grid out of range; InputError: no seeds, or one out of range;
-        SamplingError: the model gave NaN or infinity.
+    Raises: ScheduleError: steps, eta, sampler or grid out of range; InputError: no seeds, or a seed or cache
+        setting out of range; SamplingError: the model gave NaN or infinity.
     """
+    eps_model = model.unet if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
     noisy = adds_noise(sampler, eta)
     pairs = model.schedule.timesteps(steps, grid)
     size = model.config.unet.sample_size
     shape = (model.config.unet.in_channels, size, size)
     x_T = draw_noise(seeds, shape).to(model.device)  # noqa: N806 - the papers' name
     step_noise = StepNoise(seeds, shape) if noisy else None
-    z = sample(sampler, model.unet, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
+    z = sample(sampler, eps_model, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
     return decode_to_uint8(model, z)
 
 

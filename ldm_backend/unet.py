@@ -30,6 +30,9 @@ class UNet(nn.Module):
         dtype, device: of the weights; device "meta" builds without memory.
     """
 
+    down_blocks: Any  # ModuleLists of DownBlock and UpBlock; a ModuleList does not tell a type checker its members
+    up_blocks: Any
+
     def __init__(
         self,
         config: UNetConfig,
@@ -102,20 +105,44 @@ class UNet(nn.Module):
         Raises: InputError: wrong number of channels, or H, W no multiple of `size_multiple`.
         """
         self.check_input(x.shape)
-        # 1. time
+        temb = self.embed_timesteps(t, x)
+        skips = self.outer_down(x, temb, depth=1)
+        h = self.inner(skips[-1], temb, depth=1)
+        return self.outer_up(h, temb, skips, depth=1)
+
+    # The three parts of an evaluation. The `depth` finest levels are its outside, 1..levels; what is inside changes
+    # slowly from one timestep to the next, which `deep_cache` makes use of.
+
+    def embed_timesteps(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """Timesteps as in `forward` to the embedding (N, 4 C) for the latents `x`."""
         t = torch.as_tensor(t, device=x.device).reshape(-1).expand(x.shape[0])
-        temb = self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))
-        # 2. down, keeping every intermediate for the way up
+        return self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))
+
+    def outer_down(self, x: Tensor, temb: Tensor, depth: int) -> list[Tensor]:
+        """Run conv_in and the `depth` finest levels on the way down; returns every intermediate, for the way up."""
         h = self.conv_in(x)
         skips = [h]
-        for block in self.down_blocks:
+        for level, block in enumerate(self.down_blocks[:depth]):
+            h = block.process(h, temb, skips)
+            if level < depth - 1:
+                h = block.shrink(h, temb, skips)
+        return skips
+
+    def inner(self, h: Tensor, temb: Tensor, depth: int) -> Tensor:
+        """From the last of `outer_down` through all coarser levels and the middle, up to the size of level `depth`."""
+        skips: list[Tensor] = []
+        h = self.down_blocks[depth - 1].shrink(h, temb, skips)
+        for block in self.down_blocks[depth:]:
             h = block(h, temb, skips)
-        # 3. middle
         h = self.mid_block(h, temb)
-        # 4. up
-        for block in self.up_blocks:
+        for block in self.up_blocks[: len(self.up_blocks) - depth]:
             h = block(h, temb, skips)
-        # 5. out
+        return h
+
+    def outer_up(self, h: Tensor, temb: Tensor, skips: list[Tensor], depth: int) -> Tensor:
+        """From what `inner` returned through the `depth` finest levels to eps, taking their skips off `skips`."""
+        for block in self.up_blocks[len(self.up_blocks) - depth :]:
+            h = block(h, temb, skips)
         return self.conv_out(silu(self.conv_norm_out(h)))
 
 
@@ -163,11 +190,19 @@ class DownBlock(nn.Module):
 
     def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
         """Map (N, C_in, H, W) to the level's output, and append each intermediate to `skips`."""
+        return self.shrink(self.process(h, temb, skips), temb, skips)
+
+    def process(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
+        """Run the resnets and attentions, which keep height and width."""
         for index, resnet in enumerate(self.resnets):
             h = resnet(h, temb)
             if self.attentions:
                 h = self.attentions[index](h)
             skips.append(h)
+        return h
+
+    def shrink(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
+        """Halve height and width; the coarsest level returns `h` as it is."""
         for downsample in self.downsamplers:
             h = downsample(h, temb)
             skips.append(h)

@@ -66,11 +66,15 @@ class VQModel(nn.Module):
         Returns: (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped.
         Raises: InputError: another number of latent channels.
         """
+        return self.decoder(self.decoder_input(z, quantize))
+
+    def decoder_input(self, z: Tensor, quantize: bool = True) -> Tensor:
+        """What the decoder turns into an image: arguments, shape and errors of `decode` but (N, C, h, w) returned."""
         check_latent(z, self.config)
         z = z / self.config.scale_factor
         if quantize:
             z = self.quantize(z)[0]
-        return self.decoder(self.post_quant_conv(z))
+        return self.post_quant_conv(z)
 
 
 class Codebook(nn.Module):
@@ -91,6 +95,9 @@ class Codebook(nn.Module):
         cells = z.movedim(1, -1)  # (N, h, w, C)
         rows = cells.reshape(-1, z.shape[1]).float()
         # cdist, not an own formula: its rounding decides near-ties, and the reference decides them with cdist.
-        indices = torch.cat([torch.cdist(chunk, codes).argmin(dim=1) for chunk in rows.split(_ROWS)])
+        # Written in place: a small result of each turn, kept between large ones, would leave the heap full of holes.
+        indices = torch.empty(rows.shape[0], dtype=torch.int64, device=z.device)
+        for chunk, part in zip(rows.split(_ROWS), indices.split(_ROWS), strict=True):
+            part.copy_(torch.cdist(chunk, codes).argmin(dim=1))
         z_q = codes[indices].to(z.dtype).view(cells.shape).movedim(-1, 1).contiguous()
         return z_q, indices.view(cells.shape[:-1])

@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .checkpoints import LDMCheckpointSave, LDMModelInfo
 from .conditioning import LDMEmptyConditioning
 from .custom_sampling import LDMGuider, LDMNoise, LDMSamplerSelect, LDMSigmas
-from .decoders import LDMVQDecode
+from .decoders import LDMVQDecode, LDMVQDecodeTiled
 from .encoders import LDMVQEncode
 from .host.folders import register_folders
 from .image_to_image import LDMImageToImage
@@ -26,6 +26,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LDMDDIMSampler,
     LDMSampler,
     LDMVQDecode,
+    LDMVQDecodeTiled,
     LDMEmptyConditioning,
     LDMSamplerSelect,
     LDMSigmas,

@@ -7,6 +7,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..ldm_backend.deep_cache import DeepCache
 from ..ldm_backend.errors import InputError
 from ..ldm_backend.noise import StepNoise
 from ..ldm_backend.samplers import Pairs, adds_noise, sample
@@ -23,6 +24,7 @@ def run_sampler(
     node_id: str | None,
     eta: float = 0.0,
     seed: int | None = None,
+    cache: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Sample x_0 from the noisy latents in `latent`.
 
@@ -34,8 +36,10 @@ def run_sampler(
         node_id: node that shows the progress.
         eta: for ddim.
         seed: of the noise of the steps; None takes the latent's own.
+        cache: interval and depth of `DeepCache`; None evaluates the whole network each time.
     Returns: the LATENT with its samples finished and everything else kept; "ldm_info" tells the checkpoint.
-    Raises: LDMError: a model or latent of another family, or a sampler that adds noise without a seed.
+    Raises: LDMError: a model or latent of another family, a sampler that adds noise without a seed, or a cache depth
+        that the network does not have.
     """
     step_noise = step_noise_of(latent, sampler, seed) if adds_noise(sampler, eta) else None
     x_T: Tensor = latent["samples"]
@@ -43,7 +47,7 @@ def run_sampler(
         inner.diffusion_model.check_input(x_T.shape)
         x_0 = sample(
             sampler,
-            inner.predict_eps,
+            inner.predict_eps if cache is None else DeepCache(inner.diffusion_model, *cache),
             x_T.float().to(model.load_device),
             inner.schedule,
             pairs,

@@ -9,6 +9,7 @@ import comfy.ldm.models.autoencoder
 import comfy.model_management
 import comfy.ops
 import comfy.sd
+import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -19,6 +20,7 @@ from ...ldm_backend.compvis import build_first_stage
 from ...ldm_backend.config import FirstStageConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kl import KLModel
+from ...ldm_backend.tiled_decode import decode_tiled
 from ...ldm_backend.vq import VQModel
 
 # The smallest network that the host's constructor accepts. It only serves to have the host set every attribute of a
@@ -34,6 +36,8 @@ _TINY: dict[str, Any] = {
 # Bytes of working memory for each image pixel at float32, as the host estimates them for its own autoencoder.
 _ENCODE_BYTES = 1767 * 4
 _DECODE_BYTES = 2178 * 4
+
+_TILE_MARGINS = 8  # latent cells around a tile that are computed with it, both sides together, rounded up
 
 
 class LDMVAE(comfy.sd.VAE):
@@ -72,6 +76,33 @@ class LDMVAE(comfy.sd.VAE):
         """
         check_latent(samples, self.first_stage_model.config)
         return super().decode_tiled(samples, *args, **kwargs)
+
+    def decode_exactly_tiled(self, samples: Tensor, tile: int, node_id: str | None) -> Tensor:
+        """Like `decode` in bounded memory; unlike `decode_tiled`, the host's, without a difference in the picture.
+
+        Args:
+            samples: (N, C, h, w) latents.
+            tile: side of a tile in latent cells.
+            node_id: node that shows the progress.
+        Returns: (N, H, W, 3) images in 0..1.
+        Raises: InputError: latent of another family, or a tile that is too small.
+        """
+        first_stage = self.first_stage_model
+        check_latent(samples, first_stage.config)
+        cells = samples.shape[2] * samples.shape[3]
+        pixels = min(cells, (tile + _TILE_MARGINS) ** 2) * first_stage.downscale**2
+        tokens = 4 * 4 * first_stage.config.block_out_channels[-1] * cells  # keys, values and what makes them; float32
+        comfy.model_management.load_models_gpu(
+            [self.patcher], memory_required=_DECODE_BYTES * pixels + tokens, force_full_load=self.disable_offload
+        )
+        bar = comfy.utils.ProgressBar(1, node_id=node_id)
+
+        def report(done: int, total: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done, total)
+
+        images = decode_tiled(first_stage, samples.to(self.device, self.vae_dtype), tile, report)
+        return self.process_output(images.to(self.output_device)).movedim(1, -1)
 
 
 def make_vq(config: FirstStageConfig, state_dict: dict[str, Tensor], source: str | Path) -> VQModel | KLModel:
