@@ -38,7 +38,7 @@ class LDMSamplerSelect(io.ComfyNode):
             ),
             search_aliases=["KSamplerSelect", "DPM-Solver++", "UniPC", "DDIM", "SAMPLER"],
             inputs=[
-                sampler_input(),
+                sampler_input("unipc"),
                 eta_input(
                     "Only for ddim: noise added at each step. 0: none, the seed alone decides the image. 1: as much as "
                     "DDPM adds."
@@ -78,8 +78,8 @@ class LDMSigmas(io.ComfyNode):
             search_aliases=["BasicScheduler", "scheduler", "timesteps", "SIGMAS"],
             inputs=[
                 model_input(),
-                steps_input(20, "Steps of the sampler. 15 to 25 suit dpmpp and unipc, 50 to 200 ddim and plms."),
-                grid_input("trailing"),
+                steps_input(20, "Steps of the sampler. 15 to 30 suit unipc, dpmpp and plms, 50 to 200 ddim."),
+                grid_input("log_snr"),
                 io.Float.Input(
                     "strength",
                     default=1.0,

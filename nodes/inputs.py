@@ -51,8 +51,9 @@ def sampler_input(default: str = "ddim") -> io.Combo.Input:
         options=list(SAMPLERS),
         default=default,
         tooltip=(
-            "dpmpp_2m, dpmpp_3m, unipc: fast solvers, about 20 steps. dpmpp_2m_sde: likewise, with noise at each step. "
-            "ddim, plms: the samplers of the original program. ddpm: with noise at each step, for many steps."
+            "unipc, dpmpp_2m, dpmpp_3m: fast solvers, about 20 steps. ddim, plms: the samplers of the original "
+            "program, the first slow and exact to the model card, the second fast. dpmpp_2m_sde: fast, with noise at "
+            "each step. ddpm: with noise at each step, for hundreds of steps."
         ),
     )
 

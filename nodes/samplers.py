@@ -109,18 +109,18 @@ class LDMSampler(io.ComfyNode):
             node_id="LDMSampler",
             display_name="LDM Sampler",
             description=(
-                "Turns noise into latents with the sampler of your choice. The fast ones (dpmpp, unipc) need about 20 "
+                "Turns noise into latents with the sampler of your choice. The fast ones (unipc, dpmpp) need about 20 "
                 "steps where DDIM takes 200. Start from LDM Latent Noise and end with LDM VQ Decode."
             ),
             search_aliases=["DPM-Solver++", "UniPC", "PLMS", "DDPM", "KSampler", "denoise"],
             inputs=[
                 model_input(),
                 io.Latent.Input("latent", tooltip="The noise to start from, made by LDM Latent Noise."),
-                sampler_input(),
+                sampler_input("unipc"),
                 steps_input(
-                    20, "Steps of the sampler. 15 to 25 suit dpmpp and unipc, 50 to 200 ddim and plms, 1000 ddpm."
+                    20, "Steps of the sampler. 15 to 30 suit unipc, dpmpp and plms, 50 to 200 ddim, up to 1000 ddpm."
                 ),
-                grid_input("trailing"),
+                grid_input("log_snr"),
                 step_seed_input("for samplers that add noise (ddpm, dpmpp_2m_sde)"),
             ],
             outputs=[

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,11 +16,16 @@ from torch import Tensor
 from ..errors import ScheduleError
 from ..schedule import Schedule
 from .ddim import ddim_coefficients, sample_ddim
+from .ddpm import ddpm_coefficients, sample_ddpm
+from .dpm_solver import sample_dpmpp_2m, sample_dpmpp_3m
+from .plms import sample_plms
 from .step import Callback, EpsModel, NoiseSource, Pairs, StepInfo, predict_eps
+from .unipc import sample_unipc
 
 __all__ = [
     "SAMPLERS", "Callback", "EpsModel", "NoiseSource", "Pairs", "StepInfo", "adds_noise", "ddim_coefficients",
-    "predict_eps", "sample", "sample_ddim",
+    "ddpm_coefficients", "predict_eps", "sample", "sample_ddim", "sample_ddpm", "sample_dpmpp_2m", "sample_dpmpp_3m",
+    "sample_plms", "sample_unipc",
 ]  # fmt: skip
 
 
@@ -31,6 +37,12 @@ class _Sampler:
 
 _SAMPLERS: dict[str, _Sampler] = {
     "ddim": _Sampler(sample_ddim, noise=False),
+    "plms": _Sampler(sample_plms, noise=False),
+    "dpmpp_2m": _Sampler(sample_dpmpp_2m, noise=False),
+    "dpmpp_3m": _Sampler(sample_dpmpp_3m, noise=False),
+    "dpmpp_2m_sde": _Sampler(partial(sample_dpmpp_2m, eta=1.0), noise=True),
+    "unipc": _Sampler(sample_unipc, noise=False),
+    "ddpm": _Sampler(sample_ddpm, noise=True),
 }
 SAMPLERS = tuple(_SAMPLERS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SamplingError, ScheduleError
+from ..schedule import CLEAN, Schedule
 
 # Predicts the noise in (N, C, H, W) float32 latents x_t at timestep t, a whole number or, on the grid "log_snr", not.
 EpsModel = Callable[[Tensor, float], Tensor]
@@ -16,8 +18,14 @@ EpsModel = Callable[[Tensor, float], Tensor]
 # Gives (N, C, H, W) fresh standard normal noise at each call, one stream for each image; see `noise.StepNoise`.
 NoiseSource = Callable[[], Tensor]
 
+# (lambda, D) of earlier evaluations, the newest first: half the log-SNR and the clean latent predicted there.
+History = list[tuple[float, Tensor]]
+
 # (t, t_prev) of each step, noisiest first; see `Schedule.timesteps`.
 Pairs = Sequence[tuple[float, float]]
+
+# Below so many steps the last ones are taken at lower order: they are long, and extrapolating over them overshoots.
+SHORT_RUN = 15
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,40 @@ def predict_eps(eps_model: EpsModel, x_t: Tensor, t: float, index: int, steps: i
             "whatever patches the model; if it runs in half precision, try float32."
         )
     return eps
+
+
+def predict_x0(eps_model: EpsModel, x_t: Tensor, schedule: Schedule, t: float, index: int, steps: int) -> Tensor:
+    """One evaluation of the model, as the clean latent that its noise implies.
+
+    Args:
+        eps_model: the model.
+        x_t: (N, C, H, W) float32 latents.
+        schedule: tables.
+        t: their timestep.
+        index: of the step, from 0, for the message.
+        steps: of the whole run, for the message.
+    Returns: (N, C, H, W) float32 latents, finite.
+    Raises: SamplingError: the model gave NaN or infinity.
+    """
+    a_t = schedule.alpha_cumprod(t)
+    eps = predict_eps(eps_model, x_t, t, index, steps)
+    return (x_t - math.sqrt(1.0 - a_t) * eps) / math.sqrt(a_t)
+
+
+def order_of_step(order: int, index: int, pairs: Pairs) -> int:
+    """Order that a step can have.
+
+    Args:
+        order: of the solver.
+        index: of the step, from 0.
+        pairs: of the run.
+    Returns: 1 for the first step and for one that ends at a clean image (its h is infinite, so nothing can be
+        extrapolated), else as many as there are evaluations, up to `order`; less at the end of a short run.
+    """
+    if pairs[index][1] == CLEAN:
+        return 1
+    left = len(pairs) - index if len(pairs) < SHORT_RUN else order
+    return min(order, index + 1, left)
 
 
 def need_noise(step_noise: NoiseSource | None, sampler: str) -> NoiseSource:

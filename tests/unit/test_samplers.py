@@ -1,4 +1,4 @@
-"""DDIM against closed forms; no network."""
+"""DDIM against closed forms, and what every sampler promises; no network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from ldm_backend.config import ScheduleConfig
 from ldm_backend.errors import SamplingError, ScheduleError
-from ldm_backend.noise import draw_noise
-from ldm_backend.samplers import SAMPLERS, adds_noise, ddim_coefficients, sample, sample_ddim
-from ldm_backend.schedule import Schedule
+from ldm_backend.noise import StepNoise, draw_noise
+from ldm_backend.samplers import SAMPLERS, StepInfo, adds_noise, ddim_coefficients, sample, sample_ddim
+from ldm_backend.schedule import GRIDS, Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
 
@@ -25,41 +25,68 @@ def test_coefficients_at_eta_1_are_the_ddpm_posterior():
         assert c.direction**2 + c.std_dev_t**2 == pytest.approx(1 - a_prev, rel=1e-10)
 
 
-@pytest.mark.parametrize("grid", ["leading", "compvis"])
-def test_a_perfect_model_returns_the_image(grid):
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if not adds_noise(name)])
+def test_a_perfect_model_returns_the_image(sampler, grid):
     """If eps is the true noise of a known x_0, every path of the ODE ends at x_0 (with the last grid point's noise)."""
     x_0, eps = draw_noise([1], (3, 8, 8)), draw_noise([2], (3, 8, 8))
     pairs = SCHEDULE.timesteps(20, grid)
 
-    def noisy(t: int) -> torch.Tensor:
+    def noisy(t: float) -> torch.Tensor:
         a = SCHEDULE.alpha_cumprod(t)
         return math.sqrt(a) * x_0 + math.sqrt(1 - a) * eps
 
-    result = sample_ddim(lambda x, t: eps, noisy(pairs[0][0]), SCHEDULE, pairs)
+    result = sample(sampler, lambda x, t: eps, noisy(pairs[0][0]), SCHEDULE, pairs)
     torch.testing.assert_close(result, noisy(pairs[-1][1]), rtol=1e-4, atol=1e-4)
 
 
-def test_callback_sees_every_step_and_may_end_the_run():
-    seen = []
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if adds_noise(name)])
+def test_a_perfect_model_returns_the_image_whatever_noise_is_added(sampler):
+    """The true noise of a known x_0 is then that of each x_t; the last step adds none."""
+    x_0 = draw_noise([1], (3, 8, 8))
+
+    def eps_model(x: torch.Tensor, t: float) -> torch.Tensor:
+        a = SCHEDULE.alpha_cumprod(t)
+        return (x - math.sqrt(a) * x_0) / math.sqrt(1 - a)
+
+    x_T, step_noise = draw_noise([2], (3, 8, 8)), StepNoise([2], (3, 8, 8))
+    result = sample(sampler, eps_model, x_T, SCHEDULE, SCHEDULE.timesteps(20, "trailing"), step_noise=step_noise)
+    torch.testing.assert_close(result, x_0, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_callback_sees_every_step_and_may_end_the_run(sampler):
+    """Nothing is evaluated after the step whose callback raised."""
+    seen, evaluated = [], []
 
     class StopRunError(Exception):
         pass
 
-    def callback(info):
+    def eps_model(x: torch.Tensor, t: float) -> torch.Tensor:
+        evaluated.append(t)
+        return x
+
+    def callback(info: StepInfo) -> None:
         seen.append((info.index, info.steps, info.t))
+        assert info.x_prev.shape == info.pred_x0.shape == (1, 3, 8, 8)
         if info.index == 2:
             raise StopRunError
 
-    pairs = SCHEDULE.timesteps(5, "leading")
+    pairs, step_noise = SCHEDULE.timesteps(5, "leading"), StepNoise([1], (3, 8, 8))
     with pytest.raises(StopRunError):
-        sample_ddim(lambda x, t: x, draw_noise([1], (3, 8, 8)), SCHEDULE, pairs, callback=callback)
+        sample(
+            sampler, eps_model, draw_noise([1], (3, 8, 8)), SCHEDULE, pairs, step_noise=step_noise, callback=callback
+        )
     assert seen == [(0, 5, 800), (1, 5, 600), (2, 5, 400)]
+    assert min(evaluated) == 400
 
 
-def test_the_start_is_not_written_to():
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_start_is_not_written_to(sampler):
     x_T = draw_noise([1], (3, 8, 8))
     before = x_T.clone()
-    sample_ddim(lambda x, t: x, x_T, SCHEDULE, SCHEDULE.timesteps(5, "leading"))
+    step_noise = StepNoise([1], (3, 8, 8))
+    sample(sampler, lambda x, t: x, x_T, SCHEDULE, SCHEDULE.timesteps(5, "leading"), step_noise=step_noise)
     assert torch.equal(x_T, before)
 
 
@@ -77,6 +104,8 @@ def test_eta_without_noise():
 def test_unknown_sampler_and_misplaced_eta():
     with pytest.raises(ScheduleError, match="choose one of ddim"):
         adds_noise("euler")
+    with pytest.raises(ScheduleError, match="eta is 0.5 but unipc has no eta"):
+        adds_noise("unipc", 0.5)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
