@@ -2,10 +2,12 @@
 
 import io
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,6 +16,25 @@ from ldm_headless import PACK_ROOT, ComfyClient, load_workflow
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 NOTES = ("Note", "MarkdownNote")
+TITLE_HEIGHT = 30  # of a node, above its position
+# Files that each workflow saves or previews. The model card's needs the real weights, so it is not run.
+FILES = {
+    "batch-of-seeds": 9,
+    "code-view": 3,
+    "contact-sheet": 1,
+    "custom-sampling": 4,
+    "demo": 1,
+    "fast-sampling": 4,
+    "feature-cache": 1,
+    "image-to-image": 5,
+    "inpaint": 5,
+    "inversion": 1,
+    "ksampler": 1,
+    "latent-circle": 1,
+    "seed-variations": 1,
+    "seed-walk": 1,
+    "tiled-decode": 1,
+}
 
 each = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -42,9 +63,17 @@ def to_api(ui: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
     return prompt
 
 
-def test_there_are_workflows():
-    """The parametrised tests below would pass silently on an empty folder."""
-    assert {path.stem for path in WORKFLOWS} >= {"demo", "model-card", "batch-of-seeds"}
+def rectangle(node: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a node with its title."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE_HEIGHT, x + width, y + height
+
+
+def test_all_workflows_are_here():
+    """Each comes in both formats; the parametrised tests below would pass silently on an empty folder."""
+    stems = {path.stem for path in WORKFLOWS}
+    assert stems == FILES.keys() | {"model-card"}
+    assert {path.stem for path in (PACK_ROOT / "workflows" / "api").glob("*.json")} == stems
 
 
 @each
@@ -69,7 +98,9 @@ def test_ui_graph_is_sound(path: Path):
         assert nodes[target]["inputs"][slot]["type"] == kind
         assert nodes[source]["order"] < nodes[target]["order"]
         assert nodes[source]["pos"][0] < nodes[target]["pos"][0]
-    assert all(node["title"] for node in nodes.values())
+    titles = [node["title"] for node in nodes.values()]
+    assert all(titles)
+    assert len(set(titles)) == len(titles), "`ldm run --set` finds nodes by their titles"
     assert any(node["type"] in NOTES and len(node["widgets_values"][0]) > 100 for node in nodes.values())
 
 
@@ -85,10 +116,27 @@ def test_template_and_thumbnail_are_served(path: Path, client: ComfyClient):
     assert min(Image.open(io.BytesIO(picture.content)).size) >= 128
 
 
-@pytest.mark.parametrize("stem", ["demo", "batch-of-seeds"])
-def test_workflow_runs(stem: str, run_prompt):
-    """As shipped; only the steps are fewer. The model card's needs the real weights."""
+@each
+def test_nodes_do_not_overlap(path: Path):
+    """A newcomer sees every node whole."""
+    for one, other in combinations(json.loads(path.read_text())["nodes"], 2):
+        (left, top, right, bottom), (x0, y0, x1, y1) = rectangle(one), rectangle(other)
+        apart = right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
+        assert apart, f"{one['title']} covers a part of {other['title']}"
+
+
+@pytest.mark.parametrize("stem", FILES)
+def test_workflow_runs(stem: str, client: ComfyClient, run_prompt):
+    """As shipped, with the checkpoint that comes with the pack; only the steps are fewer."""
     prompt = load_workflow(PACK_ROOT / "workflows" / "api" / f"{stem}.json")
-    prompt["3"]["inputs"]["steps"] = 2
-    images = run_prompt(prompt)
-    assert len(images) == prompt["2"]["inputs"]["batch_size"]
+    for node in prompt.values():
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = 2
+    files = run_prompt(prompt)
+    assert len(files) == FILES[stem]
+    for file in files:
+        picture = Image.open(io.BytesIO(client.fetch(file)))
+        assert np.ptp(np.asarray(picture.convert("L"))) > 32, f"{file.filename} is blank"
+        if picture.format == "WEBP":
+            frames = [node["inputs"]["frames"] for node in prompt.values() if "frames" in node["inputs"]]
+            assert [getattr(picture, "n_frames", 1)] == frames
