@@ -49,7 +49,7 @@ def test_loop_with_a_synthetic_model(settings, eta):
     theirs.set_timesteps(50)
     draws = torch.randn((51, 2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
 
-    def eps_model(x: torch.Tensor, t: int) -> torch.Tensor:
+    def eps_model(x: torch.Tensor, t: float) -> torch.Tensor:
         return torch.sin(x + t / 100)
 
     expected = draws[0]
