@@ -1,4 +1,4 @@
-"""Inputs that several nodes have in common, worded once."""
+"""Inputs and outputs that several nodes have in common, worded once."""
 
 from __future__ import annotations
 
@@ -119,4 +119,11 @@ def other_model_input() -> io.Model.Input:
             "Only for models with another kind of latent, such as LSUN-Churches: the MODEL that will remove this "
             "noise. Without it the latent has 3 channels at a quarter of the image's size."
         ),
+    )
+
+
+def finished_latents() -> io.Latent.Output:
+    """LATENT of a sampler."""
+    return io.Latent.Output(
+        display_name="LATENT", tooltip="The finished latents, for LDM VQ Decode, VAE Decode or latent nodes."
     )

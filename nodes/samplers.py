@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from .host.model import ldm_model_of
 from .host.schema import make_schema
-from .inputs import eta_input, grid_input, model_input, sampler_input, step_seed_input, steps_input
+from .inputs import eta_input, finished_latents, grid_input, model_input, sampler_input, step_seed_input, steps_input
 from .sampling import run_sampler
 
 
@@ -63,12 +63,7 @@ class LDMDDIMSampler(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[
-                io.Latent.Output(
-                    display_name="LATENT",
-                    tooltip="The finished latents, for LDM VQ Decode, VAE Decode or latent nodes.",
-                ),
-            ],
+            outputs=[finished_latents()],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -123,12 +118,7 @@ class LDMSampler(io.ComfyNode):
                 grid_input("log_snr"),
                 step_seed_input("for samplers that add noise (ddpm, dpmpp_2m_sde)"),
             ],
-            outputs=[
-                io.Latent.Output(
-                    display_name="LATENT",
-                    tooltip="The finished latents, for LDM VQ Decode, VAE Decode or latent nodes.",
-                ),
-            ],
+            outputs=[finished_latents()],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -1,6 +1,8 @@
 """A tiny checkpoint inside the host's model folder, and a short way to write graphs for the pack's own tests."""
 
 import io
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from model_folder import write_model_folder
 from PIL import Image
+from safetensors.torch import load_file
 
 import ldm_backend
 from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
 from ldm_headless import ComfyClient, Event, PrivateHost
+from ldm_headless.errors import PromptInterruptedError
 
 TINY = LDMConfig(
     unet=UNetConfig(
@@ -105,6 +110,47 @@ def run(client: ComfyClient) -> Callable[..., dict[str, np.ndarray]]:
         return {node_id: np.stack(arrays) for node_id, arrays in images.items()}
 
     return run_graph
+
+
+@pytest.fixture
+def save_latent(client: ComfyClient, host: PrivateHost) -> Callable[[Any, Any], torch.Tensor]:
+    """Runs a graph and returns the latent of one node, through SaveLatent."""
+
+    def run_and_read(graph: Any, latent: Any) -> torch.Tensor:
+        saver = graph.add("SaveLatent", samples=latent[0], filename_prefix="test")
+        prompt_id = client.submit(graph.prompt)
+        client.follow(prompt_id)
+        entry = client.history(prompt_id)
+        assert entry is not None
+        (file,) = entry["outputs"][saver.id]["latents"]
+        return load_file(host.base_directory / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
+
+    return run_and_read
+
+
+@pytest.fixture
+def progress_until_cancelled(client: ComfyClient) -> Callable[[Graph, str], list[int]]:
+    """Runs a graph, cancels it at the first step of one node; returns the steps that this node reported."""
+
+    def run_and_cancel(graph: Graph, node_id: str) -> list[int]:
+        pressed = threading.Event()
+        progress: list[int] = []
+
+        def cancel(event: Event) -> None:
+            if event.type == "progress" and event.data.get("node") == node_id:
+                progress.append(event.data["value"])
+                if not pressed.is_set():
+                    pressed.set()
+                    client.interrupt()
+
+        prompt_id = client.submit(graph.prompt)
+        started = time.monotonic()
+        with pytest.raises(PromptInterruptedError):
+            client.follow(prompt_id, cancel)
+        assert time.monotonic() - started < 30
+        return progress
+
+    return run_and_cancel
 
 
 @pytest.fixture(scope="session")

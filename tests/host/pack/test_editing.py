@@ -11,26 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from ldm_headless import ComfyClient, Event, PrivateHost
 from ldm_headless.errors import ExecutionError, PromptInterruptedError
-
-
-@pytest.fixture
-def latent_of(client: ComfyClient, host: PrivateHost) -> Callable[[Any, Any], torch.Tensor]:
-    """Runs a graph and returns the latent of one node, through SaveLatent."""
-
-    def run_and_read(graph: Any, latent: Any) -> torch.Tensor:
-        saver = graph.add("SaveLatent", samples=latent[0], filename_prefix="editing")
-        prompt_id = client.submit(graph.prompt)
-        client.follow(prompt_id)
-        entry = client.history(prompt_id)
-        assert entry is not None
-        (file,) = entry["outputs"][saver.id]["latents"]
-        return load_file(host.base_directory / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
-
-    return run_and_read
 
 
 @pytest.fixture
@@ -80,10 +63,10 @@ def repeat(graph: Any, latent: Any, amount: int) -> Any:
     return graph.add("RepeatLatentBatch", samples=latent[0], amount=amount)
 
 
-def test_vq_encode_is_vae_encode(graph, picture, latent_of):
+def test_vq_encode_is_vae_encode(graph, picture, save_latent):
     loader, image = graph.checkpoint(), picture()
-    ours = latent_of(graph, encode(graph, loader, image))
-    native = latent_of(graph, graph.add("VAEEncode", pixels=image[0], vae=loader[1]))
+    ours = save_latent(graph, encode(graph, loader, image))
+    native = save_latent(graph, graph.add("VAEEncode", pixels=image[0], vae=loader[1]))
     assert torch.equal(ours, native)
 
 
@@ -104,44 +87,45 @@ def test_inpaint_leaves_unmasked_pixels_to_the_bit(graph, run, picture, host):
     assert (found[0] != found[1]).any()
 
 
-def test_inpaint_keeps_unmasked_cells_and_seeds(graph, picture, latent_of):
+def test_inpaint_keeps_unmasked_cells_and_seeds(graph, picture, save_latent):
     """Image 1 of the batch is the image of seed 4 alone."""
     loader, image = graph.checkpoint(), picture()
     latent = encode(graph, loader, image)
-    clean = latent_of(graph, latent)
-    batch = latent_of(graph, inpaint(graph, loader, repeat(graph, latent, 2), image[1]))
-    single = latent_of(graph, inpaint(graph, loader, latent, image[1], seed=4))
+    clean = save_latent(graph, latent)
+    batch = save_latent(graph, inpaint(graph, loader, repeat(graph, latent, 2), image[1]))
+    single = save_latent(graph, inpaint(graph, loader, latent, image[1], seed=4))
     assert torch.equal(batch[..., :8], clean.expand(2, -1, -1, -1)[..., :8])
     assert (batch[..., 8:] != clean[..., 8:]).all()
     torch.testing.assert_close(batch[1:], single, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_to_inpaint(graph, picture, latent_of):
+def test_nothing_to_inpaint(graph, picture, save_latent):
     """An opaque picture of 64x64: the host's black mask fits, and the latent comes back."""
     loader, image = graph.checkpoint(), picture(transparent=False)
     latent = encode(graph, loader, image)
-    assert torch.equal(latent_of(graph, inpaint(graph, loader, latent, image[1])), latent_of(graph, latent))
+    assert torch.equal(save_latent(graph, inpaint(graph, loader, latent, image[1])), save_latent(graph, latent))
 
 
-def test_image_to_image_changes_with_strength(graph, picture, latent_of):
+def test_image_to_image_changes_with_strength(graph, picture, save_latent):
     loader = graph.checkpoint()
     latent = encode(graph, loader, picture())
-    clean = latent_of(graph, latent)
+    clean = save_latent(graph, latent)
     changed = [
-        (latent_of(graph, to_image(graph, loader, latent, strength=s, steps=2)) - clean).norm() for s in (0.02, 0.3, 1)
+        (save_latent(graph, to_image(graph, loader, latent, strength=s, steps=2)) - clean).norm()
+        for s in (0.02, 0.3, 1)
     ]
     assert 0 < changed[0] < 0.2 * changed[2]
     assert changed[0] < changed[1] < changed[2]
 
 
 @pytest.mark.parametrize("sampler", [{"sampler": "ddim"}, {"sampler": "ddim", "eta": 1.0}])
-def test_image_to_image_at_full_strength_starts_from_the_seed(graph, picture, latent_of, sampler):
+def test_image_to_image_at_full_strength_starts_from_the_seed(graph, picture, save_latent, sampler):
     """What is left of the image is sqrt(alphas_cumprod[999]) = 0.01; the noise of the steps continues the seed's."""
     loader = graph.checkpoint()
-    found = latent_of(graph, to_image(graph, loader, encode(graph, loader, picture()), strength=1.0, **sampler))
+    found = save_latent(graph, to_image(graph, loader, encode(graph, loader, picture()), strength=1.0, **sampler))
     noise = graph.noise(3)
     sampled = graph.ddim(loader, noise, steps=4, grid="trailing", eta=sampler.get("eta", 0.0))
-    expected = latent_of(graph, sampled)
+    expected = save_latent(graph, sampled)
     assert (found - expected).norm() < 0.1 * expected.norm()
 
 
@@ -164,13 +148,13 @@ def test_saved_image_tells_seed_and_settings(graph, picture, client, host):
     assert (filled[0]["sampler"], filled[0]["jump_length"], filled[0]["resamples"]) == ("repaint", 2, 2)
 
 
-def test_inversion_and_back(graph, run, picture, latent_of):
+def test_inversion_and_back(graph, run, picture, save_latent):
     """DDIM makes the latent of a sampled image again."""
     loader = graph.checkpoint()
     start = graph.ddim(loader, graph.noise(7), steps=20)
     x_T = graph.add("LDMDDIMInversion", model=loader[0], latent=start[0], steps=20, grid="leading", iterations=3)  # noqa: N806 - the papers' name
-    clean = latent_of(graph, start)
-    again = latent_of(graph, graph.ddim(loader, x_T, steps=20))
+    clean = save_latent(graph, start)
+    again = save_latent(graph, graph.ddim(loader, x_T, steps=20))
     peak, error = (clean.max() - clean.min()).item(), (again - clean).pow(2).mean().sqrt().item()
     assert 20 * np.log10(peak / error) > 40
 

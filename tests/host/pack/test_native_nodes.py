@@ -1,7 +1,6 @@
 """The host's own nodes on our MODEL, VAE and LATENT."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from safetensors.torch import load_file
 from ldm_backend.images import from_uint8
 from ldm_backend.noise import draw_noise
 from ldm_backend.samplers import sample_ddim
-from ldm_headless import ComfyClient, PrivateHost
 
 
 def ksampler(graph: Any, loader: Any, latent: Any, **changes: Any) -> Any:
@@ -30,22 +28,6 @@ def ksampler(graph: Any, loader: Any, latent: Any, **changes: Any) -> Any:
 def empty_latent(graph: Any, batch_size: int = 2) -> Any:
     """EmptyLatentImage of 0.3 divides by 8 and makes 4 channels: 128 are 64 pixels for us, the channels are mended."""
     return graph.add("EmptyLatentImage", width=128, height=128, batch_size=batch_size)
-
-
-@pytest.fixture
-def save_latent(client: ComfyClient, host: PrivateHost) -> Callable[[Any, Any], torch.Tensor]:
-    """Runs a graph and returns the latent of one node, through SaveLatent."""
-
-    def run_and_read(graph: Any, latent: Any) -> torch.Tensor:
-        saver = graph.add("SaveLatent", samples=latent[0], filename_prefix="test")
-        prompt_id = client.submit(graph.prompt)
-        client.follow(prompt_id)
-        entry = client.history(prompt_id)
-        assert entry is not None
-        (file,) = entry["outputs"][saver.id]["latents"]
-        return load_file(host.base_directory / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
-
-    return run_and_read
 
 
 @pytest.mark.parametrize(
