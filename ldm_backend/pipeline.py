@@ -19,6 +19,7 @@ from .hub import local_path
 from .images import to_uint8
 from .kl import KLModel
 from .noise import StepNoise, draw_noise
+from .packed import pack
 from .samplers import Callback, adds_noise, sample
 from .schedule import Schedule
 from .unet import UNet
@@ -43,6 +44,7 @@ def load(
     weights: str = "auto",
     config: LDMConfig | str | Path | None = None,
     scale_factor: float | None = None,
+    keep_weights: bool = False,
 ) -> LatentDiffusion:
     """Load a checkpoint.
 
@@ -53,6 +55,8 @@ def load(
         weights: "ema" or "raw" where the file holds both; "auto" takes EMA where present.
         config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
         scale_factor: replaces that of the configuration, for a model trained with another.
+        keep_weights: leave the weights readable under their own names, for those who look at them or train on. Else
+            the networks are packed on the CPU (see `packed`), which makes them a third faster.
     Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, or a
         configuration is needed.
     """
@@ -62,6 +66,9 @@ def load(
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if target.type == "cpu" and not keep_weights:
+        pack(unet)
+        pack(first_stage)
     schedule = Schedule(checkpoint.config.schedule)
     return LatentDiffusion(unet.to(target), first_stage.to(target), schedule, checkpoint.config, target)
 

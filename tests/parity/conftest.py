@@ -75,13 +75,24 @@ def random_reference(seed: int) -> Reference:
 
 
 @pytest.fixture(scope="session")
-def full_size(tmp_path_factory: pytest.TempPathFactory) -> tuple[ldm_backend.LatentDiffusion, Reference]:
-    """The real model's size: diffusers with random weights, and what we load from its `save_pretrained` folder."""
-    reference = random_reference(seed=0)
+def full_size_reference() -> Reference:
+    """The real model's size with random weights, in diffusers."""
+    return random_reference(seed=0)
+
+
+@pytest.fixture(scope="session")
+def full_size_folder(full_size_reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a folder, by `save_pretrained`."""
     folder = tmp_path_factory.mktemp("full-size")
-    for part, module in zip(("unet", "vqvae", "scheduler"), reference, strict=True):
+    for part, module in zip(("unet", "vqvae", "scheduler"), full_size_reference, strict=True):
         module.save_pretrained(folder / part)
-    return ldm_backend.load(folder, device="cpu"), reference
+    return folder
+
+
+@pytest.fixture(scope="session")
+def full_size(full_size_reference: Reference, full_size_folder: Path) -> tuple[ldm_backend.LatentDiffusion, Reference]:
+    """Ours as a user loads it, packed for the CPU, and diffusers."""
+    return ldm_backend.load(full_size_folder, device="cpu"), full_size_reference
 
 
 @pytest.fixture(scope="session")

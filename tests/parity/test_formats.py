@@ -49,13 +49,18 @@ def assert_same_tensors(loaded: torch.nn.Module, expected: torch.nn.Module) -> N
 
 
 @pytest.fixture(scope="module")
-def compvis_file(full_size, tmp_path_factory) -> Path:
+def weights(full_size_folder: Path) -> ldm_backend.LatentDiffusion:
+    """What every other layout must give."""
+    return ldm_backend.load(full_size_folder, device="cpu", keep_weights=True)
+
+
+@pytest.fixture(scope="module")
+def compvis_file(weights, tmp_path_factory) -> Path:
     """The released layout, 2.4 GB: Lightning extras, raw and averaged UNet, first stage; its YAML beside it."""
-    model, _ = full_size
-    unet = model.unet.state_dict()
+    unet = weights.unet.state_dict()
     ema = {key: tensor * EMA_FACTOR for key, tensor in unet.items()}
     folder = tmp_path_factory.mktemp("compvis")
-    state = compvis_state_dict(CELEBAHQ_256, unet, model.vq.state_dict(), ema)
+    state = compvis_state_dict(CELEBAHQ_256, unet, weights.vq.state_dict(), ema)
     torch.save(
         {"state_dict": state, "global_step": 410_000, "optimizer_states": [{"lr": 9.6e-5}]}, folder / "model.ckpt"
     )
@@ -63,19 +68,18 @@ def compvis_file(full_size, tmp_path_factory) -> Path:
     return folder / "model.ckpt"
 
 
-def test_compvis_raw_weights(full_size, compvis_file):
+def test_compvis_raw_weights(weights, full_size_reference, compvis_file):
     """Every tensor arrives to the last bit, the parts of qkv included; so test_full_size.py holds for it."""
-    model, reference = full_size
-    loaded = ldm_backend.load(compvis_file, device="cpu", weights="raw")
-    assert_same_tensors(loaded.unet, model.unet)
-    assert_same_tensors(loaded.vq, model.vq)
-    assert_same_model(loaded, reference.unet, lambda z: reference.vq.decode(z)["sample"])
+    loaded = ldm_backend.load(compvis_file, device="cpu", weights="raw", keep_weights=True)
+    assert_same_tensors(loaded.unet, weights.unet)
+    assert_same_tensors(loaded.vq, weights.vq)
+    assert_same_model(loaded, full_size_reference.unet, lambda z: full_size_reference.vq.decode(z)["sample"])
 
 
 @torch.no_grad()
-def test_compvis_averaged_weights(full_size, compvis_file):
+def test_compvis_averaged_weights(full_size_reference, compvis_file):
     """`auto` takes the EMA; diffusers computes the same eps with the same weights, and another with the raw ones."""
-    _, reference = full_size
+    reference = full_size_reference
     loaded = ldm_backend.load(compvis_file, device="cpu")
     averaged: Any = UNet2DModel.from_config(reference.unet.config)
     averaged.load_state_dict({key: tensor * EMA_FACTOR for key, tensor in reference.unet.state_dict().items()})
@@ -84,51 +88,48 @@ def test_compvis_averaged_weights(full_size, compvis_file):
     assert relative_error(loaded.unet(x, 500), reference.unet(x, 500)["sample"]) > 1e-2
 
 
-def test_single_files_and_back_to_the_folder(full_size, compvis_file, tmp_path):
+def test_single_files_and_back_to_the_folder(weights, compvis_file, tmp_path):
     """Folder -> single file -> folder is bit-identical; fp16 stays within its rounding."""
-    model, _ = full_size
     source = replace(
         read_checkpoint(compvis_file, "raw"),
-        unet=dict(model.unet.state_dict()),
-        first_stage=dict(model.vq.state_dict()),
+        unet=dict(weights.unet.state_dict()),
+        first_stage=dict(weights.vq.state_dict()),
     )
     convert_to_single_file(source, tmp_path / "model.safetensors")
     single = read_checkpoint(tmp_path / "model.safetensors")
     assert single.config == CELEBAHQ_256
     convert_to_folder(single, tmp_path / "folder")
-    back = ldm_backend.load(tmp_path / "folder", device="cpu")
-    assert_same_tensors(back.unet, model.unet)
-    assert_same_tensors(back.vq, model.vq)
+    back = ldm_backend.load(tmp_path / "folder", device="cpu", keep_weights=True)
+    assert_same_tensors(back.unet, weights.unet)
+    assert_same_tensors(back.vq, weights.vq)
     convert_to_single_file(source, tmp_path / "half.safetensors", "fp16")
-    half = ldm_backend.load(tmp_path / "half.safetensors", device="cpu")
+    half = ldm_backend.load(tmp_path / "half.safetensors", device="cpu", keep_weights=True)
     for key, tensor in half.unet.state_dict().items():
         # Half precision keeps 11 bits: a relative error of 2**-11, and 2**-25 where numbers are subnormal.
-        torch.testing.assert_close(tensor, model.unet.state_dict()[key], rtol=2**-11, atol=2**-25)
+        torch.testing.assert_close(tensor, weights.unet.state_dict()[key], rtol=2**-11, atol=2**-25)
 
 
-def test_compvis_keys_in_safetensors(full_size, tmp_path):
-    model, _ = full_size
-    state = compvis_state_dict(CELEBAHQ_256, model.unet.state_dict(), model.vq.state_dict(), None)
+def test_compvis_keys_in_safetensors(weights, tmp_path):
+    state = compvis_state_dict(CELEBAHQ_256, weights.unet.state_dict(), weights.vq.state_dict(), None)
     save_file({key: tensor.clone().contiguous() for key, tensor in state.items()}, tmp_path / "model.safetensors")
-    loaded = ldm_backend.load(tmp_path / "model.safetensors", device="cpu", config="celebahq-256")
-    assert_same_tensors(loaded.unet, model.unet)
-    assert_same_tensors(loaded.vq, model.vq)
+    loaded = ldm_backend.load(tmp_path / "model.safetensors", device="cpu", config="celebahq-256", keep_weights=True)
+    assert_same_tensors(loaded.unet, weights.unet)
+    assert_same_tensors(loaded.vq, weights.vq)
 
 
 @pytest.mark.parametrize("layout", ["compvis", "diffusers"])
-def test_first_stage_alone(full_size, tmp_path, layout):
+def test_first_stage_alone(weights, tmp_path, layout):
     """vq-f4 as released, with the loss networks of its training, and as a diffusers VQModel; no configuration."""
-    model, _ = full_size
-    tensors = dict(model.vq.state_dict())
+    tensors = dict(weights.vq.state_dict())
     if layout == "compvis":
-        whole = compvis_state_dict(CELEBAHQ_256, model.unet.state_dict(), tensors, None)
+        whole = compvis_state_dict(CELEBAHQ_256, weights.unet.state_dict(), tensors, None)
         prefix = "first_stage_model."
         tensors = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
         tensors |= {"loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4)}
     torch.save({"state_dict": tensors}, tmp_path / "vq-f4.ckpt")
     loaded = ldm_backend.load_first_stage(tmp_path / "vq-f4.ckpt")
     assert loaded.config == CELEBAHQ_256.vq
-    assert_same_tensors(loaded, model.vq)
+    assert_same_tensors(loaded, weights.vq)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import ldm_backend
 from ldm_backend.noise import draw_noise
 from ldm_backend.samplers import sample_ddim
 
@@ -19,9 +20,9 @@ def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
     return float((ours - reference).abs().max() / reference.std())
 
 
-def test_parameter_counts(full_size):
+def test_parameter_counts(full_size_folder):
     """The counts that the paper and the files have."""
-    model, _ = full_size
+    model = ldm_backend.load(full_size_folder, device="cpu", keep_weights=True)
     assert sum(p.numel() for p in model.unet.parameters()) == 274_056_163
     assert sum(p.numel() for p in model.vq.parameters()) == 55_322_782
 
