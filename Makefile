@@ -21,7 +21,7 @@ endif
 HOST_STAMP := $(if $(COMFYUI_PYTHON),,.venv/.installed-host)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format host clean distclean
+.PHONY: help demo test check format bench host clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -42,6 +42,9 @@ format: $(DEV_STAMP) ## Repair what ruff can repair
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
+bench: .venv/.installed-bench ## Speed and memory beside diffusers, 20 minutes; ARGS=... goes to benchmarks/speed.py
+	.venv/bin/python benchmarks/speed.py $(ARGS)
+
 host: $(RUN_STAMP) $(HOST_STAMP) ## Install the private ComfyUI into .comfyui
 
 clean: ## Remove caches and images; keep .venv and .comfyui
@@ -60,6 +63,10 @@ $(RUN_STAMP): pyproject.toml constraints.txt | .venv/bin/python
 
 $(DEV_STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP_INSTALL) -e '.[cli,dev]'
+	@touch $@ $(RUN_STAMP)
+
+.venv/.installed-bench: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP_INSTALL) -e '.[cli,bench]'
 	@touch $@ $(RUN_STAMP)
 
 # .venv serves one ComfyUI at a time: another one may pin another frontend.

@@ -12,37 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SIDES = ("ours", "diffusers")
-PACKAGES = ("torch", "safetensors", "diffusers", "accelerate")
-MIB = 2**20
-
+from common import MIB, SIDES, forget_peak, machine, resident, spread, write_weights
 
 # In the measured process
-
-
-def resident(field: str = "VmRSS") -> float:
-    """Resident memory of this process in MiB; VmHWM is its peak."""
-    match = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if match is None:
-        raise SystemExit("benchmarks/load.py reads /proc/self/status, which this system does not have.")
-    return int(match[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Start the peak of resident memory anew."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def import_ours() -> Callable[[Path], Callable[[Any], Any]]:
@@ -105,27 +85,6 @@ def working_set(model: Callable[[Any], Any], x: Any) -> float:
     return resident("VmHWM") - before
 
 
-def write_weights(folder: Path) -> None:
-    """Random weights of the real size as diffusers saves them, and the schedule."""
-    import torch
-    from diffusers.models.autoencoders.vq_model import VQModel
-    from diffusers.models.unets.unet_2d import UNet2DModel
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    from ldm_backend.config import LDMConfig
-
-    config = LDMConfig()
-    torch.manual_seed(0)
-    parts: tuple[tuple[str, Any, dict[str, Any]], ...] = (
-        ("unet", UNet2DModel, config.unet.to_dict()),
-        ("vqvae", VQModel, config.vq.to_dict()),
-        ("scheduler", DDIMScheduler, config.schedule.to_dict()),
-    )
-    for name, cls, settings in parts:
-        model: Any = cls.from_config(settings)
-        model.save_pretrained(folder / name)
-
-
 # In the process that compares
 
 
@@ -151,12 +110,6 @@ def compare(folder: Path, runs: int) -> tuple[list[dict[str, dict[str, float]]],
             result[side] = json.loads(output.splitlines()[-1]) | {"process": wall}
         results.append(result)
     return results, working
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Median, and in brackets the least and the most."""
-    low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle} ({low} to {high})"
 
 
 def row(name: str, results: list[dict[str, dict[str, float]]], key: str, form: str, target: str) -> str:
@@ -187,25 +140,6 @@ def report(results: list[dict[str, dict[str, float]]], working: float, size: flo
         machine(),
     ]
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """Where and with what."""
-    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    busy, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    versions = ", ".join(f"{name} {installed(name)}" for name in PACKAGES)
-    return (
-        f"{time.strftime('%Y-%m-%d')}, {cpu[1] if cpu else platform.machine()}, {cores} cores, load average {busy:.1f} "
-        f"at the end (this program itself makes about {cores}); Python {platform.python_version()}, {versions}."
-    )
-
-
-def installed(package: str) -> str:
-    """Version of a package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def main() -> None:

@@ -1,0 +1,80 @@
+"""What the benchmarks against diffusers share: memory of this process, weights of the real size, spread, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SIDES = ("ours", "diffusers")
+PACKAGES = ("torch", "safetensors", "diffusers", "accelerate")
+MIB = 2**20
+
+
+def resident(field: str = "VmRSS") -> float:
+    """Resident memory of this process in MiB; VmHWM is its peak."""
+    match = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if match is None:
+        raise SystemExit("This benchmark reads memory from /proc/self/status, which this system does not have.")
+    return int(match[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Start the peak of resident memory anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def write_weights(folder: Path) -> None:
+    """Random weights of the real size as diffusers saves them, and the schedule."""
+    import torch
+    from diffusers.models.autoencoders.vq_model import VQModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    from ldm_backend.config import LDMConfig
+
+    config = LDMConfig()
+    torch.manual_seed(0)
+    parts: tuple[tuple[str, Any, dict[str, Any]], ...] = (
+        ("unet", UNet2DModel, config.unet.to_dict()),
+        ("vqvae", VQModel, config.vq.to_dict()),
+        ("scheduler", DDIMScheduler, config.schedule.to_dict()),
+    )
+    for name, cls, settings in parts:
+        model: Any = cls.from_config(settings)
+        if name == "vqvae":
+            # Spread out as trained codes are: in diffusers' initial codebook all are within 1e-4 of each other, so
+            # that rounding would choose.
+            torch.nn.init.normal_(model.quantize.embedding.weight)
+        model.save_pretrained(folder / name)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Median, and in brackets the least and the most."""
+    low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low} to {high})"
+
+
+def machine() -> str:
+    """Where and with what."""
+    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    busy, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    versions = ", ".join(f"{name} {installed(name)}" for name in PACKAGES)
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {cpu[1] if cpu else platform.machine()}, {cores} cores, load average {busy:.1f} "
+        f"at the end (this program itself makes about {cores}); Python {platform.python_version()}, {versions}."
+    )
+
+
+def installed(package: str) -> str:
+    """Version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
