@@ -8,6 +8,7 @@ but its weights can no longer be read or changed. Activations are channels_last 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ class PackedUpsample(Upsample):
 
     def __init__(self, upsample: Upsample) -> None:
         nn.Module.__init__(self)  # not Upsample's: it would make a convolution
-        self.conv: nn.Conv2d | None = upsample.conv  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.conv: Any = upsample.conv  # None once its weights are packed
 
     def forward(self, x: Tensor, _temb: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, 2 H, 2 W)."""
@@ -84,9 +85,7 @@ class PackedUpsample(Upsample):
             self._run = _direct(_phases(self.conv), x.shape)
             self.conv = None
         n, _, height, width = x.shape
-        windows = (
-            self._run(x).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
-        )  # each 2x2 window (N, H + 1, W + 1), 4 phases
+        windows = self._run(x).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))  # (N, H + 1, W + 1, 2, 2, C)
         out = x.new_empty((n, height, 2, width, 2, windows.shape[-1]))
         for row in range(2):
             for column in range(2):

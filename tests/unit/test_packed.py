@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -21,8 +23,8 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def convolution(*sizes: int, **settings: int) -> nn.Conv2d:
-    conv = nn.Conv2d(*sizes, **settings)
+def convolution(*sizes: int, **settings: Any) -> nn.Conv2d:
+    conv: Any = nn.Conv2d(*sizes, **settings)
     conv.weight.data = noise(*conv.weight.shape) / conv.weight[0].numel() ** 0.5
     conv.bias.data = noise(*conv.bias.shape, seed=1)
     return conv.requires_grad_(False)
