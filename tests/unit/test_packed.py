@@ -23,8 +23,8 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def convolution(*sizes: int, **settings: Any) -> nn.Conv2d:
-    conv: Any = nn.Conv2d(*sizes, **settings)
+def convolution(in_channels: int, out_channels: int, **settings: Any) -> nn.Conv2d:
+    conv: Any = nn.Conv2d(in_channels, out_channels, 3, **settings)
     conv.weight.data = noise(*conv.weight.shape) / conv.weight[0].numel() ** 0.5
     conv.bias.data = noise(*conv.bias.shape, seed=1)
     return conv.requires_grad_(False)
@@ -33,7 +33,7 @@ def convolution(*sizes: int, **settings: Any) -> nn.Conv2d:
 @pytest.mark.parametrize("shape", [(1, 128, 16, 16), (3, 128, 17, 31), (2, 160, 64, 20), (1, 128, 200, 16)])
 def test_winograd_is_nearer_to_the_truth_than_the_direct_sum(shape):
     """Odd sides, batches, and sizes that need several groups of tiles."""
-    conv = convolution(shape[1], 144, 3, padding=1)
+    conv = convolution(shape[1], 144, padding=1)
     x = noise(*shape, seed=2).contiguous(memory_format=torch.channels_last)
     truth = conv.double()(x.double())
     found = Winograd(conv.float())(x)
@@ -46,7 +46,7 @@ def test_winograd_is_nearer_to_the_truth_than_the_direct_sum(shape):
 def test_upsample(size):
     """Folding the kernel gives what doubling first gives, at the borders too."""
     plain = Upsample(Layers(nn, 8, 1e-6, head_dim=lambda c: c), 32)
-    plain.conv = convolution(32, 32, 3, padding=1)
+    plain.conv = convolution(32, 32, padding=1)
     x = noise(2, 32, *size)
     torch.testing.assert_close(PackedUpsample(plain)(x), plain(x), rtol=1e-5, atol=1e-5)
 
@@ -54,7 +54,7 @@ def test_upsample(size):
 @pytest.mark.parametrize("settings", [{"stride": 2, "padding": 1}, {"stride": 2}, {"padding": 1}])
 def test_other_convolutions_and_other_sizes(settings):
     """The first call's size decides the form; later calls may have any other size and batch."""
-    conv = convolution(24, 40, 3, **settings)
+    conv = convolution(24, 40, **settings)
     layer = PackedConv2d(conv)
     for shape in ((1, 24, 16, 16), (4, 24, 9, 33), (1, 24, 64, 64)):
         x = noise(*shape)
@@ -62,7 +62,7 @@ def test_other_convolutions_and_other_sizes(settings):
 
 
 def test_weights_are_let_go():
-    layer = PackedConv2d(convolution(128, 128, 3, padding=1))
+    layer = PackedConv2d(convolution(128, 128, padding=1))
     assert layer.conv is not None
     layer(noise(1, 128, 16, 16))
     assert layer.conv is None
