@@ -18,7 +18,7 @@ from .host.schema import make_schema
 from .inputs import grid_input, model_input, steps_input
 
 # What the samples are no longer once they are inverted: a draw of a seed, and the result of a sampler.
-_NO_LONGER = ("ldm_seed", "ldm_info")
+_NO_LONGER = ("ldm_seed", "ldm_labels", "ldm_info")
 
 
 class LDMDDIMInversion(io.ComfyNode):

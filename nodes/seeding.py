@@ -14,5 +14,6 @@ def seeded(latent: dict[str, Any], seed: int) -> tuple[list[int], dict[str, Any]
         InputError: the latent's batch_index does not fit its batch.
     """
     batch_index = list(latent.get("batch_index", range(latent["samples"].shape[0])))
-    carrier = latent | {"batch_index": batch_index, "ldm_seed": seed}
+    kept = {key: value for key, value in latent.items() if key != "ldm_labels"}  # they name the noise of before
+    carrier = kept | {"batch_index": batch_index, "ldm_seed": seed}
     return cast(list[int], image_seeds(carrier)), carrier

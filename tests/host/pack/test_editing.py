@@ -255,3 +255,20 @@ def test_latent_that_the_model_cannot_take(graph, message_of, node_type):
     }  # fmt: skip
     graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=nodes[node_type]()[0]))
     assert "(1, 4, 16, 16)" in message_of(node_type)
+
+
+@pytest.mark.parametrize("reseed", ["image to image", "inversion"])
+def test_captions_of_the_noise_before_are_gone(graph, run, reseed):
+    """A walk names its frames; new noise has its own seeds, and inverted noise is no draw of any."""
+    loader = graph.checkpoint()
+    walk = graph.add("LDMSeedWalk", seed_from=3, seed_to=4, frames=2, path="line", width=64, height=64)
+    if reseed == "image to image":
+        changed, named = to_image(graph, loader, walk, seed=5, steps=1), {"latent": graph.noise(5, 2)[0]}
+    else:
+        settings = {"steps": 1, "grid": "trailing", "iterations": 1}
+        changed, named = graph.add("LDMDDIMInversion", model=loader[0], latent=walk[0], **settings), {}
+    images = graph.add("LDMVQDecode", vae=loader[1], latent=changed[0])
+    found = graph.save(graph.add("LDMContactSheet", images=images[0], columns=0, latent=changed[0]))
+    expected = graph.save(graph.add("LDMContactSheet", images=images[0], columns=0, **named))
+    result = run(graph)
+    np.testing.assert_array_equal(result[found.id], result[expected.id])
