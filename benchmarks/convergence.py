@@ -10,17 +10,14 @@ run drew, so that an interrupted run goes on and a changed plot costs nothing. N
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
 import statistics
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from common import machine, spread
 from torch import Tensor
 
 import ldm_backend
@@ -115,14 +112,9 @@ def table(distances: Distances) -> list[str]:
     """Rows of evaluations, columns of runs; median (least to most)."""
     lines = ["| evaluations | " + " | ".join(map(str, RUNS)) + " |", "|---:|" + "---|" * len(RUNS)]
     for evaluations in EVALUATIONS:
-        cells = [cell(distances[run, evaluations]) if evaluations <= run.most else "" for run in RUNS]
+        cells = [spread(distances[run, evaluations], ".1f") if evaluations <= run.most else "" for run in RUNS]
         lines.append(f"| {evaluations} | " + " | ".join(cells) + " |")
     return lines
-
-
-def cell(values: list[float]) -> str:
-    """Median, and in brackets the least and the most."""
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def medians(distances: Distances, run: Run) -> dict[int, float]:
@@ -165,16 +157,6 @@ def report(images: Distances, latents: Distances, seeds: int, plot: str) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """Where and with what."""
-    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"{time.strftime('%Y-%m-%d')}, {cpu[1] if cpu else platform.machine()}, {cores} cores; "
-        f"Python {platform.python_version()}, torch {version('torch')}."
-    )
 
 
 def draw_plot(images: Distances, latents: Distances, file: Path) -> None:

@@ -10,17 +10,12 @@ other measure the other work. PSNR is that of the decoded uint8 pictures to the 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
-import statistics
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
+from common import machine, spread
 
 import ldm_backend
 
@@ -42,12 +37,6 @@ def psnr(images: np.ndarray, exact: np.ndarray) -> list[float]:
     return [float(10 * np.log10(255**2 / error)) if error else float("inf") for error in errors]
 
 
-def spread(values: list[float], form: str) -> str:
-    """Median, and in brackets the least and the most."""
-    low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle} ({low} to {high})"
-
-
 def table(model: ldm_backend.LatentDiffusion, steps: int, runs: int) -> list[str]:
     """One row for each cache."""
     draw(model, steps, 1, 1)  # warm up
@@ -62,16 +51,6 @@ def table(model: ldm_backend.LatentDiffusion, steps: int, runs: int) -> list[str
             quality = psnr(images, exact)
         lines.append(f"| {interval} | {depth} | {spread(ratios, '.2f')} | {spread(quality, '.1f')} |")
     return lines
-
-
-def machine() -> str:
-    """Where and with what."""
-    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return (
-        f"{time.strftime('%Y-%m-%d')}, {cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f} at the end; "
-        f"Python {platform.python_version()}, torch {version('torch')}."
-    )
 
 
 def main() -> None:

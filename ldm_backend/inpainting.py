@@ -12,8 +12,8 @@ from torch.nn.functional import max_pool2d, pad
 
 from .errors import InputError, ScheduleError
 from .noise import add_noise
-from .samplers import Callback, EpsModel, NoiseSource, Pairs, StepInfo, ddim_coefficients, predict_eps
-from .schedule import Schedule
+from .samplers import Callback, EpsModel, NoiseSource, StepInfo, ddim_coefficients, predict_eps
+from .schedule import Pairs, Schedule
 
 
 @dataclass(frozen=True)

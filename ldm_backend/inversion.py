@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .errors import ScheduleError
-from .samplers import Callback, EpsModel, Pairs, StepInfo, predict_eps
-from .schedule import Schedule
+from .samplers import Callback, EpsModel, StepInfo, predict_eps
+from .schedule import Pairs, Schedule
 
 # The steps nearest to the clean image change the noise level most, and what they get wrong, the later ones cannot mend:
 # on the demo at 20 steps, one picture of 16 lost 20 dB until the second step was iterated too.

@@ -38,9 +38,9 @@ def pack(network: nn.Module) -> None:
     """
     for name, layer in list(network.named_children()):
         if isinstance(layer, Upsample):
-            network._modules[name] = PackedUpsample(layer)
+            network.register_module(name, PackedUpsample(layer))
         elif isinstance(layer, nn.Conv2d):
-            network._modules[name] = PackedConv2d(layer)
+            network.register_module(name, PackedConv2d(layer))
         else:
             pack(layer)
 

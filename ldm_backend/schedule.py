@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from .errors import ScheduleError
 CLEAN = -1
 
 # (t, t_prev) of each step, noisiest first. Whole numbers are training timesteps; "log_snr" also lands between them.
-Pairs = list[tuple[float, float]]
+Pairs = Sequence[tuple[float, float]]
 
 
 class Schedule:

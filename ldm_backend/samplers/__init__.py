@@ -14,16 +14,16 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ScheduleError
-from ..schedule import Schedule
+from ..schedule import Pairs, Schedule
 from .ddim import ddim_coefficients, sample_ddim
 from .ddpm import ddpm_coefficients, sample_ddpm
 from .dpm_solver import sample_dpmpp_2m, sample_dpmpp_3m
 from .plms import sample_plms
-from .step import Callback, EpsModel, NoiseSource, Pairs, StepInfo, predict_eps
+from .step import Callback, EpsModel, NoiseSource, StepInfo, predict_eps
 from .unipc import sample_unipc
 
 __all__ = [
-    "SAMPLERS", "Callback", "EpsModel", "NoiseSource", "Pairs", "StepInfo", "adds_noise", "ddim_coefficients",
+    "SAMPLERS", "Callback", "EpsModel", "NoiseSource", "StepInfo", "adds_noise", "ddim_coefficients",
     "ddpm_coefficients", "predict_eps", "sample", "sample_ddim", "sample_ddpm", "sample_dpmpp_2m", "sample_dpmpp_3m",
     "sample_plms", "sample_unipc",
 ]  # fmt: skip

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import ScheduleError
-from ..schedule import Schedule
-from .step import Callback, EpsModel, NoiseSource, Pairs, StepInfo, predict_eps
+from ..schedule import Pairs, Schedule
+from .step import Callback, EpsModel, NoiseSource, StepInfo, noise_of_eta, predict_eps
 
 
 @dataclass(frozen=True)
@@ -66,19 +65,16 @@ def sample_ddim(
     Returns: (N, C, H, W) float32 latents.
     Raises: ScheduleError: eta out of range, or eta > 0 without `step_noise`; SamplingError: the model gave NaN.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ScheduleError(f"eta is {eta!r}; expected 0 (deterministic) to 1 (as noisy as DDPM).")
-    if eta > 0.0 and step_noise is None:
-        raise ScheduleError(f"eta is {eta} but no step noise was given; give a seed for each image, or use eta 0.")
+    draw = noise_of_eta(step_noise, "ddim", eta)
     x_t = x_T.float()
     for index, (t, t_prev) in enumerate(pairs):
         c = ddim_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), eta)
         eps = predict_eps(eps_model, x_t, t, index, len(pairs))
         pred_x0 = (x_t - c.noise * eps) / c.signal
         x_t = c.signal_prev * pred_x0 + c.direction * eps
-        if step_noise is not None and eta > 0.0:
+        if draw is not None:
             # Drawn also when std_dev_t is 0 (the last step to a clean image), as diffusers does: streams stay aligned.
-            x_t = x_t + c.std_dev_t * step_noise().to(x_t.device)
+            x_t = x_t + c.std_dev_t * draw().to(x_t.device)
         if callback is not None:
             callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedule import Schedule
-from .step import Callback, EpsModel, NoiseSource, Pairs, StepInfo, need_noise, predict_x0
+from ..schedule import Pairs, Schedule
+from .step import Callback, EpsModel, NoiseSource, StepInfo, need_noise, predict_x0
 
 
 @dataclass(frozen=True)

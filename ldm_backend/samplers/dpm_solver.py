@@ -13,9 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import ScheduleError
-from ..schedule import Schedule
-from .step import Callback, EpsModel, History, NoiseSource, Pairs, StepInfo, need_noise, order_of_step, predict_x0
+from ..schedule import Pairs, Schedule
+from .step import Callback, EpsModel, History, NoiseSource, StepInfo, noise_of_eta, order_of_step, predict_x0
 
 
 @torch.no_grad()
@@ -43,9 +42,7 @@ def sample_dpmpp_2m(
     Source: DPM-Solver++ algorithm 2, and its SDE-DPM-Solver++(2M) for eta 1; in between, the SDE whose noise has eta
         times the variance per lambda, of which both are a case.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ScheduleError(f"eta is {eta!r}; expected 0 (deterministic) to 1 (as noisy as the diffusion).")
-    draw = need_noise(step_noise, f"dpmpp_2m with eta {eta:g}") if eta > 0.0 else None
+    draw = noise_of_eta(step_noise, "dpmpp_2m", eta)
     x_t = x_T.float()
     history: History = []
     for index, (t, t_prev) in enumerate(pairs):

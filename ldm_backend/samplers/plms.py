@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..schedule import CLEAN, Schedule
+from ..schedule import CLEAN, Pairs, Schedule
 from .ddim import ddim_coefficients
-from .step import Callback, EpsModel, Pairs, StepInfo, predict_eps
+from .step import Callback, EpsModel, StepInfo, predict_eps
 
 # Adams-Bashforth for one to four evaluations, the newest first; for even steps.
 _ADAMS_BASHFORTH = (

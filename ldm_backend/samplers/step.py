@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import SamplingError, ScheduleError
-from ..schedule import CLEAN, Schedule
+from ..schedule import CLEAN, Pairs, Schedule
 
 # Predicts the noise in (N, C, H, W) float32 latents x_t at timestep t, a whole number or, on the grid "log_snr", not.
 EpsModel = Callable[[Tensor, float], Tensor]
@@ -20,9 +20,6 @@ NoiseSource = Callable[[], Tensor]
 
 # (lambda, D) of earlier evaluations, the newest first: half the log-SNR and the clean latent predicted there.
 History = list[tuple[float, Tensor]]
-
-# (t, t_prev) of each step, noisiest first; see `Schedule.timesteps`.
-Pairs = Sequence[tuple[float, float]]
 
 # Below so many steps the last ones are taken at lower order: they are long, and extrapolating over them overshoots.
 SHORT_RUN = 15
@@ -57,7 +54,7 @@ def predict_eps(eps_model: EpsModel, x_t: Tensor, t: float, index: int, steps: i
     eps = eps_model(x_t, t).float()
     finite = torch.isfinite(eps).flatten(1).all(dim=1)
     if not finite.all():
-        bad = [index for index, good in enumerate(finite.tolist()) if not good]
+        bad = [image for image, good in enumerate(finite.tolist()) if not good]
         cause = "its input was finite" if torch.isfinite(x_t).all() else "its input was already not finite"
         raise SamplingError(
             f"The model returned NaN or infinity in step {index + 1} of {steps} (timestep {t:g}), for "
@@ -108,5 +105,17 @@ def need_noise(step_noise: NoiseSource | None, sampler: str) -> NoiseSource:
     Raises: ScheduleError: it is None.
     """
     if step_noise is None:
-        raise ScheduleError(f"{sampler} adds noise at each step but was given none; give a seed for each image.")
+        raise ScheduleError(
+            f"{sampler} adds noise at each step but no step noise was given; give a seed for each image."
+        )
     return step_noise
+
+
+def noise_of_eta(step_noise: NoiseSource | None, sampler: str, eta: float) -> NoiseSource | None:
+    """`step_noise` where eta asks for it, else None.
+
+    Raises: ScheduleError: eta out of range, or above 0 without `step_noise`.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ScheduleError(f"eta is {eta!r}; expected 0 (deterministic) to 1 (as noisy as DDPM).")
+    return need_noise(step_noise, f"{sampler} with eta {eta:g}") if eta > 0.0 else None

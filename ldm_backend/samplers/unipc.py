@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ScheduleError
-from ..schedule import Schedule
-from .step import Callback, EpsModel, History, Pairs, StepInfo, order_of_step, predict_x0
+from ..schedule import Pairs, Schedule
+from .step import Callback, EpsModel, History, StepInfo, order_of_step, predict_x0
 
 
 @torch.no_grad()
