@@ -15,6 +15,7 @@ from .checkpoint import load_into, read_checkpoint
 from .compvis import build_first_stage
 from .config import LDMConfig
 from .deep_cache import DeepCache
+from .errors import InputError
 from .hub import local_path
 from .images import to_uint8
 from .kl import KLModel
@@ -44,7 +45,7 @@ def load(
     weights: str = "auto",
     config: LDMConfig | str | Path | None = None,
     scale_factor: float | None = None,
-    keep_weights: bool = False,
+    packed: bool = False,
 ) -> LatentDiffusion:
     """Load a checkpoint.
 
@@ -55,18 +56,21 @@ def load(
         weights: "ema" or "raw" where the file holds both; "auto" takes EMA where present.
         config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
         scale_factor: replaces that of the configuration, for a model trained with another.
-        keep_weights: leave the weights readable under their own names, for those who look at them or train on. Else
-            the networks are packed on the CPU (see `packed`), which makes them a third faster.
+        packed: on the CPU, trade memory for speed (see `packed.pack`): an evaluation takes about two thirds of the
+            time, but the first one longer, for the weights take another form beside the mapped file; they can then no
+            longer be read. For runs of many steps or images.
     Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, or a
-        configuration is needed.
+        configuration is needed; InputError: `packed` on another device than the CPU.
     """
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if packed and target.type != "cpu":
+        raise InputError(f"packed is for the CPU, but the device is {target}; leave it out, or load on the CPU.")
     checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
     unet = UNet(checkpoint.config.unet, uninitialised, device="meta")
     first_stage = build_first_stage(checkpoint.config.vq, uninitialised, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if target.type == "cpu" and not keep_weights:
+    if packed:
         pack(unet)
         pack(first_stage)
     schedule = Schedule(checkpoint.config.schedule)

@@ -51,7 +51,7 @@ def assert_same_tensors(loaded: torch.nn.Module, expected: torch.nn.Module) -> N
 @pytest.fixture(scope="module")
 def weights(full_size_folder: Path) -> ldm_backend.LatentDiffusion:
     """What every other layout must give."""
-    return ldm_backend.load(full_size_folder, device="cpu", keep_weights=True)
+    return ldm_backend.load(full_size_folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def compvis_file(weights, tmp_path_factory) -> Path:
 
 def test_compvis_raw_weights(weights, full_size_reference, compvis_file):
     """Every tensor arrives to the last bit, the parts of qkv included; so test_full_size.py holds for it."""
-    loaded = ldm_backend.load(compvis_file, device="cpu", weights="raw", keep_weights=True)
+    loaded = ldm_backend.load(compvis_file, device="cpu", weights="raw")
     assert_same_tensors(loaded.unet, weights.unet)
     assert_same_tensors(loaded.vq, weights.vq)
     assert_same_model(loaded, full_size_reference.unet, lambda z: full_size_reference.vq.decode(z)["sample"])
@@ -99,11 +99,11 @@ def test_single_files_and_back_to_the_folder(weights, compvis_file, tmp_path):
     single = read_checkpoint(tmp_path / "model.safetensors")
     assert single.config == CELEBAHQ_256
     convert_to_folder(single, tmp_path / "folder")
-    back = ldm_backend.load(tmp_path / "folder", device="cpu", keep_weights=True)
+    back = ldm_backend.load(tmp_path / "folder", device="cpu")
     assert_same_tensors(back.unet, weights.unet)
     assert_same_tensors(back.vq, weights.vq)
     convert_to_single_file(source, tmp_path / "half.safetensors", "fp16")
-    half = ldm_backend.load(tmp_path / "half.safetensors", device="cpu", keep_weights=True)
+    half = ldm_backend.load(tmp_path / "half.safetensors", device="cpu")
     for key, tensor in half.unet.state_dict().items():
         # Half precision keeps 11 bits: a relative error of 2**-11, and 2**-25 where numbers are subnormal.
         torch.testing.assert_close(tensor, weights.unet.state_dict()[key], rtol=2**-11, atol=2**-25)
@@ -112,7 +112,7 @@ def test_single_files_and_back_to_the_folder(weights, compvis_file, tmp_path):
 def test_compvis_keys_in_safetensors(weights, tmp_path):
     state = compvis_state_dict(CELEBAHQ_256, weights.unet.state_dict(), weights.vq.state_dict(), None)
     save_file({key: tensor.clone().contiguous() for key, tensor in state.items()}, tmp_path / "model.safetensors")
-    loaded = ldm_backend.load(tmp_path / "model.safetensors", device="cpu", config="celebahq-256", keep_weights=True)
+    loaded = ldm_backend.load(tmp_path / "model.safetensors", device="cpu", config="celebahq-256")
     assert_same_tensors(loaded.unet, weights.unet)
     assert_same_tensors(loaded.vq, weights.vq)
 

@@ -22,7 +22,7 @@ def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
 
 def test_parameter_counts(full_size_folder):
     """The counts that the paper and the files have."""
-    model = ldm_backend.load(full_size_folder, device="cpu", keep_weights=True)
+    model = ldm_backend.load(full_size_folder, device="cpu")
     assert sum(p.numel() for p in model.unet.parameters()) == 274_056_163
     assert sum(p.numel() for p in model.vq.parameters()) == 55_322_782
 

@@ -33,6 +33,4 @@ def tiny_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> ldm_backend.LatentDiffusion:
-    return ldm_backend.load(
-        write_model_folder(tmp_path_factory.mktemp("models") / "tiny", TINY), device="cpu", keep_weights=True
-    )
+    return ldm_backend.load(write_model_folder(tmp_path_factory.mktemp("models") / "tiny", TINY), device="cpu")

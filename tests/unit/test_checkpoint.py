@@ -36,7 +36,7 @@ def rewrite(folder: Path, file: Path, change) -> None:
 @pytest.mark.parametrize("rename", [name_of_2022, lambda key: key])
 def test_every_spelling_loads_the_same_weights(tiny_folder, name, rename):
     """Three file names, two generations of attention keys."""
-    expected = ldm_backend.load(tiny_folder, device="cpu", keep_weights=True)
+    expected = ldm_backend.load(tiny_folder, device="cpu")
     for file in (UNET, VQ):
         weights = {rename(key): tensor.clone() for key, tensor in load_file(tiny_folder / file).items()}
         (tiny_folder / file).unlink()
@@ -44,7 +44,7 @@ def test_every_spelling_loads_the_same_weights(tiny_folder, name, rename):
             save_file(weights, tiny_folder / file)
         else:
             torch.save(weights, tiny_folder / file.parent / name)
-    loaded = ldm_backend.load(tiny_folder, device="cpu", keep_weights=True)
+    loaded = ldm_backend.load(tiny_folder, device="cpu")
     for part in ("unet", "vq"):
         ours, theirs = getattr(loaded, part).state_dict(), getattr(expected, part).state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

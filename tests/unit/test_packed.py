@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from model_folder import write_model_folder
 from torch import nn
 
+import ldm_backend
 from ldm_backend import packed
-from ldm_backend.config import KLConfig, UNetConfig, VQConfig
+from ldm_backend.config import KLConfig, LDMConfig, UNetConfig, VQConfig
+from ldm_backend.errors import InputError
 from ldm_backend.kl import KLModel
 from ldm_backend.layers import Layers, Upsample
 from ldm_backend.noise import draw_noise
@@ -17,6 +20,11 @@ from ldm_backend.packed import PackedConv2d, PackedUpsample, Winograd, pack
 from ldm_backend.tiled_decode import decode_tiled
 from ldm_backend.unet import UNet
 from ldm_backend.vq import VQModel
+
+TINY = LDMConfig(
+    unet=UNetConfig(sample_size=16, block_out_channels=(32, 64, 96, 96), layers_per_block=1),
+    vq=VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64),
+)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -69,13 +77,24 @@ def test_weights_are_let_go():
     assert not list(layer.parameters())
 
 
+def test_load_packs_when_asked(tmp_path):
+    """Plain unless asked; packing anywhere but on the CPU is refused before anything is read."""
+    folder = write_model_folder(tmp_path / "tiny", TINY)
+    x = draw_noise([1], (3, 16, 16))
+    plain, fast = (ldm_backend.load(folder, device="cpu", packed=choice) for choice in (False, True))
+    assert isinstance(plain.unet.conv_in, nn.Conv2d)
+    assert isinstance(fast.unet.conv_in, PackedConv2d)
+    torch.testing.assert_close(fast.unet(x, 500), plain.unet(x, 500), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="packed is for the CPU"):
+        ldm_backend.load(tmp_path / "nowhere", device="cuda", packed=True)
+
+
 @torch.no_grad()
 def test_whole_networks(monkeypatch):
     """UNet, VQ and KL, encoders too, with every convolution that can be one made a Winograd."""
     monkeypatch.setattr(packed, "_WINOGRAD_CHANNELS", 1)
     monkeypatch.setattr(packed, "_WINOGRAD_SIDE", 1)
-    unet = UNet(UNetConfig(sample_size=16, block_out_channels=(32, 64, 96, 96), layers_per_block=1))
-    vq = VQModel(VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64))
+    unet, vq = UNet(TINY.unet), VQModel(TINY.vq)
     nn.init.normal_(vq.quantize.embedding.weight)
     kl = KLModel(KLConfig(sample_size=64, block_out_channels=(32, 32, 64, 64), layers_per_block=1))
     x, z = draw_noise([1, 2], (3, 16, 24)), draw_noise([3], (4, 8, 8))
@@ -94,7 +113,7 @@ def test_whole_networks(monkeypatch):
 @torch.no_grad()
 def test_tiled_decode_of_a_packed_decoder():
     """The stages of the tiled decode call the same layers."""
-    vq = VQModel(VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64))
+    vq = VQModel(TINY.vq)
     nn.init.normal_(vq.quantize.embedding.weight)
     z = draw_noise([5], (3, 40, 24))
     expected = vq.decode(z)

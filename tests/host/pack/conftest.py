@@ -94,7 +94,7 @@ def models(host: PrivateHost) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def tiny(models: Path, write_checkpoint: Callable[[Path], Path]) -> ldm_backend.LatentDiffusion:
     """The tiny checkpoint, present in the host as "tiny" and loaded here without a host."""
-    return ldm_backend.load(write_checkpoint(models / "tiny"), device="cpu", keep_weights=True)
+    return ldm_backend.load(write_checkpoint(models / "tiny"), device="cpu")
 
 
 @pytest.fixture
