@@ -21,9 +21,10 @@ from ldm_backend.tiled_decode import decode_tiled
 from ldm_backend.unet import UNet
 from ldm_backend.vq import VQModel
 
+TINY_VQ = VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64)
 TINY = LDMConfig(
     unet=UNetConfig(sample_size=16, block_out_channels=(32, 64, 96, 96), layers_per_block=1),
-    vq=VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64),
+    vq=TINY_VQ,
 )
 
 
@@ -94,7 +95,7 @@ def test_whole_networks(monkeypatch):
     """UNet, VQ and KL, encoders too, with every convolution that can be one made a Winograd."""
     monkeypatch.setattr(packed, "_WINOGRAD_CHANNELS", 1)
     monkeypatch.setattr(packed, "_WINOGRAD_SIDE", 1)
-    unet, vq = UNet(TINY.unet), VQModel(TINY.vq)
+    unet, vq = UNet(TINY.unet), VQModel(TINY_VQ)
     nn.init.normal_(vq.quantize.embedding.weight)
     kl = KLModel(KLConfig(sample_size=64, block_out_channels=(32, 32, 64, 64), layers_per_block=1))
     x, z = draw_noise([1, 2], (3, 16, 24)), draw_noise([3], (4, 8, 8))
@@ -113,7 +114,7 @@ def test_whole_networks(monkeypatch):
 @torch.no_grad()
 def test_tiled_decode_of_a_packed_decoder():
     """The stages of the tiled decode call the same layers."""
-    vq = VQModel(TINY.vq)
+    vq = VQModel(TINY_VQ)
     nn.init.normal_(vq.quantize.embedding.weight)
     z = draw_noise([5], (3, 40, 24))
     expected = vq.decode(z)
