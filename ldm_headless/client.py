@@ -27,6 +27,7 @@ __all__ = ["ComfyClient", "Event", "ImageRef"]
 logger = logging.getLogger("comfyui_ldm")
 
 _POLL_S = 2.0  # how long the socket may be silent before the history is asked
+_DRAIN_S = 0.5  # how long the last messages of a finished prompt may take: HTTP can overtake the socket
 _RECONNECT_S = (0.0, 0.5, 1.0, 2.0)  # waits before each attempt to reopen a lost socket
 _MAX_FRAME = 64 * 2**20  # bytes; a preview of a large image exceeds the library's 1 MiB
 
@@ -119,11 +120,11 @@ class ComfyClient:
         while absences < 2:
             entry, queued = self._whereabouts(prompt_id)
             if entry is not None:
-                self._listen(prompt_id, on_event, patience=0.0)
+                self._listen(prompt_id, on_event, patience=_DRAIN_S, reconnect=False)
                 raise_for_failure(prompt_id, entry)
                 return
             absences = 0 if queued else absences + 1
-            self._listen(prompt_id, on_event, patience=_POLL_S)
+            self._listen(prompt_id, on_event, patience=_POLL_S, reconnect=True)
         raise PromptLostError(
             f"prompt {prompt_id} is neither in the queue nor in the history of {self.base_url}: it was removed from "
             "the queue, or the server was restarted; submit it again"
@@ -137,12 +138,14 @@ class ComfyClient:
         except ServerError as error:
             raise ConnectionLostError(f"while prompt {prompt_id} was waiting or running: {error}") from error
 
-    def _listen(self, prompt_id: str, on_event: Callable[[Event], None] | None, patience: float) -> None:
-        """Pass events on until the prompt's last one, or `patience` seconds without one. Reopens a lost socket."""
+    def _listen(
+        self, prompt_id: str, on_event: Callable[[Event], None] | None, patience: float, reconnect: bool
+    ) -> None:
+        """Pass events on until the prompt's last one, or `patience` seconds without one."""
         deadline = time.monotonic() + patience
         while True:
             if self._socket is None:
-                if not patience:
+                if not reconnect:
                     return
                 self._socket = self._reconnect(prompt_id)
             try:
@@ -154,7 +157,7 @@ class ComfyClient:
                 continue
             # Other prompts' events, and those of the server as a whole, must not keep us from asking after ours.
             if event is None or event.prompt_id != prompt_id:
-                if patience and time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     return
                 continue
             deadline = time.monotonic() + patience
