@@ -41,7 +41,7 @@ class Ours:
 
     def load(self, folder: Path) -> None:
         """Both networks and the schedule from the folder of the weights."""
-        self.model = self.backend.load(folder, device="cpu", packed=True)
+        self.model = self.backend.load(folder, device="cpu")
 
     def unet(self, batch: int) -> np.ndarray:
         """One evaluation of the UNet."""
@@ -68,7 +68,7 @@ class Ours:
 
     def load_demo(self) -> None:
         """The demo model, beside the other one."""
-        self.demo = self.backend.load(DEMO, device="cpu", packed=True)
+        self.demo = self.backend.load(DEMO, device="cpu")
 
     def solver(self, name: str, steps: int) -> np.ndarray:
         """Latents of a sampler on the demo model; in `laps`, the seconds of each evaluation of the network."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from .config import FirstStageConfig
 from .errors import InputError
+from .fast_norm import group_norm
 from .layers import Downsample, Layers, MidBlock, ResnetBlock, Upsample
 
 _EPS = 1e-6  # of every GroupNorm in a first stage (CompVis model.py:38); the UNet has 1e-5
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for block in self.down_blocks:
             h = block(h)
-        return self.conv_out(silu(self.conv_norm_out(self.mid_block(h))))
+        return self.conv_out(group_norm(self.conv_norm_out, self.mid_block(h), activate=True))
 
 
 class Decoder(nn.Module):
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
         h = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             h = block(h)
-        return self.conv_out(silu(self.conv_norm_out(h)))
+        return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
 
 
 class Level(nn.Module):

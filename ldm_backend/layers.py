@@ -21,6 +21,10 @@ from torch.nn.functional import (
     silu,
 )
 
+from .fast_conv import faster
+from .fast_norm import group_norm
+from .winograd import Workspace
+
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     """Sinusoidal embedding of timesteps, cosines first.
@@ -47,7 +51,9 @@ class Layers:
         head_dim: channels of a block -> channels of one attention head.
         temb_channels: width of the time embedding; None where there is none.
         scale_shift: the time embedding scales and shifts the second norm, instead of being added before it.
+        keep: the network is evaluated many times, so that its convolutions hold on to transformed kernels.
         factory: dtype and device of the weights.
+        workspace: memory that the convolutions share.
     """
 
     operations: Any
@@ -56,7 +62,9 @@ class Layers:
     head_dim: Callable[[int], int]
     temb_channels: int | None = None
     scale_shift: bool = False
+    keep: bool = False
     factory: dict[str, Any] = field(default_factory=dict)
+    workspace: Workspace = field(default_factory=Workspace)
 
     def norm(self, channels: int) -> nn.Module:
         """GroupNorm."""
@@ -69,9 +77,9 @@ class Layers:
         kernel: int = 3,
         stride: int = 1,
         padding: int = 1,
-    ) -> nn.Module:
+    ) -> Any:
         """Convolution, by default 3x3 that keeps the size."""
-        return self.operations.Conv2d(
+        layer: Any = faster(self.operations.Conv2d)(
             in_channels,
             out_channels,
             kernel,
@@ -79,6 +87,8 @@ class Layers:
             padding=padding,
             **self.factory,
         )
+        layer.keep, layer.workspace = self.keep, self.workspace
+        return layer
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         """Linear layer with bias."""
@@ -125,21 +135,18 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """Map (N, C_in, H, W) and the embedding (N, temb_channels), if any, to (N, C_out, H, W), H and W resampled."""
-        h = silu(self.norm1(x))
+        h = group_norm(self.norm1, x, activate=True)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        if temb is None:
-            h = self.norm2(h)
+        emb = None if temb is None else self.time_emb_proj(silu(temb))[:, :, None, None]
+        if emb is None or not self.scale_shift:
+            h = group_norm(self.norm2, h if emb is None else h.add_(emb), activate=True)
         else:
-            emb = self.time_emb_proj(silu(temb))[:, :, None, None]
-            if self.scale_shift:
-                scale, shift = emb.chunk(2, dim=1)
-                h = self.norm2(h) * (1 + scale) + shift
-            else:
-                h = self.norm2(h + emb)
-        h = self.conv2(silu(h))
-        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
+            scale, shift = emb.chunk(2, dim=1)
+            h = silu(self.norm2(h) * (1 + scale) + shift)
+        h = self.conv2(h)
+        return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class Attention(nn.Module):
@@ -157,7 +164,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         n, c, height, width = x.shape
-        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (N, HW, C)
+        tokens = group_norm(self.group_norm, x, activate=False).flatten(2).transpose(1, 2)  # (N, HW, C)
         q, k, v = (
             projection(tokens).view(n, -1, c // self.head_dim, self.head_dim).transpose(1, 2)  # (N, heads, HW, d)
             for projection in (self.to_q, self.to_k, self.to_v)
@@ -188,7 +195,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, _temb: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, 2 H, 2 W)."""
-        return self.conv(_grow(x))
+        return self.conv.forward_doubled(x)
 
 
 class MidBlock(nn.Module):

@@ -15,12 +15,12 @@ from .checkpoint import load_into, read_checkpoint
 from .compvis import build_first_stage
 from .config import LDMConfig
 from .deep_cache import DeepCache
-from .errors import InputError
+from .fast_conv import rest
 from .hub import local_path
 from .images import to_uint8
 from .kl import KLModel
+from .mapped import let_go
 from .noise import StepNoise, draw_noise
-from .packed import pack
 from .samplers import Callback, adds_noise, sample
 from .schedule import Schedule
 from .unet import UNet
@@ -45,7 +45,6 @@ def load(
     weights: str = "auto",
     config: LDMConfig | str | Path | None = None,
     scale_factor: float | None = None,
-    packed: bool = False,
 ) -> LatentDiffusion:
     """Load a checkpoint.
 
@@ -56,23 +55,16 @@ def load(
         weights: "ema" or "raw" where the file holds both; "auto" takes EMA where present.
         config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
         scale_factor: replaces that of the configuration, for a model trained with another.
-        packed: on the CPU, trade memory for speed (see `packed.pack`): an evaluation takes about two thirds of the
-            time, but the first one longer, for the weights take another form beside the mapped file; they can then no
-            longer be read. For runs of many steps or images.
     Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, or a
-        configuration is needed; InputError: `packed` on another device than the CPU.
+        configuration is needed.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if packed and target.type != "cpu":
-        raise InputError(f"packed is for the CPU, but the device is {target}; leave it out, or load on the CPU.")
     checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
     unet = UNet(checkpoint.config.unet, uninitialised, device="meta")
     first_stage = build_first_stage(checkpoint.config.vq, uninitialised, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
-    if packed:
-        pack(unet)
-        pack(first_stage)
+    let_go([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
     schedule = Schedule(checkpoint.config.schedule)
     return LatentDiffusion(unet.to(target), first_stage.to(target), schedule, checkpoint.config, target)
 
@@ -112,7 +104,10 @@ def generate(
     x_T = draw_noise(seeds, shape).to(model.device)  # noqa: N806 - the papers' name
     step_noise = StepNoise(seeds, shape) if noisy else None
     z = sample(sampler, eps_model, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
-    return decode_to_uint8(model, z)
+    rest(model.unet)
+    images = decode_to_uint8(model, z)
+    rest(model.vq)
+    return images
 
 
 @torch.no_grad()

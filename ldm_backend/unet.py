@@ -10,6 +10,7 @@ from torch.nn.functional import silu
 
 from .config import UNetConfig
 from .errors import InputError
+from .fast_norm import group_norm
 from .layers import (
     Attention,
     Downsample,
@@ -50,6 +51,7 @@ class UNet(nn.Module):
             config.head_dim,
             temb_channels=4 * channels[0],
             scale_shift=config.resnet_time_scale_shift == "scale_shift",
+            keep=True,
             factory={"dtype": dtype, "device": device},
         )
         self.conv_in = layers.conv(config.in_channels, channels[0])
@@ -143,7 +145,7 @@ class UNet(nn.Module):
         """From what `inner` returned through the `depth` finest levels to eps, taking their skips off `skips`."""
         for block in self.up_blocks[len(self.up_blocks) - depth :]:
             h = block(h, temb, skips)
-        return self.conv_out(silu(self.conv_norm_out(h)))
+        return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
 
 
 class TimeEmbedding(nn.Module):

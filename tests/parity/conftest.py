@@ -89,12 +89,10 @@ def full_size_folder(full_size_reference: Reference, tmp_path_factory: pytest.Te
     return folder
 
 
-@pytest.fixture(scope="session", params=[False, True], ids=["plain", "packed"])
-def full_size(
-    request: pytest.FixtureRequest, full_size_reference: Reference, full_size_folder: Path
-) -> tuple[ldm_backend.LatentDiffusion, Reference]:
-    """Ours, plain and packed for the CPU, and diffusers."""
-    return ldm_backend.load(full_size_folder, device="cpu", packed=request.param), full_size_reference
+@pytest.fixture(scope="session")
+def full_size(full_size_reference: Reference, full_size_folder: Path) -> tuple[ldm_backend.LatentDiffusion, Reference]:
+    """Ours and diffusers."""
+    return ldm_backend.load(full_size_folder, device="cpu"), full_size_reference
 
 
 @pytest.fixture(scope="session")
