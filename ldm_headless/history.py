@@ -43,7 +43,8 @@ def raise_for_failure(prompt_id: str, entry: Mapping[str, Any]) -> None:
 def image_refs(entry: Mapping[str, Any]) -> list[ImageRef]:
     """The images of a history entry."""
     return [
-        ImageRef(image["filename"], image.get("subfolder", ""), image.get("type", "output"), node_id)
+        ImageRef(str(image["filename"]), str(image.get("subfolder", "")), str(image.get("type", "output")), node_id)
         for node_id, output in entry.get("outputs", {}).items()
         for image in output.get("images") or []
+        if isinstance(image, dict) and "filename" in image
     ]

@@ -1,30 +1,36 @@
-"""A ComfyUI of our own, as a subprocess on a free loopback port. Imports the client, host_install and the errors."""
+"""A ComfyUI of our own, as a subprocess on a free loopback port.
 
+Imports the client, host_install, scratch_folder and the errors.
+"""
+
+import json
 import logging
 import os
 import platform
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from .client import ComfyClient
 from .errors import HostError, ServerError
 from .host_install import HostLocation, link_pack
+from .scratch_folder import ScratchFolder
 
 logger = logging.getLogger("comfyui_ldm")
 
 LOOPBACK = "127.0.0.1"
 FOLDERS = ("models", "custom_nodes", "input", "output", "temp", "user")
+MODEL_PATHS = "model-paths.json"
 _LOG_TAIL_LINES = 30
 _STOP_S = 10.0
+_DEATH_S = 2.0  # between the last answer of a process that was killed and its end
 _PORT_ATTEMPTS = 3
 # The host's own modules must be found beside its main.py, and nothing of ours before them.
 _DROPPED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PYTHONSTARTUP", "PYTHONINSPECT")
@@ -37,6 +43,8 @@ _DIE_WITH_PARENT = (
 
 class PrivateHost:
     """A running ComfyUI that only this process knows of; a context manager.
+
+    It sees the models of its checkout, which is otherwise left alone: what it writes goes into the base directory.
 
     On Linux it ends with the thread that started it, however that ends: start it from one that lives as long as the
     host is needed.
@@ -70,8 +78,11 @@ class PrivateHost:
         self.url = ""
         self._arguments = tuple(arguments)
         self._cpu = cpu
-        self._own_base = base_directory is None
-        self.base_directory = Path(base_directory or tempfile.mkdtemp(prefix="comfyui-ldm-")).resolve()
+        self._scratch = None
+        if base_directory is None:
+            self._scratch = ScratchFolder()
+            base_directory = self._scratch.path
+        self.base_directory = base_directory.resolve()
         self.log_path = self.base_directory / "host.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -110,11 +121,11 @@ class PrivateHost:
         for name, pack in self.packs.items():
             if not (self.base_directory / "custom_nodes" / name).exists():
                 link_pack(pack, self.base_directory / "custom_nodes", name)
+        _write_model_paths(self.location.path / "models", self.base_directory / MODEL_PATHS)
         if self._cpu is None:
             self._cpu = not _has_gpu(self.location.python)
         for attempt in range(1, _PORT_ATTEMPTS + 1):
-            port = _free_port()
-            self._spawn(port)
+            self._spawn(_free_port())
             try:
                 self._wait_until_ready()
                 break
@@ -125,11 +136,32 @@ class PrivateHost:
                 self._end_process()
         self._check_nodes()
 
+    def revive(self) -> bool:
+        """Start the host again, at the same address, if it has died.
+
+        Returns:
+            Whether it was started. One that lives and does not answer is left alone.
+
+        Raises:
+            HostError: As for `start`.
+        """
+        process, port = self._process, urlsplit(self.url).port
+        if process is None or port is None:
+            return False
+        try:
+            process.wait(_DEATH_S)
+        except subprocess.TimeoutExpired:
+            return False
+        self._end_process()
+        self._spawn(port)
+        self._wait_until_ready()
+        return True
+
     def stop(self) -> None:
         """End the host and everything that it started; remove its folder if it was temporary."""
         self._end_process()
-        if self._own_base:
-            shutil.rmtree(self.base_directory, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
 
     def log(self) -> str:
         """Everything that the host has printed so far."""
@@ -142,6 +174,7 @@ class PrivateHost:
     def _command(self, port: int) -> list[str]:
         main = self.location.path / "main.py"
         command = [str(main), "--listen", LOOPBACK, "--port", str(port), "--base-directory", str(self.base_directory)]
+        command += ["--extra-model-paths-config", str(self.base_directory / MODEL_PATHS)]
         command += ["--disable-auto-launch", "--disable-all-custom-nodes"]
         known = _known_flags(self.location.path)
         if self.packs:
@@ -178,8 +211,9 @@ class PrivateHost:
         deadline = time.monotonic() + self.timeout
         with ComfyClient(self.url, timeout=5.0) as client:
             while time.monotonic() < deadline:
-                status = self._process.poll() if self._process else None
-                if status is not None:
+                process = self._process
+                if process is None or process.poll() is not None:
+                    status = process.returncode if process else "unknown, since it was stopped"
                     raise self._failure(f"died during its start with exit code {status}")
                 try:
                     arguments = client.system_stats()["system"].get("argv", [])
@@ -214,6 +248,13 @@ class PrivateHost:
         # Also after a clean end: what it started may still be there.
         _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
         process.wait()
+
+
+def _write_model_paths(models: Path, file: Path) -> None:
+    """Name every folder of the checkout's models after its kind; the host reads YAML, of which JSON is a part."""
+    folders = sorted(models.iterdir()) if models.is_dir() else []
+    kinds = {folder.name: folder.name for folder in folders if folder.is_dir()}
+    file.write_text(json.dumps({"checkout": {"base_path": str(models), **kinds}}), encoding="utf-8")
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

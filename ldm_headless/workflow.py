@@ -1,39 +1,85 @@
-"""Workflow files in ComfyUI's API format: load, check, set inputs. Imports the errors only.
+"""Workflow files: read API format, UI format and pictures that carry either, and give the prompt to send.
 
 An API-format prompt maps node ids to `{"class_type": ..., "inputs": {...}, "_meta": {"title": ...}}`; an input is a
-constant or a link `[node id, output index]`.
+constant or a link `[node id, output index]`. What a file holds is told by its content, never by its name. Imports
+embedded, ui_graph, ui_export and the errors.
 """
 
-import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .embedded import is_picture, read_embedded
 from .errors import WorkflowError
+from .ui_export import export_prompt
+from .ui_graph import is_ui_format
 
 Prompt = dict[str, dict[str, Any]]
 
+_NODE_KEYS = ("class_type", "inputs", "_meta")
 
-def load_workflow(path: str | Path) -> Prompt:
-    """Read and check an API-format workflow file.
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow as read from a file. A picture may hold both forms; at least one is there.
+
+    Args:
+        source: Where it comes from, for messages.
+        ui: The graph in UI format, which the host can embed into saved images.
+        prompt: In API format.
+    """
+
+    source: str
+    ui: dict[str, Any] | None
+    prompt: Prompt | None
+
+
+def load_workflow(path: str | Path) -> Workflow:
+    """Read and check a workflow file: JSON in API or UI format, or a PNG, WEBP or JPEG with either inside.
 
     Raises:
-        WorkflowError: The file is missing, is not JSON, or holds something else (such as a UI-format graph).
+        WorkflowError: The file is missing or holds something else.
     """
-    return check_prompt(_read_json(Path(path)), str(path))
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}") from error
+    source = str(path)
+    if is_picture(data):
+        found = read_embedded(data, source)
+        graph, prompt = found.get("workflow"), found.get("prompt")
+        if graph is not None and not is_ui_format(graph):
+            raise WorkflowError(f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}")
+        return Workflow(source, graph, None if prompt is None else check_prompt(prompt, source))
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow or picture saved by ComfyUI") from error
+    if is_ui_format(document):
+        return Workflow(source, document, None)
+    return Workflow(source, None, check_prompt(document, source))
 
 
-def load_ui_workflow(path: str | Path) -> dict[str, Any]:
-    """Read a UI-format graph, to be embedded into saved images beside the prompt.
+def to_prompt(workflow: Workflow, object_info: Mapping[str, Any]) -> Prompt:
+    """The prompt of a workflow: the one that it holds, else its UI graph converted as the editor exports it.
+
+    Args:
+        workflow: From `load_workflow`.
+        object_info: The host's `/object_info`; looked at only for a conversion.
 
     Raises:
-        WorkflowError: The file is missing, is not JSON, or is no UI-format graph.
+        WorkflowError: The graph cannot be converted; see `export_prompt`. Or nothing in it would run.
     """
-    graph = _read_json(Path(path))
-    if not isinstance(graph, dict) or not isinstance(graph.get("nodes"), list):
-        raise WorkflowError(f"{path} is no UI-format workflow: it has no list `nodes`; save it with the menu's Save")
-    return graph
+    if workflow.prompt is not None:
+        return workflow.prompt
+    if workflow.ui is None:
+        raise WorkflowError(f"{workflow.source} holds neither a prompt nor a graph")
+    prompt = export_prompt(workflow.ui, object_info, workflow.source)
+    if not prompt:
+        raise WorkflowError(f"{workflow.source} has no node that would run: add one, or unmute the ones there")
+    return prompt
 
 
 def ui_twin(path: str | Path) -> Path | None:
@@ -46,6 +92,8 @@ def ui_twin(path: str | Path) -> Path | None:
 def check_prompt(prompt: object, source: str) -> Prompt:
     """Return the prompt if it has the shape of the API format and all its links lead somewhere.
 
+    What a host noted into the nodes while it ran them (pictures carry it) is left out: sent back, it would be believed.
+
     Args:
         prompt: A parsed JSON document.
         source: Where it comes from, for messages.
@@ -54,87 +102,23 @@ def check_prompt(prompt: object, source: str) -> Prompt:
         WorkflowError: It has not.
     """
     if not isinstance(prompt, dict) or not prompt:
-        raise WorkflowError(f"{source} holds {_kind(prompt)}; expected a JSON object of nodes in API format")
-    if isinstance(prompt.get("nodes"), list):
-        raise WorkflowError(
-            f"{source} is a UI-format workflow; expected API format: open it in ComfyUI and use Export (API)"
-        )
+        raise WorkflowError(f"{source} holds {_kind(prompt)}; expected a JSON object of nodes, in API or UI format")
     for node_id, node in prompt.items():
         if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
             raise WorkflowError(f"{source}: node {node_id!r} has no text `class_type`; use ComfyUI's Export (API)")
         if not isinstance(node.get("inputs"), dict):
             raise WorkflowError(f"{source}: node {node_id!r} ({node['class_type']}) has no object `inputs`")
         for name, value in node["inputs"].items():
-            if _is_link(value) and value[0] not in prompt:
+            if is_link(value) and value[0] not in prompt:
                 raise WorkflowError(
                     f"{source}: input {node_id}.{name} is linked to node {value[0]!r}, which is missing"
                 )
-    return prompt
+    return {node_id: {key: node[key] for key in _NODE_KEYS if key in node} for node_id, node in prompt.items()}
 
 
-def set_inputs(prompt: Prompt, assignments: Mapping[str, str]) -> Prompt:
-    """A copy of the prompt with some inputs replaced.
-
-    Args:
-        prompt: In API format.
-        assignments: `node.input` -> value, where node is a node id or a title. A value is read as JSON, or taken as
-            text where it is no JSON or replaces a text.
-
-    Raises:
-        WorkflowError: No such node or input, or a title that several nodes share.
-    """
-    changed = copy.deepcopy(prompt)
-    for target, text in assignments.items():
-        name, dot, input_name = target.rpartition(".")
-        if not dot:
-            raise WorkflowError(f"cannot set {target!r}; expected NODE.INPUT, for example KSampler.seed")
-        node_id = find_node(changed, name)
-        inputs = changed[node_id]["inputs"]
-        if input_name not in inputs:
-            raise WorkflowError(
-                f"node {node_id} ({changed[node_id]['class_type']}) has no input {input_name!r}; "
-                f"it has {', '.join(sorted(inputs)) or 'none'}"
-            )
-        inputs[input_name] = text if isinstance(inputs[input_name], str) else _parse_value(text)
-    return changed
-
-
-def find_node(prompt: Prompt, name: str) -> str:
-    """The id of the node with this id or, if there is none, with this title.
-
-    Raises:
-        WorkflowError: None, or more than one.
-    """
-    if name in prompt:
-        return name
-    titles = {node_id: str((node.get("_meta") or {}).get("title", "")) for node_id, node in prompt.items()}
-    matches = [node_id for node_id, title in titles.items() if title == name]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise WorkflowError(f"the title {name!r} belongs to the nodes {', '.join(matches)}; use one of these ids")
-    known = ", ".join(f"{node_id} ({title})" for node_id, title in titles.items())
-    raise WorkflowError(f"no node has the id or title {name!r}; there are {known}")
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow saved by ComfyUI") from error
-
-
-def _is_link(value: object) -> bool:
+def is_link(value: object) -> bool:
+    """Whether an input's value is a link to an output of another node."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
-
-
-def _parse_value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _kind(value: object) -> str:

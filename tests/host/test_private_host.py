@@ -1,5 +1,6 @@
 """The private host and the client against the real ComfyUI, with core nodes only."""
 
+import asyncio
 import io
 import os
 import signal
@@ -16,7 +17,18 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from ldm_headless import PACK_ROOT, ComfyClient, Event, HostLocation, ImageRef, PrivateHost, find_host, load_workflow
+from ldm_headless import (
+    PACK_ROOT,
+    AsyncComfyClient,
+    ComfyClient,
+    Event,
+    HostLocation,
+    ImageRef,
+    PrivateHost,
+    Queue,
+    find_host,
+    load_workflow,
+)
 from ldm_headless.errors import (
     ConnectionLostError,
     ExecutionError,
@@ -25,15 +37,15 @@ from ldm_headless.errors import (
     PromptLostError,
     PromptRejectedError,
 )
-from ldm_headless.run import run_workflow
-from ldm_headless.workflow import Prompt, set_inputs
+from ldm_headless.overrides import set_inputs
+from ldm_headless.workflow import Prompt, to_prompt
 
 RunPrompt = Callable[..., list[ImageRef]]
 
 
 @pytest.fixture
 def prompt(data: Path) -> Prompt:
-    return load_workflow(data / "core_prompt.json")
+    return to_prompt(load_workflow(data / "core_prompt.json"), {})
 
 
 def slow_prompt(color: int, blurs: int = 60) -> Prompt:
@@ -63,14 +75,13 @@ def is_alive(pid: int) -> bool:
 
 
 def test_the_image_is_fetched_as_saved_with_prompt_and_workflow(
-    client: ComfyClient, prompt: Prompt, host: PrivateHost, tmp_path: Path
+    client: ComfyClient, run_prompt: RunPrompt, prompt: Prompt, host: PrivateHost
 ) -> None:
     ui_workflow = {"nodes": [], "links": [], "extra": {"mark": "carried"}}
-    paths = run_workflow(client, prompt, tmp_path, ui_workflow)
-    assert [path.name for path in paths] == [path.name for path in (host.base_directory / "output").glob("core_*")]
-    saved = host.base_directory / "output" / paths[0].name
-    assert paths[0].read_bytes() == saved.read_bytes()
-    image = Image.open(paths[0])
+    (ref,) = run_prompt(prompt, {"extra_pnginfo": {"workflow": ui_workflow}})
+    data = client.fetch(ref)
+    assert data == (host.base_directory / "output" / ref.filename).read_bytes()
+    image = Image.open(io.BytesIO(data))
     assert image.size == (32, 16)
     assert image.getpixel((0, 0)) == (0x33, 0x66, 0xCC)
     assert '"mark": "carried"' in image.info["workflow"]
@@ -132,7 +143,7 @@ def test_interrupt_stops_a_running_prompt(client: ComfyClient) -> None:
     prompt_id = client.submit(slow_prompt(1))
     with pytest.raises(PromptInterruptedError, match="interrupted at node"):
         client.follow(prompt_id, at_node("3", lambda: client.interrupt(prompt_id)))
-    assert client.queue() == []
+    assert (client.queue(), client.queue_length()) == (Queue((), ()), 0)
 
 
 def test_a_prompt_taken_out_of_the_queue_is_reported_lost(client: ComfyClient) -> None:
@@ -152,12 +163,50 @@ def test_a_cut_websocket_is_reopened(client: ComfyClient) -> None:
     def on_event(event: Event) -> None:
         seen.append(event)
         if event.type == "executing" and event.data.get("node") == "3":
-            assert client._socket is not None
-            client._socket.socket.shutdown(socket.SHUT_RDWR)
+            connection = client._client._socket._connection
+            assert connection is not None
+            connection.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     client.follow(prompt_id, on_event)
     assert len(client.outputs(prompt_id)) == 1
     assert seen[-1].data.get("node", "missing") is None
+
+
+def test_prompts_are_followed_side_by_side(host: PrivateHost, prompt: Prompt) -> None:
+    async def run(client: AsyncComfyClient, color: int) -> tuple[object, list[object]]:
+        events: list[Event] = []
+        prompt_id = await client.submit(set_inputs(prompt, {"1.color": str(color)}))
+        await client.follow(prompt_id, events.append)
+        image = Image.open(io.BytesIO(await client.fetch((await client.outputs(prompt_id))[0])))
+        assert {event.prompt_id for event in events} == {prompt_id}
+        return image.getpixel((0, 0)), [event.data["node"] for event in events if event.type == "executing"]
+
+    async def run_all() -> list[tuple[object, list[object]]]:
+        async with AsyncComfyClient(host.url) as client:
+            return await asyncio.gather(*(run(client, color) for color in (11, 12, 13)))
+
+    assert asyncio.run(run_all()) == [((0, 0, color), ["1", "2", None]) for color in (11, 12, 13)]
+
+
+def test_a_prompt_id_of_ours_is_kept_and_known(client: ComfyClient, prompt: Prompt) -> None:
+    assert not client.knows("never-submitted")
+    assert client.submit(prompt, prompt_id="of-our-choice") == "of-our-choice"
+    client.follow("of-our-choice")
+    assert client.knows("of-our-choice")
+
+
+def test_the_models_of_the_checkout_are_seen(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "models" / "ldm").mkdir(parents=True)
+    for path in find_host().path.iterdir():
+        if path.name != "models":
+            (checkout / path.name).symlink_to(path)
+    (checkout / "models" / "ldm" / "mine").symlink_to(PACK_ROOT / "demo" / "portraits-128")
+    location = HostLocation(checkout, find_host().python)
+    with PrivateHost(location, {"comfyui-ldm": PACK_ROOT}) as host, ComfyClient(host.url) as client:
+        (_, options) = client.object_info()["LDMCheckpointLoader"]["input"]["required"]["checkpoint"]
+    assert options["options"] == ["mine", "portraits-128"]
+    assert [path.name for path in (checkout / "models").rglob("*")] == ["ldm", "mine"]
 
 
 def test_it_listens_on_loopback_only(host: PrivateHost) -> None:

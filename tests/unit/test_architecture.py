@@ -25,7 +25,7 @@ PURE = {"torch", "numpy", "PIL", "safetensors", "einops"}
 # Folder -> first names of absolute imports that are allowed beyond the standard library.
 ALLOWED = {
     "ldm_backend": PURE | {"yaml", "huggingface_hub", "httpx"},  # the last two for hub names, where they are there
-    "ldm_headless": {"httpx", "websockets", "typer", "rich", "PIL", "ldm_backend"},
+    "ldm_headless": PURE | {"filelock", "httpx", "websockets", "typer", "rich", "ray", "torch_fidelity", "ldm_backend"},
     "nodes": PURE | HOST,
     "demo": PURE | {"ldm_backend"},
 }

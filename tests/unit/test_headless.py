@@ -1,89 +1,23 @@
-"""The headless runner without a host: workflow files, frames, history, installation, saving, exit codes."""
+"""The headless runner without a host: frames, history, installation, saving, exit codes."""
 
 import hashlib
 import json
+import os
 import struct
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from ldm_headless import ComfyClient, HeadlessError, ImageRef, find_host, host_install, load_workflow
+from ldm_headless import ComfyClient, HeadlessError, ImageRef, find_host, host_install
 from ldm_headless.errors import ExecutionError, HostError, PromptInterruptedError, ServerError, WorkflowError
 from ldm_headless.events import parse_frame
 from ldm_headless.history import image_refs, raise_for_failure
-from ldm_headless.run import _save
-from ldm_headless.workflow import check_prompt, set_inputs, ui_twin
-
-
-@pytest.fixture
-def prompt() -> dict[str, Any]:
-    return {
-        "1": {"class_type": "A", "inputs": {"seed": 3, "name": "x", "flag": True}, "_meta": {"title": "First, v1.0"}},
-        "2": {"class_type": "B", "inputs": {"image": ["1", 0]}, "_meta": {"title": "Same"}},
-        "3": {"class_type": "B", "inputs": {}, "_meta": {"title": "Same"}},
-    }
-
-
-# Workflow files
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not JSON"),
-        ("[]", "a JSON list"),
-        ("{}", "an empty object"),
-        ('{"nodes": [], "links": []}', r"UI-format.*Export \(API\)"),
-        ('{"1": {"inputs": {}}}', "node '1' has no text `class_type`"),
-        ('{"1": {"class_type": "A"}}', r"node '1' \(A\) has no object `inputs`"),
-        ('{"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}', "1.x is linked to node '9', which is missing"),
-    ],
-)
-def test_a_bad_workflow_file_is_explained(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "bad.json"
-    path.write_text(content)
-    with pytest.raises(WorkflowError, match=message) as caught:
-        load_workflow(path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_missing_workflow_file_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(WorkflowError, match=r"cannot read the workflow .*absent\.json: No such file"):
-        load_workflow(tmp_path / "absent.json")
-
-
-def test_inputs_are_set_by_id_and_title_and_keep_their_kind(prompt: dict[str, Any]) -> None:
-    changed = set_inputs(check_prompt(prompt, "x"), {"1.seed": "7", "First, v1.0.name": "12", "1.flag": "false"})
-    assert changed["1"]["inputs"] == {"seed": 7, "name": "12", "flag": False}
-    assert prompt["1"]["inputs"]["seed"] == 3
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        ("seed", "expected NODE.INPUT"),
-        ("Nobody.seed", r"no node has the id or title 'Nobody'; there are 1 \(First, v1\.0\)"),
-        ("Same.image", "belongs to the nodes 2, 3"),
-        ("1.sed", "has no input 'sed'; it has flag, name, seed"),
-    ],
-)
-def test_a_bad_assignment_is_explained(prompt: dict[str, Any], target: str, message: str) -> None:
-    with pytest.raises(WorkflowError, match=message):
-        set_inputs(prompt, {target: "1"})
-
-
-def test_the_ui_twin_of_an_api_file_is_found(tmp_path: Path) -> None:
-    (tmp_path / "api").mkdir()
-    (tmp_path / "a.json").write_text("{}")
-    assert ui_twin(tmp_path / "api" / "a.json") == tmp_path / "a.json"
-    assert ui_twin(tmp_path / "api" / "b.json") is None
-    assert ui_twin(tmp_path / "a.json") is None
-
+from ldm_headless.scratch_folder import ScratchFolder
 
 # What the host says
 
@@ -132,7 +66,7 @@ def test_no_server_is_one_clear_error() -> None:
         client.system_stats()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8188", "ftp://127.0.0.1", ""])
+@pytest.mark.parametrize("address", ["127.0.0.1:8188", "ftp://127.0.0.1", "http://127.0.0.1:99999", "http://", ""])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(ServerError, match="no server address"):
         ComfyClient(address)
@@ -149,7 +83,8 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 )
 def test_a_server_that_is_no_comfyui_is_told_apart(response: httpx.Response, message: str) -> None:
     client = ComfyClient("http://127.0.0.1:9")
-    client._http = httpx.Client(base_url=client.base_url, transport=httpx.MockTransport(lambda request: response))
+    transport = httpx.MockTransport(lambda request: response)
+    client._client._http = httpx.AsyncClient(base_url=client.base_url, transport=transport)
     with client, pytest.raises(ServerError, match=message):
         client.system_stats()
 
@@ -237,14 +172,33 @@ def test_comfyui_path_and_python_are_obeyed(tmp_path: Path, monkeypatch: pytest.
     assert find_host().python == "/usr/bin/other"
 
 
-# Saving and the command line
+# The private host's folder
 
 
-def test_images_are_saved_inside_the_folder_and_never_over_another(tmp_path: Path) -> None:
-    refs = [ImageRef(name, "", "output", "1") for name in ("a.png", "a.png", "../../a.png", "..\\b.png", "..")]
-    names = [_save(b"x", tmp_path, ref).relative_to(tmp_path).as_posix() for ref in refs]
-    assert names == ["a.png", "a-2.png", "a-3.png", "b.png", "image"]
-    assert len(list(tmp_path.iterdir())) == 5
+def test_a_temporary_folder_is_cleared_away_when_its_owner_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = "from ldm_headless.scratch_folder import ScratchFolder as S; import os; print(S().path); os.abort()"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
+    assert told.returncode != 0
+    dead = Path(told.stdout.strip())
+    assert dead.parent == tmp_path
+    alive = ScratchFolder()
+    foreign = tmp_path / "comfyui-ldm-foreign"
+    foreign.mkdir()
+    ScratchFolder().remove()
+    assert dead.is_dir()  # made a moment ago: its owner might not have locked it yet
+    for folder in (dead, alive.path, foreign):
+        os.utime(folder, (1, 1))
+    ScratchFolder().remove()
+    assert sorted(tmp_path.iterdir()) == sorted([alive.path, foreign])
+    alive.remove()
+    assert list(tmp_path.iterdir()) == [foreign]
+
+
+# The command line
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from ldm_headless import PACK_ROOT, ComfyClient, load_workflow
+from ldm_headless import PACK_ROOT, ComfyClient, load_workflow, to_prompt
+from ldm_headless.cli import app
 
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 NOTES = ("Note", "MarkdownNote")
 TITLE_HEIGHT = 30  # of a node, above its position
-# Files that each workflow saves or previews. The model card's needs the real weights, so it is not run.
+# Files that each workflow saves or previews.
 FILES = {
     "batch-of-seeds": 9,
     "code-view": 3,
@@ -31,36 +32,13 @@ FILES = {
     "inversion": 1,
     "ksampler": 1,
     "latent-circle": 1,
+    "model-card": 1,
     "seed-variations": 1,
     "seed-walk": 1,
     "tiled-decode": 1,
 }
 
 each = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-
-
-def to_api(ui: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """A UI-format graph in API format, for graphs without subgraphs, reroutes or converted widgets."""
-    links = {link[0]: [str(link[1]), link[2]] for link in ui["links"]}
-    prompt = {}
-    for node in ui["nodes"]:
-        if node["type"] in NOTES:
-            continue
-        inputs: dict[str, Any] = {}
-        values = iter(node["widgets_values"])
-        spec = object_info[node["type"]]["input"]
-        for name, (kind, *options) in (spec.get("required", {}) | spec.get("optional", {})).items():
-            setting = options[0] if options else {}
-            if (isinstance(kind, list) or kind in WIDGETS) and not setting.get("forceInput"):
-                inputs[name] = next(values)
-                if setting.get("control_after_generate"):
-                    assert next(values) in ("fixed", "increment", "decrement", "randomize")
-        assert list(values) == [], f"{node['type']} has more values than widgets"
-        inputs |= {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
-        prompt[str(node["id"])] = {
-            "inputs": inputs, "class_type": node["type"], "_meta": {"title": node["title"]}
-        }  # fmt: skip
-    return prompt
 
 
 def rectangle(node: dict[str, Any]) -> tuple[float, float, float, float]:
@@ -72,15 +50,16 @@ def rectangle(node: dict[str, Any]) -> tuple[float, float, float, float]:
 def test_all_workflows_are_here():
     """Each comes in both formats; the parametrised tests below would pass silently on an empty folder."""
     stems = {path.stem for path in WORKFLOWS}
-    assert stems == FILES.keys() | {"model-card"}
+    assert stems == FILES.keys()
     assert {path.stem for path in (PACK_ROOT / "workflows" / "api").glob("*.json")} == stems
 
 
 @each
 def test_both_formats_are_the_same_graph(path: Path, client: ComfyClient):
     """What `ldm` runs is what the browser shows."""
-    ui = json.loads(path.read_text())
-    assert to_api(ui, client.object_info()) == load_workflow(path.parent / "api" / path.name)
+    api = load_workflow(path.parent / "api" / path.name).prompt
+    assert api is not None
+    assert to_prompt(load_workflow(path), client.object_info()) == api
 
 
 @each
@@ -125,18 +104,93 @@ def test_nodes_do_not_overlap(path: Path):
         assert apart, f"{one['title']} covers a part of {other['title']}"
 
 
-@pytest.mark.parametrize("stem", FILES)
-def test_workflow_runs(stem: str, client: ComfyClient, run_prompt):
-    """As shipped, with the checkpoint that comes with the pack; only the steps are fewer."""
-    prompt = load_workflow(PACK_ROOT / "workflows" / "api" / f"{stem}.json")
-    for node in prompt.values():
-        if "steps" in node["inputs"]:
-            node["inputs"]["steps"] = 2
-    files = run_prompt(prompt)
-    assert len(files) == FILES[stem]
+def ldm_run(*arguments: object) -> list[Image.Image]:
+    """What `ldm run` makes, in the order of its output."""
+    told = CliRunner().invoke(app, ["run", *map(str, arguments)], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    return [Image.open(line) for line in told.stdout.splitlines()]
+
+
+def same_pixels(left: list[Image.Image], right: list[Image.Image]) -> bool:
+    pairs = zip(left, right, strict=True)
+    return all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in pairs)
+
+
+def prompt_id(report: Path) -> str:
+    (job,) = json.loads(report.read_text())["jobs"]
+    return job["prompt_id"]
+
+
+def cached_nodes(client: ComfyClient, report: Path) -> list[str]:
+    """The nodes that the run of this report did not execute, since the host had their results."""
+    entry = client.history(prompt_id(report))
+    assert entry is not None
+    (nodes,) = (data["nodes"] for kind, data in entry["status"]["messages"] if kind == "execution_cached")
+    return nodes
+
+
+@each
+def test_both_formats_and_a_picture_run_and_give_the_same_pixels(path: Path, client: ComfyClient, tmp_path: Path):
+    """As shipped, but for the steps, which are fewer, and the real weights, which are not here."""
+    prompt = json.loads((path.parent / "api" / path.name).read_text())
+    sets = [f"{key}.steps=2" for key, node in prompt.items() if "steps" in node["inputs"]]
+    sets += [f"{key}.checkpoint=portraits-128" for key, node in prompt.items() if "checkpoint" in node["inputs"]]
+    options = ["--server", client.base_url, *(part for text in sets for part in ("--set", text))]
+    options += ["--report", str(tmp_path / "report.json")]
+    client.free()
+    pictures = ldm_run(path.parent / "api" / path.name, "--out", tmp_path / "api", *options)
+    assert cached_nodes(client, tmp_path / "report.json") == []
+    files = client.outputs(prompt_id(tmp_path / "report.json"))  # previews too
+    assert len(files) == FILES[path.stem]
+    assert len(pictures) == sum(file.type == "output" for file in files)
     for file in files:
         picture = Image.open(io.BytesIO(client.fetch(file)))
         assert np.ptp(np.asarray(picture.convert("L"))) > 32, f"{file.filename} is blank"
         if picture.format == "WEBP":
             frames = [node["inputs"]["frames"] for node in prompt.values() if "frames" in node["inputs"]]
             assert [getattr(picture, "n_frames", 1)] == frames
+    client.free()  # the next run makes its own pixels
+    assert same_pixels(ldm_run(path, "--out", tmp_path / "ui", *options), pictures)
+    assert cached_nodes(client, tmp_path / "report.json") == []
+    made = next((tmp_path / "api").glob("*.png"), None) or next((tmp_path / "api").glob("*.webp"))
+    assert same_pixels(ldm_run(made, "--out", tmp_path / "made", "--server", client.base_url), pictures)
+
+
+def test_images_carry_the_graph_in_the_editor_format_where_it_is_true(client: ComfyClient, tmp_path: Path):
+    """For both formats; not with other values, for which ComfyUI rebuilds a graph from the prompt in the image."""
+    graph = json.loads((PACK_ROOT / "workflows" / "demo.json").read_text())
+    (sampler,) = (node for node in graph["nodes"] if node["type"] == "LDMDDIMSampler")
+    sampler["widgets_values"][0] = 2
+    (tmp_path / "api").mkdir()
+    ui, api, options = tmp_path / "demo.json", tmp_path / "api" / "demo.json", ("--server", client.base_url)
+    ui.write_text(json.dumps(graph))
+    api.write_text(json.dumps(to_prompt(load_workflow(ui), client.object_info())))
+    for source in (ui, api):
+        (picture,) = ldm_run(source, "--out", tmp_path / source.parent.name, *options)
+        assert json.loads(picture.info["workflow"]) == graph
+        (again,) = ldm_run(str(getattr(picture, "filename")), "--out", tmp_path / "again", "--fresh", *options)  # noqa: B009
+        assert json.loads(again.info["workflow"]) == graph
+        for number, change in enumerate((["--seed", "8"], ["--set", "Noise to latent.steps=3"])):
+            (changed,) = ldm_run(source, "--out", tmp_path / f"{source.parent.name}{number}", *change, *options)
+            assert "workflow" not in changed.info
+            assert json.loads(changed.info["prompt"]) != json.loads(picture.info["prompt"])
+    prompt = json.loads(api.read_text())
+    prompt["2"]["inputs"]["seed"] = 987
+    api.write_text(json.dumps(prompt))  # its twin stays
+    (changed,) = ldm_run(api, "--out", tmp_path / "edited", *options)
+    assert '"seed": 987' in changed.info["prompt"]
+    assert "workflow" not in changed.info
+
+
+def test_a_sweep_and_a_table(client: ComfyClient, tmp_path: Path):
+    """Every value with every row, under names that tell them."""
+    table = tmp_path / "table.csv"
+    table.write_text("Noise to latent.steps,seed\n2,5\n3,6\n")
+    pictures = ldm_run(
+        PACK_ROOT / "workflows" / "demo.json", "--sweep", "Noise to latent.eta=0|0.5", "--table", table,
+        "--name", "{eta}/{steps:02}-{seed:03}", "--out", tmp_path / "out", "--server", client.base_url,
+    )  # fmt: skip
+    names = [Path(getattr(picture, "filename")).relative_to(tmp_path / "out") for picture in pictures]  # noqa: B009
+    assert list(map(str, names)) == ["0/02-005.png", "0/03-006.png", "0.5/02-005.png", "0.5/03-006.png"]
+    inputs = [json.loads(picture.info["prompt"])["3"]["inputs"] for picture in pictures]
+    assert [(entry["eta"], entry["steps"]) for entry in inputs] == [(0, 2), (0, 3), (0.5, 2), (0.5, 3)]

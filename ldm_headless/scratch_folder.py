@@ -1,0 +1,53 @@
+"""A temporary folder that the next process clears away if its owner was killed. Imports filelock."""
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_PREFIX = "comfyui-ldm-"
+_LOCK = "owner.lock"
+_YOUNG_S = 60.0  # a folder that was made a moment ago may not be locked yet
+
+
+class ScratchFolder:
+    """A new temporary folder, locked while this process lives.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self) -> None:
+        _clear_away(Path(tempfile.gettempdir()))
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        self._lock = FileLock(self.path / _LOCK, thread_local=False)
+        self._lock.acquire()
+
+    def remove(self) -> None:
+        """Remove the folder and what is in it."""
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _clear_away(parent: Path) -> None:
+    """Remove the folders whose owners are gone. The system releases a lock however its owner ends."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if _is_old_and_ours(folder):
+            try:
+                with FileLock(folder / _LOCK, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
+            except (Timeout, OSError):
+                continue  # its owner lives, or has just removed it
+
+
+def _is_old_and_ours(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+        has_lock = (folder / _LOCK).is_file()
+    except OSError:
+        return False
+    mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    return has_lock and mine and not folder.is_symlink() and time.time() - status.st_mtime > _YOUNG_S

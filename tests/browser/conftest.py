@@ -1,0 +1,68 @@
+"""The real editor in a real Chromium, on a private host. What is missing is a failure, not a reason to skip."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from editor_page import open_editor
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest tests/browser --record-exports` writes tests/data/exports anew, from the graphs in it."""
+    parser.addoption("--record-exports", action="store_true", help="record the editor's exports instead of comparing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs a browser."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateHost]:
+    """A running host with this checkout as its only pack."""
+    base = tmp_path_factory.mktemp("host")
+    with PrivateHost(find_host(), {"comfyui-ldm": PACK_ROOT}, base, required_nodes=["LDMCheckpointLoader"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def object_info(host: PrivateHost) -> dict[str, Any]:
+    """The host's description of its nodes."""
+    with ComfyClient(host.url) as client:
+        return client.object_info()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium of the system: `chromium` on the PATH, or what CHROMIUM names."""
+    found = shutil.which(os.environ.get("CHROMIUM") or "chromium")
+    if found is None:
+        pytest.fail("no Chromium: `apt-get install chromium`, or set CHROMIUM to the program", pytrace=False)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Browser, host: PrivateHost) -> Iterator[Page]:
+    """A fresh page of the editor, ready."""
+    opened = open_editor(browser, host.url)
+    yield opened
+    opened.context.close()
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser: Browser, host: PrivateHost) -> Iterator[Page]:
+    """As `page`, one for all tests of a file: for tests that load a graph of their own each."""
+    opened = open_editor(browser, host.url)
+    yield opened
+    opened.context.close()

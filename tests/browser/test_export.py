@@ -1,0 +1,83 @@
+"""Our conversion of UI graphs gives what the editor's own Export (API) gives, with the order of nodes and inputs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from editor_page import exported, first_difference, titled, types_of
+from playwright.sync_api import Page
+
+from ldm_headless import PACK_ROOT, PrivateHost
+from ldm_headless.ui_export import export_prompt
+
+WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
+RECORDED = sorted((PACK_ROOT / "tests" / "data" / "exports").glob("*.json"))
+
+
+def compare(page: Page, graph: dict[str, Any], object_info: dict[str, Any]) -> str:
+    theirs, titles = exported(page, graph)
+    assert theirs
+    return first_difference(export_prompt(graph, titled(object_info, titles), "graph"), theirs)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_of_the_pack(shared_page: Page, object_info: dict[str, Any], path: Path) -> None:
+    graph = json.loads(path.read_text())
+    assert compare(shared_page, graph, object_info) == ""
+    theirs, _ = exported(shared_page, graph)
+    assert theirs == json.loads((path.parent / "api" / path.name).read_text())
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_recorded_graphs(
+    request: pytest.FixtureRequest, shared_page: Page, object_info: dict[str, Any], path: Path
+) -> None:
+    record = json.loads(path.read_text())
+    graph = record["graph"]
+    theirs, titles = exported(shared_page, graph)
+    if request.config.getoption("--record-exports", default=False):
+        known = titled(object_info, titles)
+        types = types_of(graph) | {node["class_type"] for node in theirs.values()}  # old names, and today's
+        record |= {
+            "frontend": shared_page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__"),
+            "object_info": {kind: known[kind] for kind in sorted(types & known.keys())},
+            "expected": theirs,
+        }
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    assert first_difference(export_prompt(graph, titled(object_info, titles), path.stem), theirs) == ""
+    assert record["expected"] == theirs, "run `pytest tests/browser --record-exports`"
+
+
+def test_templates_of_the_host(shared_page: Page, object_info: dict[str, Any], host: PrivateHost) -> None:
+    """Every template that the editor offers and whose nodes the host has, over a hundred."""
+    with httpx.Client(base_url=host.url, trust_env=False) as http:
+        groups = http.get("/templates/index.json").raise_for_status().json()
+        names = [template["name"] for group in groups for template in group["templates"]]
+        graphs = {name: http.get(f"/templates/{name}.json").raise_for_status().json() for name in names}
+    runnable = {name: graph for name, graph in graphs.items() if types_of(graph) <= object_info.keys()}
+    assert len(runnable) > 50
+    assert sum("definitions" in graph for graph in runnable.values()) > 5
+    differences = {name: compare(shared_page, graph, object_info) for name, graph in runnable.items()}
+    assert {name: text for name, text in differences.items() if text} == {}
+
+
+def test_subgraphs_that_the_editor_makes_and_saves(page: Page, object_info: dict[str, Any]) -> None:
+    """Two nodes of the demo become a subgraph, and that one a nested subgraph, by the editor's own commands."""
+    graph = json.loads((PACK_ROOT / "workflows" / "demo.json").read_text())
+    saved = page.evaluate(
+        """async (graph) => {
+          await app.loadGraphData(graph)
+          const pick = (...types) => new Set(app.graph.nodes.filter((node) => types.includes(node.type)))
+          const {node: inner} = app.graph.convertToSubgraph(pick('LDMDDIMSampler', 'LDMVQDecode'))
+          const around = pick('LDMLatentNoise').add(inner)
+          app.graph.convertToSubgraph(around)
+          await new Promise((done) => setTimeout(done, 200))
+          return app.graph.serialize()
+        }""",
+        graph,
+    )
+    assert len(saved["definitions"]["subgraphs"]) == 2
+    assert compare(page, saved, object_info) == ""
+    assert any(node_id.count(":") == 2 for node_id in exported(page, saved)[0])

@@ -1,0 +1,259 @@
+"""Runs that are killed, cut and restarted at every joint: the same command completes them, with the same images.
+
+`LDM_FAULT_JOBS=200` makes every run that long; the default keeps the tests short.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_proxy import FaultProxy
+
+from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
+
+JOBS = int(os.environ.get("LDM_FAULT_JOBS", "12"))
+DEMO = PACK_ROOT / "workflows" / "api" / "demo.json"
+LIMIT = 60 + 5 * JOBS  # seconds; only a test that hangs reaches it
+
+
+class Run:
+    """One `ldm run` of the same jobs, in a process of its own."""
+
+    def __init__(self, out: Path, *servers: str, wait: float = 60, environment: dict[str, str] | None = None) -> None:
+        self.out, self.report_path = out, out.with_suffix(".json")
+        command = [sys.executable, "-P", "-m", "ldm_headless", "run", str(DEMO), "--seeds", f"0-{JOBS - 1}"]
+        command += ["--set", "Noise to latent.steps=4", "--name", "{index:04}", "--wait", str(wait)]
+        command += ["--out", str(out), "--report", str(self.report_path)]
+        command += [part for server in servers for part in ("--server", server)]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+
+    def wait_for_images(self, count: int) -> None:
+        deadline = time.monotonic() + LIMIT
+        while len(images(self.out)) < count:
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def end(self, status: int) -> str:
+        """Wait for the end; the messages."""
+        out, messages = self.process.communicate(timeout=LIMIT)
+        assert self.process.returncode == status, messages
+        assert "Traceback" not in messages
+        self.paths = out.split()
+        return messages
+
+    def report(self) -> dict[str, Any]:
+        return json.loads(self.report_path.read_text())
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))} if folder.is_dir() else {}
+
+
+def executions(host: PrivateHost) -> int:
+    """How many prompts the host has run; it notes the last one a little after it has told the client."""
+    time.sleep(0.5)
+    return host.log().count("Prompt executed in")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(host: PrivateHost, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    run = Run(tmp_path_factory.mktemp("undisturbed") / "out", host.url)
+    run.end(0)
+    expected = images(run.out)
+    assert len(set(expected.values())) == JOBS
+    return expected
+
+
+@pytest.fixture
+def proxy(host: PrivateHost) -> Iterator[FaultProxy]:
+    with FaultProxy(host.url) as running:
+        yield running
+
+
+@pytest.fixture
+def start_host() -> Iterator[Callable[[], PrivateHost]]:
+    """Starts hosts of a test's own, to be killed."""
+    started: list[PrivateHost] = []
+
+    def start() -> PrivateHost:
+        started.append(PrivateHost(find_host(), {"comfyui-ldm": PACK_ROOT}))
+        return started[-1].__enter__()
+
+    yield start
+    for host in started:
+        host.stop()
+
+
+def test_cut_web_sockets_change_nothing(proxy: FaultProxy, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    run, cuts = Run(tmp_path / "out", proxy.url), 0
+    for count in range(1, JOBS, 4):
+        run.wait_for_images(count)
+        cuts += proxy.cut_web_sockets()
+    run.end(0)
+    assert cuts >= 2
+    assert images(run.out) == undisturbed
+
+
+def test_a_submission_whose_answer_is_lost_is_not_repeated(
+    proxy: FaultProxy, host: PrivateHost, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    before = executions(host)
+    proxy.swallow_submissions = 5
+    run = Run(tmp_path / "out", proxy.url)
+    run.end(0)
+    assert proxy.swallow_submissions == 0
+    assert executions(host) - before == JOBS
+    assert images(run.out) == undisturbed
+
+
+def test_cut_connections_of_every_kind_change_nothing(
+    proxy: FaultProxy, host: PrivateHost, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    before, run = executions(host), Run(tmp_path / "out", proxy.url)
+    for count in range(1, JOBS, 4):
+        run.wait_for_images(count)
+        proxy.cut()
+    run.end(0)
+    assert images(run.out) == undisturbed
+    assert executions(host) - before == JOBS
+
+
+def test_a_killed_client_goes_on_where_it_was(host: PrivateHost, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    before, out = executions(host), tmp_path / "out"
+    for count in (1, JOBS // 2):
+        run = Run(out, host.url)
+        run.wait_for_images(count)
+        run.process.kill()
+        run.process.communicate()
+    run = Run(out, host.url)
+    run.end(0)
+    counts = run.report()["counts"]
+    assert counts["kept"] >= JOBS // 2
+    assert counts["kept"] + counts["done"] == JOBS
+    assert images(out) == undisturbed
+    assert [path.name for path in out.iterdir() if path.name.startswith(".ldm-partial")] == []
+    assert executions(host) - before == JOBS  # what the killed one had submitted is taken over
+    assert run.paths == [str(out / name) for name in undisturbed]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_client_takes_its_prompts_back_and_reports(
+    number: int, status: int, host: PrivateHost, client: ComfyClient, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    run = Run(tmp_path / "out", host.url)
+    run.wait_for_images(2)
+    run.process.send_signal(number)
+    assert "the same command goes on from there" in run.end(status)
+    deadline = time.monotonic() + LIMIT
+    while client.queue_length() and time.monotonic() < deadline:
+        time.sleep(0.05)  # the host ends the running step first
+    assert client.queue_length() == 0
+    counts = run.report()["counts"]
+    assert 0 < counts["left"] < JOBS
+    again = Run(tmp_path / "out", host.url)
+    again.end(0)
+    assert again.report()["counts"]["kept"] == counts["done"]
+    assert images(run.out) == undisturbed
+
+
+def test_a_killed_host_is_reported_and_another_one_at_its_address_completes_the_run(
+    start_host: Callable[[], PrivateHost], tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    with FaultProxy(None) as proxy:
+        first = start_host()
+        proxy.target = first.url
+        run = Run(tmp_path / "out", proxy.url, wait=1)
+        run.wait_for_images(2)
+        os.kill(first.pid, signal.SIGKILL)
+        messages = run.end(4)
+        assert proxy.url in messages
+        assert "The same command again runs only the jobs without images" in messages
+        counts = run.report()["counts"]
+        assert counts["done"] + counts["left"] == JOBS
+
+        second = start_host()
+        proxy.target = second.url
+        waiting = Run(tmp_path / "waiting", proxy.url)
+        waiting.wait_for_images(2)
+        os.kill(second.pid, signal.SIGKILL)
+        proxy.target = start_host().url  # while the run waits for it
+        waiting.end(0)
+        assert images(waiting.out) == undisturbed
+
+        again = Run(tmp_path / "out", proxy.url)
+        again.end(0)
+        assert again.report()["counts"]["kept"] == counts["done"]
+        assert images(run.out) == undisturbed
+
+
+def test_slow_and_dead_servers_do_not_stop_the_others(
+    proxy: FaultProxy, host: PrivateHost, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    proxy.delay = 0.3
+    with FaultProxy(host.url) as dying:
+        run = Run(tmp_path / "out", "http://127.0.0.1:9", dying.url, proxy.url, host.url, wait=0)
+        run.wait_for_images(2)
+        dying.target = None
+        dying.cut()
+        messages = run.end(0)
+        assert "http://127.0.0.1:9 was left out: no server answers" in messages
+        done = {server["url"]: server for server in run.report()["servers"]}
+    assert done[dying.url]["error"]
+    assert done[host.url]["done"] > done[proxy.url]["done"]
+    assert images(run.out) == undisturbed
+
+
+def processes(word: Path) -> list[int]:
+    """The processes with this word on their command line."""
+    known = {path: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
+    return [int(path.parent.name) for path, command in known.items() if str(word).encode() in command]
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(1, 0), (2, 4)])
+def test_a_private_host_that_dies_is_started_again_once(
+    deaths: int, status: int, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    run = Run(tmp_path / "out", environment={"TMPDIR": str(temporary)})
+    for death in range(deaths):
+        run.wait_for_images(1 + 3 * death)
+        (pid,) = processes(temporary)
+        os.kill(pid, signal.SIGKILL)
+    messages = run.end(status)
+    assert messages.count("the private host went away; starting it again") == 1
+    assert ("The end of its log" in messages.partition("starting it again. The end of its log")[2]) == (deaths == 2)
+    assert list(temporary.glob("comfyui-ldm-*")) == []
+    assert processes(temporary) == []
+    if status == 0:
+        assert images(run.out) == undisturbed
+
+
+@pytest.mark.parametrize("moment", ["start", "run"])
+def test_sigterm_leaves_nothing_of_the_private_host(moment: str, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    run = Run(tmp_path / "out", environment={"TMPDIR": str(temporary)})
+    if moment == "run":
+        run.wait_for_images(1)
+    else:
+        while not list(temporary.glob("comfyui-ldm-*/host.log")):
+            time.sleep(0.01)
+    run.process.send_signal(signal.SIGTERM)
+    run.end(143)
+    assert list(temporary.glob("comfyui-ldm-*")) == []  # torch leaves folders of its own there
+    assert processes(temporary) == []

@@ -1,0 +1,322 @@
+"""`ldm generate`: seeds, jobs, the folder that survives kills, formats, refusals. Images come from a tiny model."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import ldm_backend
+from ldm_backend.errors import LDMError
+from ldm_headless.cli import app
+from ldm_headless.errors import ExecutionError, GenerationError, JobError
+from ldm_headless.generation_job import Format, Job, Settings
+from ldm_headless.job_folder import JobFolder, MadeImage
+from ldm_headless.png_files import encode_png, pixels_sha256, read_png, read_png_info
+from ldm_headless.seed_ranges import format_seeds, parse_seeds
+from ldm_headless.worker_pool import LocalPool
+
+SETTINGS = Settings("c" * 64, 3, 0.0, "ddim", "leading", 1, "cpu", 1, "2", "0")
+
+
+def make_job(seeds: str = "0-9", format_: Format = Format.PNG, **changes: object) -> Job:
+    return Job(replace(SETTINGS, **changes), tuple(parse_seeds(seeds)), format_, 4)  # pyright: ignore[reportArgumentType]
+
+
+def made(job: Job, seed: int) -> MadeImage:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    info = {"seed": seed, "job": job.digest, "machine": "m"}
+    return MadeImage(seed, encode_png(pixels, info), pixels_sha256(pixels), "m")
+
+
+def store(out: Path, job: Job, seeds: str) -> None:
+    with JobFolder(out, job) as folder:
+        for seed in parse_seeds(seeds):
+            folder.store(made(job, seed))
+
+
+def snapshot(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def manifest(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+# Seeds and batches
+
+
+def test_seeds_are_read_in_order_and_written_back() -> None:
+    assert parse_seeds("7, 0-2,18446744073709551615") == [7, 0, 1, 2, 2**64 - 1]
+    for text in ("0-49", "3", "5,3-4,9", "0-1,3"):
+        assert format_seeds(parse_seeds(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot read ''"),
+        ("-3", "cannot read '-3'"),
+        ("1..4", "expected seeds and ranges"),
+        ("9-3", "first <= last"),
+        (str(2**64), r"2\*\*64 - 1"),
+        ("0-5,3", "the seed 3 twice"),
+        ("0-99999999999", "more than 10,000,000 images"),
+    ],
+)
+def test_bad_seeds_are_explained(text: str, message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        parse_seeds(text)
+
+
+def test_batches_stay_where_they_are_when_images_are_there() -> None:
+    job = make_job("10-19", batch=4)
+    units = list(job.units({10, 11, 12, 13, 15}))
+    assert [(unit.seeds, unit.wanted) for unit in units] == [
+        ((14, 15, 16, 17), (14, 16, 17)),
+        ((18, 19), (18, 19)),
+    ]
+
+
+# The folder
+
+
+@pytest.mark.parametrize("format_", Format)
+def test_what_is_left_of_a_broken_run_is_completed_to_the_same_bytes(tmp_path: Path, format_: Format) -> None:
+    job = make_job(format_=format_)
+    with JobFolder(tmp_path / "whole", job) as folder:
+        for seed in job.seeds:
+            folder.store(made(job, seed))
+        folder.finish()
+    out = tmp_path / "broken"
+    store(out, job, "0-4,7")
+    (out / ".partial-abc").write_bytes(b"half")  # a kill while a file was written
+    with (out / "manifest.jsonl").open("ab") as file:
+        file.write(b'{"seed": 8, "fi')  # and while a line was
+    with JobFolder(out, job) as folder:
+        assert folder.done == {0, 1, 2, 3, 4, 7}
+        for unit in list(job.units(folder.done)):
+            folder.store(made(job, unit.seeds[0]))
+        folder.finish()
+    assert snapshot(out) == snapshot(tmp_path / "whole")
+
+
+def test_files_and_manifest_are_made_to_agree(tmp_path: Path) -> None:
+    job = make_job()
+    store(tmp_path, job, "0-5")
+    kept = (tmp_path / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "manifest.jsonl").write_bytes(b"".join(kept[:5]))  # a kill between the image of 5 and its line
+    (tmp_path / "seed-2.png").unlink()
+    with JobFolder(tmp_path, job) as folder:
+        assert folder.done == {0, 1, 3, 4, 5}
+    assert [entry["seed"] for entry in manifest(tmp_path)] == [0, 1, 3, 4, 5]
+    assert (tmp_path / "manifest.jsonl").read_bytes().splitlines(keepends=True)[-1] == kept[5]
+
+
+def test_an_image_of_somebody_else_is_not_taken_for_ours(tmp_path: Path) -> None:
+    job = make_job()
+    store(tmp_path, job, "0")
+    foreign = made(make_job(steps=4), 1).png
+    (tmp_path / "seed-1.png").write_bytes(foreign)
+    with pytest.raises(JobError, match=r"seed-1\.png is not of this job"), JobFolder(tmp_path, job):
+        pass
+    assert (tmp_path / "seed-1.png").read_bytes() == foreign
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (make_job(steps=4), "steps is 3 there and 4 now"),
+        (make_job("0-10"), "seeds is '0-9' there and '0-10' now"),
+        (make_job(format_=Format.NPZ), "format is 'png' there and 'npz' now"),
+        (make_job(torch="3"), "torch is '2' there and '3' now"),
+    ],
+)
+def test_another_job_in_the_same_folder_is_refused(tmp_path: Path, other: Job, message: str) -> None:
+    store(tmp_path, make_job(), "0-3")
+    before = snapshot(tmp_path)
+    with pytest.raises(JobError, match=f"{message}.*another --out"), JobFolder(tmp_path, other):
+        pass
+    assert snapshot(tmp_path) == before
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.png").write_bytes(b"mine")
+    with pytest.raises(JobError, match=r"holds 'holiday\.png' but no job\.json"), JobFolder(tmp_path, make_job()):
+        pass
+    assert snapshot(tmp_path) == {"holiday.png": b"mine"}
+
+
+def test_two_runs_cannot_write_into_one_folder(tmp_path: Path) -> None:
+    with JobFolder(tmp_path, make_job()):
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_generate as t;"
+            "t.JobFolder(Path(sys.argv[1]), t.make_job()).__enter__()"
+        )
+        command = [sys.executable, "-P", "-c", code, str(tmp_path), str(Path(__file__).parent)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "another `ldm generate` is writing" in done.stderr
+
+
+def test_a_full_disk_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job()
+    with JobFolder(tmp_path, job) as folder:
+        folder.store(made(job, 0))
+
+        def full(handle: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(GenerationError, match="seed 1 .*No space left.*the same command continues"):
+                folder.store(made(job, 1))
+        assert not list(tmp_path.glob(".partial-*"))
+    assert [entry["seed"] for entry in manifest(tmp_path)] == [0]
+
+
+# Formats
+
+
+def test_shards_are_what_the_webdataset_library_reads(tmp_path: Path) -> None:
+    job = make_job(format_=Format.WEBDATASET)
+    store(tmp_path, job, "9,8,7,6,5,4,3,2,1,0")
+    shards = sorted(tmp_path.glob("*.tar"))
+    assert [path.name for path in shards] == ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
+    with tarfile.open(shards[2]) as archive:
+        assert archive.getnames() == ["seed-8.png", "seed-8.json", "seed-9.png", "seed-9.json"]
+    webdataset = pytest.importorskip("webdataset", reason="reads our shards if it is installed")
+    samples = list(webdataset.WebDataset([str(path) for path in shards], shardshuffle=False))
+    assert [json.loads(sample["json"])["seed"] for sample in samples] == list(range(10))
+    assert samples[3]["__key__"].endswith("seed-3")
+    assert samples[3]["png"] == made(job, 3).png
+
+
+def test_an_npz_holds_the_pixels_in_the_order_of_the_seeds(tmp_path: Path) -> None:
+    job = make_job("5,0-2", Format.NPZ)
+    store(tmp_path, job, "0-2,5")
+    arrays = np.load(tmp_path / "images.npz", allow_pickle=False)
+    assert arrays["seeds"].tolist() == [5, 0, 1, 2]
+    assert arrays["arr_0"].shape == (4, 8, 8, 3)
+    assert [pixels_sha256(pixels) for pixels in arrays["arr_0"]] == [made(job, seed).sha256 for seed in (5, 0, 1, 2)]
+
+
+# The command, on a tiny model
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["generate", *map(str, arguments)])
+    if isinstance(result.exception, LDMError):
+        return getattr(result.exception, "exit_code", 2), str(result.exception)
+    return result.exit_code, result.output
+
+
+def test_the_command_makes_the_images_of_the_backend(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--seeds", "3-5", "--steps", "4", "--eta", "0.5", "--device", "cpu", "--out", out)
+    assert run(tiny_folder, *options)[0] == 0
+    model = ldm_backend.load(tiny_folder, "cpu")
+    for entry in manifest(out):
+        seed = entry["seed"]
+        assert isinstance(seed, int)
+        expected = ldm_backend.generate(model, [seed], steps=4, eta=0.5)[0]
+        assert np.array_equal(read_png(out / f"seed-{seed}.png"), expected)
+        assert entry["sha256"] == pixels_sha256(expected)
+        info = json.loads(read_png_info(out / f"seed-{seed}.png"))
+        assert (info["seed"], info["steps"], info["eta"]) == (seed, 4, 0.5)
+    before = snapshot(out)
+    assert run(tiny_folder, *options)[0] == 0
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (("--sampler", "magic"), 2, "sampler is 'magic'; choose one of"),
+        (("--sampler", "unipc", "--eta", "1"), 2, "unipc has no eta"),
+        (("--grid", "compvis", "--steps", "300"), 2, "300"),
+        (("--workers", "2"), 2, "--workers is for --ray"),
+        (("--steps", "0"), 2, "greater than or equal to 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_made(
+    tiny_folder: Path, tmp_path: Path, options: tuple[str, ...], status: int, message: str
+) -> None:
+    found = run(tiny_folder, "--seeds", "0", "--device", "cpu", "--out", tmp_path / "out", *options)
+    assert found[0] == status
+    assert message in found[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_kills_at_any_moment_lose_nothing_and_make_nothing_twice(tiny_folder: Path, tmp_path: Path) -> None:
+    """The whole program under kill -9, twice, then to its end."""
+    arguments = ["generate", str(tiny_folder), "--seeds", "0-119", "--steps", "4", "--device", "cpu"]
+    arguments += ["--format", "webdataset", "--shard-size", "25", "--batch", "3"]
+    assert run(*arguments[1:], "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "killed"
+    command = [sys.executable, "-P", "-m", "ldm_headless", *arguments, "--out", str(out)]
+    made_before = 0
+    for images in (20, 70):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 600
+        while lines(out) < images and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert lines(out) >= max(images, made_before)  # what was there is still there
+        made_before = lines(out) - 1  # its last line may be cut
+        for shard in out.glob("*.tar"):
+            assert shard.read_bytes() == (tmp_path / "whole" / shard.name).read_bytes()
+    subprocess.run(command, check=True, capture_output=True)
+    assert snapshot(out) == snapshot(tmp_path / "whole")
+
+
+def lines(out: Path) -> int:
+    path = out / "manifest.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+# Workers
+
+
+class Doubler:
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def __call__(self, item: int) -> int:
+        if item == 13:
+            raise JobError("thirteen")
+        return 2 * item
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def test_a_local_pool_yields_each_result_once_and_stops_its_worker() -> None:
+    worker = Doubler()
+    pool: LocalPool[int, int] = LocalPool(lambda: worker, in_flight=3)
+    assert sorted(pool.map(range(10))) == list(range(0, 20, 2))
+    assert worker.stopped
+    with pytest.raises(JobError, match="thirteen"):
+        list(pool.map(range(20)))
+
+
+def test_errors_come_back_whole_from_another_process() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(ExecutionError("4", "N", "a.ValueError", "bad")))  # noqa: S301 - our own bytes
+    assert (type(error), error.node_id, str(error)) == (ExecutionError, "4", "node 4 (N) failed: ValueError: bad")
+
+
+def test_a_png_is_read_only_as_what_it_is() -> None:
+    with pytest.raises(JobError, match="cannot read x as PNG"):
+        read_png(io.BytesIO(b"GIF89a"), "x")

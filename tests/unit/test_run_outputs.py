@@ -1,0 +1,241 @@
+"""What a run writes: names from templates, the output folder with its journal, the report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ldm_headless import ImageRef
+from ldm_headless.errors import ExecutionError, OutputError, WorkflowError
+from ldm_headless.journal import JOURNAL, Header
+from ldm_headless.output_folder import OutputFolder
+from ldm_headless.output_names import NameTemplate
+from ldm_headless.plan import Plan
+from ldm_headless.report import JobResult, JobState, check_report_path, failure, write_report
+from ldm_headless.sweep import Job
+
+HEADER = Header("demo.json", 2, "{index}", "abc")
+BASE = {"5": {"class_type": "SaveImage", "inputs": {"seed": 3}, "_meta": {"title": "Save/it"}}}
+
+
+def plan(values: dict[str, str] | None = None) -> Plan:
+    return Plan("demo.json", BASE, [Job(values or {}, {}, index + 7) for index in range(2)], None, {})
+
+
+def name(template: str | None, filename: str = "ldm_00001_.png", values: dict[str, str] | None = None) -> str:
+    return NameTemplate(template, plan(values)).name(1, 0, ImageRef(filename, "", "output", "5"))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (None, "ldm_00001.png"),
+        ("{seed}_{index:04}", "8_0001.png"),
+        ("{seed}/{file}-{image}-{node}-{index}", "8/ldm_00001_-0-5-1.png"),
+        ("{title}{index}", "Save_it1.png"),
+        (".{index}", "_.1.png"),
+        ("{{{index}}}", "{1}.png"),
+    ],
+)
+def test_templates(template: str | None, expected: str) -> None:
+    assert name(template) == expected
+
+
+def test_numbers_of_a_sweep_take_a_width() -> None:
+    assert name("{steps:04}_{index}", values={"steps": "20"}) == "0020_1.png"
+    assert name("{steps:04}_{index}", values={"steps": "all"}) == "all_1.png"
+
+
+def test_set_values_are_fields_and_cannot_leave_the_folder() -> None:
+    assert name("{A b.steps}_{index}", values={"A b.steps": "20"}) == "20_1.png"
+    assert name("{x.y}/{index}", values={"x.y": "../../etc/passwd\0"}) == "_.._.._etc_passwd_/1.png"
+
+
+@pytest.mark.parametrize("filename", ["../../a.png", "..\\..\\a.png", "/etc/a.png", "C:\\a.png"])
+def test_a_name_from_a_server_cannot_leave_the_folder(filename: str) -> None:
+    assert name("{file}{index}", filename) == "a1.png"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("../{index}", "expected a path below the output folder"),
+        ("/tmp/{index}", "expected a path below"),  # noqa: S108
+        ("a/./{index}", "expected a path below"),
+        ("a\\{index}", "expected a path below"),
+        ("x" * 201 + "{index}", "at most 200 bytes"),
+        ("{index.__class__}", "is no field; there are file, image, index"),
+        ("{index!r}", "is no field"),
+        ("{index:0999999999}", "is no field"),
+        ("{nothing}", "is no field"),
+        ("{index", "cannot read --name"),
+        ("same", "jobs 0 and 1 the same name; add {index}"),
+    ],
+)
+def test_bad_templates_are_explained(template: str, message: str) -> None:
+    with pytest.raises(OutputError, match=message):
+        name(template)
+
+
+# What is submitted
+
+
+HOST = {
+    "Source": {"input": {"required": {"seed": ["INT", {"default": 3}]}}, "output": ["IMAGE"]},
+    "Sink": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True},
+}
+GRAPH = {
+    "nodes": [
+        {"id": 1, "type": "Source", "widgets_values": [3, "fixed"], "outputs": [{"type": "IMAGE", "links": [1]}]},
+        {"id": 2, "type": "Sink", "inputs": [{"name": "images", "type": "IMAGE", "link": 1}]},
+    ],
+    "links": [[1, 1, 0, 2, 0, "IMAGE"]],
+}
+PROMPT = {
+    "1": {"class_type": "Source", "inputs": {"seed": 3}, "_meta": {"title": "of no weight"}},
+    "2": {"class_type": "Sink", "inputs": {"images": ["1", 0]}},
+}
+
+
+def test_the_ui_graph_goes_only_with_the_prompt_that_it_shows() -> None:
+    jobs = [Job({}, {}, None), Job({}, {}, 4), Job({}, {"1.seed": "3"}, None), Job({}, {"1.seed": "5"}, None)]
+    shown = Plan("x", PROMPT, jobs, GRAPH, HOST)
+    embedded = {"extra_pnginfo": {"workflow": GRAPH}}
+    assert [shown.extra_data(index) for index in range(4)] == [embedded, {}, embedded, {}]
+    assert Plan("x", PROMPT, jobs, None, HOST).extra_data(0) == {}
+    assert Plan("x", PROMPT, jobs, GRAPH, {}).extra_data(0) == {}  # its nodes are unknown: nobody can tell
+    assert Plan("x", PROMPT, jobs, {"nodes": [], "links": []}, HOST).extra_data(0) == {}
+
+
+def test_a_seed_is_not_given_in_two_ways() -> None:
+    with pytest.raises(WorkflowError, match=r"'1\.seed' is a seed, and job 0 has the seed 4 already"):
+        Plan("x", PROMPT, [Job({}, {"1.seed": "5"}, 4)], None, HOST).prompt(0)
+
+
+# The folder
+
+
+def test_files_are_kept_and_found_again_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"the user's")
+    with OutputFolder(tmp_path, HEADER) as folder:
+        saved = folder.save(0, [("0.png", b"a"), ("0.png", b"b"), ("sub/x.png", b"c")])
+        assert [path.relative_to(tmp_path).as_posix() for path in saved] == ["0-2.png", "0-3.png", "sub/x.png"]
+    with OutputFolder(tmp_path, HEADER) as folder:
+        assert folder.complete(0) == saved
+        assert folder.complete(1) is None
+        saved[1].unlink()
+        assert folder.complete(0) is None
+        # The file that is still there is taken as it is; only the missing one is written.
+        assert folder.save(0, [("0.png", b"a"), ("0.png", b"b"), ("sub/x.png", b"c")]) == saved
+    assert (tmp_path / "0.png").read_bytes() == b"the user's"
+    assert len([path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(".ldm")]) == 4
+
+
+def test_a_changed_file_is_neither_complete_nor_overwritten(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path, HEADER) as folder:
+        (path,) = folder.save(0, [("0.png", b"a")])
+        path.write_bytes(b"b")
+        assert folder.complete(0) is None
+        (again,) = folder.save(0, [("0.png", b"a")])
+        assert (path.read_bytes(), again.name, again.read_bytes()) == (b"b", "0-2.png", b"a")
+
+
+def test_a_link_in_the_folder_does_not_lead_out(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / "x.png").symlink_to(tmp_path / "elsewhere" / "x.png")
+    with OutputFolder(tmp_path / "out", HEADER) as folder:
+        with pytest.raises(OutputError, match="leads out of"):
+            folder.save(0, [("sub/deep/0.png", b"a")])
+        assert folder.save(0, [("x.png", b"a")])[0].name == "x-2.png"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_line_that_was_cut_is_dropped(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path, HEADER) as folder:
+        folder.save(0, [("0.png", b"a")])
+        folder.journal.note_submission(1, "http://s", "id")
+    content = (tmp_path / JOURNAL).read_bytes()
+    (tmp_path / JOURNAL).write_bytes(content[:-9])
+    (tmp_path / ".ldm-partial-1").touch()
+    with OutputFolder(tmp_path, HEADER) as folder:
+        assert folder.complete(0)
+        assert folder.journal.submissions == {}
+        folder.journal.note_submission(1, "http://s", "id")
+    assert (tmp_path / JOURNAL).read_bytes() == content
+    assert not (tmp_path / ".ldm-partial-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Header("a.json", 3, "{index}", "abd"), r"another run, of 2 job\(s\) of demo.json; this one has 3"),
+        (Header("demo.json", 2, "{seed}", "abc"), "with --name '{index}'"),
+        (Header("demo.json", 2, "{index}", "abd"), "with other values"),
+    ],
+)
+def test_a_changed_job_list_is_refused_until_told_to_begin_anew(tmp_path: Path, other: Header, message: str) -> None:
+    with OutputFolder(tmp_path, HEADER) as folder:
+        (kept,) = folder.save(0, [("0.png", b"a")])
+    with pytest.raises(OutputError, match=message):
+        OutputFolder(tmp_path, other)
+    with OutputFolder(tmp_path, other, fresh=True) as folder:
+        assert folder.complete(0) is None
+    assert kept.read_bytes() == b"a"
+    assert (tmp_path / ".ldm-run-2.jsonl").exists()
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path, HEADER), pytest.raises(OutputError, match="another run works in"):
+        OutputFolder(tmp_path, HEADER)
+
+
+@pytest.mark.parametrize("content", ["{}\n", "nonsense\n", '{"format": "other"}\n', "[]\n"])
+def test_a_foreign_journal_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    (tmp_path / JOURNAL).write_text(content)
+    with pytest.raises(OutputError, match="cannot be read"):
+        OutputFolder(tmp_path, HEADER)
+    assert (tmp_path / JOURNAL).read_text() == content
+
+
+def test_a_folder_that_is_a_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError, match="cannot write into"):
+        OutputFolder(tmp_path / "out", HEADER)
+
+
+# The report
+
+
+def test_the_report_tells_each_job_and_replaces_only_reports(tmp_path: Path) -> None:
+    error = ExecutionError("4", "N", "ValueError", "bad")
+    results = [JobResult(0, JobState.DONE, [tmp_path / "a.png"], server="http://a"), JobResult(1, JobState.FAILED)]
+    results[1].error = error
+    path = tmp_path / "report.json"
+    write_report(path, plan(), results, {"http://a": None}, 1.0)
+    check_report_path(path)
+    report = json.loads(path.read_text())
+    assert report["counts"] == {"done": 1, "kept": 0, "failed": 1, "left": 0}
+    assert report["servers"] == [{"url": "http://a", "done": 1, "error": None}]
+    assert [job["seed"] for job in report["jobs"]] == [7, 8]
+    assert report["jobs"][1]["error"] == {"type": "ExecutionError", "message": str(error), "nodes": ["4"]}
+    path.write_text('{"mine": 1}')
+    with pytest.raises(OutputError, match="is no report"):
+        check_report_path(path)
+    with pytest.raises(OutputError, match="does not exist"):
+        check_report_path(tmp_path / "no" / "report.json")
+
+
+def test_the_first_failure_gives_the_exit_code() -> None:
+    error = ExecutionError("4", "N", "ValueError", "bad")
+    alone = JobResult(0, JobState.FAILED, error=error)
+    assert failure([alone], {}) is error
+    assert failure([JobResult(0, JobState.DONE), JobResult(1, JobState.KEPT)], {}) is None
+    several = failure([alone, JobResult(1)], {})
+    assert several is not None
+    assert several.exit_code == 1
+    assert str(several).startswith("1 of 2 jobs failed and 1 did not run; the first, job 0: node 4 (N) failed")
