@@ -23,6 +23,8 @@ _SIDE = 32
 _CHANNELS = 128
 # Below this side the weights are most of what a convolution reads: it pays to keep them in oneDNN's order.
 _SIDE_OF_SMALL = 16
+# From here on oneDNN's passing copy of a weight, which one image may spare, is worth speaking of.
+_LARGE_WEIGHT = 8 * 2**20
 # Tiles of kernels that are kept, which with 4 would take four times the weights' memory, and of those made each time.
 _KEPT_TILE = 2
 _PASSING_TILE = 4
@@ -85,7 +87,7 @@ class _FastConv2d(nn.Module):
         if side < _SIDE:
             if side < _SIDE_OF_SMALL and self.keep:
                 return _direct(x, self._kept("packed", x), self.bias, self.stride, self.padding)
-            if len(x) == 1 and self._keeps_size():
+            if len(x) == 1 and self._keeps_size() and self.weight.nbytes >= _LARGE_WEIGHT:
                 return _product(x, self.weight, self.bias)
             return super().forward(x.contiguous())  # with channels_last, torch would turn the weights, the larger part
         if channels < _CHANNELS or not self._keeps_size():
