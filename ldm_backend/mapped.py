@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+_LIBRARY = ctypes.CDLL(None) if sys.platform.startswith("linux") else None  # the C library
 _SMAPS = Path("/proc/self/smaps")
 _VMA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ [0-9a-f]+ \S+ (\d+)")
 
@@ -25,17 +26,15 @@ def let_go(tensors: Iterable[Tensor]) -> None:
         tensors: on any device; those that are not mapped are passed over.
     """
     ranges = sorted(_pages(tensors))
-    if not ranges or not sys.platform.startswith("linux") or not _SMAPS.exists():
+    if not ranges or _LIBRARY is None or not _SMAPS.exists():
         return
-    library = ctypes.CDLL(None)
-    advise = library.madvise
-    advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     for start, end in _unchanged_mappings():
         for first, last in ranges:
             if start <= first and last <= end:
-                advise(first, last - first, mmap.MADV_DONTNEED)
-    if hasattr(library, "malloc_trim"):  # glibc
-        library.malloc_trim(0)
+                address, length = ctypes.c_void_p(first), ctypes.c_size_t(last - first)
+                _LIBRARY.madvise(address, length, mmap.MADV_DONTNEED)
+    if hasattr(_LIBRARY, "malloc_trim"):  # glibc
+        _LIBRARY.malloc_trim(ctypes.c_size_t(0))
 
 
 def _pages(tensors: Iterable[Tensor]) -> Iterator[tuple[int, int]]:

@@ -51,7 +51,7 @@ class Run:
         """Wait for the end; the messages."""
         out, messages = self.process.communicate(timeout=LIMIT)
         assert self.process.returncode == status, messages
-        assert "Traceback" not in messages
+        assert "/ldm_headless/" not in messages  # no traceback of ours; the host's log, when quoted, may hold its own
         self.paths = out.split()
         return messages
 
