@@ -1,14 +1,13 @@
-"""What became of each job, as typed results and as a JSON file. Imports the plan and the errors."""
+"""What became of each job, as typed results and as a JSON file. Imports the plan, atomic_files and the errors."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from .atomic_files import write_whole
 from .errors import ExecutionError, HeadlessError, OutputError, PromptRejectedError, RunFailedError
 from .plan import Plan
 
@@ -115,11 +114,7 @@ def write_report(
         ],
         "jobs": [_job(result, plan) for result in results],
     }
-    handle, scratch = tempfile.mkstemp(dir=path.absolute().parent, prefix=".ldm-partial-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=2)
-    os.chmod(scratch, 0o644)
-    os.replace(scratch, path)
+    write_whole(path, json.dumps(report, indent=2).encode())
 
 
 def _job(result: JobResult, plan: Plan) -> dict[str, Any]:
