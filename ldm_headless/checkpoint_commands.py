@@ -115,7 +115,7 @@ def download(
     out = to or _model_folder(repo)
     try:
         hub.download(repo, out, revision)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
         _note("interrupted: what has arrived is kept, and the same command continues")
         raise
     typer.echo(out)

@@ -68,6 +68,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return  # on our way already; a second signal must not break off the cleaning up
     _stopped_by.append(number)
     handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler):  # ignored, as in the background of a script
-        handler = signal.default_int_handler
-    handler(signal.SIGINT, frame)
+    if callable(handler) and handler is not signal.default_int_handler:
+        handler(signal.SIGINT, frame)
+    else:
+        # Not KeyboardInterrupt: a Python that sees one pass through `exec` or `eval` of a text, as in the making of
+        # a dataclass, kills itself by SIGINT at its end, whoever caught it.
+        raise SystemExit(128 + number)

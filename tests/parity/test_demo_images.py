@@ -1,7 +1,9 @@
 """Pictures of the demo checkpoint against the model card's loop in diffusers.
 
 A picture agrees when at most 0.1 % of its pixel values differ, by one level: rounding moves a latent by about 1e-5,
-which changes a truncated level where the value lay within rounding of the next one.
+which changes a truncated level where the value lay within rounding of the next one. The seeds with 20 steps are such
+that no latent lies as near to the border between two codes (2e-5 at the least): seed 3 does (4e-6), and there another
+number of threads alone gives the other code, and 1.5 % of the pixels move.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def test_generate_is_the_model_cards_loop(demo, seed, steps, eta):
 def test_image_of_a_batch_is_the_image_of_its_seed(demo, eta):
     """Four seeds at once give the four single pictures, in any order."""
     model, _ = demo
-    seeds = [3, 4, 5, 6]
+    seeds = [4, 6, 10, 11]
     batch = ldm_backend.generate(model, seeds=seeds, steps=20, eta=eta)
     backwards = ldm_backend.generate(model, seeds=seeds[::-1], steps=20, eta=eta)
     for index, seed in enumerate(seeds):

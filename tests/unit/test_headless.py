@@ -220,6 +220,13 @@ def test_exit_codes(data: Path, tmp_path: Path, arguments: list[str], status: in
     assert "Traceback" not in done.stderr
 
 
+def test_sigterm_in_any_code_is_143() -> None:
+    """Also in the text of an `exec`, which remembers a KeyboardInterrupt until the process ends."""
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); 1 + 1"
+    code = f"from ldm_headless import cli; cli.app = lambda: exec({kill!r}); cli.main()"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 143
+
+
 def test_the_client_needs_no_torch() -> None:
     code = "import sys, ldm_headless.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0

@@ -129,9 +129,12 @@ def test_saved_image_carries_its_graph(graph, client: ComfyClient):
 
 
 def test_demo_picture(graph, run, root, assert_same_images):
-    """The demo that comes with the pack is found without any set-up, and gives the backend's picture."""
+    """The demo that comes with the pack is found without any set-up, and gives the backend's picture.
+
+    Seed 6, since a latent of seed 3 lies within rounding of the border between two codes.
+    """
     loader = graph.checkpoint("portraits-128")
-    sampled = graph.ddim(loader, graph.noise(3, width=128, height=128), steps=20)
+    sampled = graph.ddim(loader, graph.noise(6, width=128, height=128), steps=20)
     saved = graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=sampled[0]))
     model = ldm_backend.load(root / "demo" / "portraits-128", device="cpu")
-    assert_same_images(run(graph)[saved.id], ldm_backend.generate(model, seeds=[3], steps=20))
+    assert_same_images(run(graph)[saved.id], ldm_backend.generate(model, seeds=[6], steps=20))
