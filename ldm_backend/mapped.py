@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 _LIBRARY = ctypes.CDLL(None) if sys.platform.startswith("linux") else None  # the C library
-_SMAPS = Path("/proc/self/smaps")
-_VMA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ [0-9a-f]+ \S+ (\d+)")
+# Eight bytes for each page of the process, see Documentation/admin-guide/mm/pagemap.rst of Linux.
+_PAGEMAP = Path("/proc/self/pagemap")
+_PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 
 
 def let_go(tensors: Iterable[Tensor]) -> None:
@@ -26,15 +27,25 @@ def let_go(tensors: Iterable[Tensor]) -> None:
         tensors: on any device; those that are not mapped are passed over.
     """
     ranges = sorted(_pages(tensors))
-    if not ranges or _LIBRARY is None or not _SMAPS.exists():
+    if not ranges or _LIBRARY is None:
         return
-    for start, end in _unchanged_mappings():
-        for first, last in ranges:
-            if start <= first and last <= end:
-                address, length = ctypes.c_void_p(first), ctypes.c_size_t(last - first)
-                _LIBRARY.madvise(address, length, mmap.MADV_DONTNEED)
+    try:
+        with _PAGEMAP.open("rb", buffering=0) as pagemap:
+            for first, last in ranges:
+                pagemap.seek(first // mmap.PAGESIZE * 8)
+                pages = np.frombuffer(pagemap.read((last - first) // mmap.PAGESIZE * 8), np.uint64)
+                if _all_of_a_file(pages):
+                    _LIBRARY.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+    except OSError:  # a container may hide the file: then the memory stays
+        return
     if hasattr(_LIBRARY, "malloc_trim"):  # glibc
         _LIBRARY.malloc_trim(ctypes.c_size_t(0))
+
+
+def _all_of_a_file(pages: np.ndarray) -> bool:
+    """Whether no page has contents of its own. A page that was written to is one of memory, no longer of the file."""
+    present = (pages & _PRESENT) != 0
+    return bool(np.all(~present | ((pages & _OF_A_FILE) != 0)) and not np.any(pages & _SWAPPED))
 
 
 def _pages(tensors: Iterable[Tensor]) -> Iterator[tuple[int, int]]:
@@ -46,13 +57,3 @@ def _pages(tensors: Iterable[Tensor]) -> Iterator[tuple[int, int]]:
             last = (start + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
             if first < last:
                 yield first, last
-
-
-def _unchanged_mappings() -> Iterator[tuple[int, int]]:
-    """Address ranges that are mapped from a file and have no page of their own."""
-    start = end = inode = 0
-    for line in _SMAPS.read_text().splitlines():
-        if found := _VMA.match(line):
-            start, end, inode = int(found[1], 16), int(found[2], 16), int(found[3])
-        elif line.startswith("Anonymous:") and inode and line.split()[1] == "0":
-            yield start, end

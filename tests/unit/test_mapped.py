@@ -41,7 +41,7 @@ def test_pages_of_a_file_go_and_come_back(mapped):
 
 
 def test_changed_memory_stays(mapped):
-    """One changed number anywhere in the file is enough to leave all of it alone."""
+    """One changed number is enough to leave all of a tensor alone."""
     mapped[5 * MIB] = 7
     let_go([mapped])
     assert mapped[5 * MIB] == 7
