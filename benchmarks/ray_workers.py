@@ -79,6 +79,7 @@ def main() -> None:
         grid="leading",
         batch=1,
         device="cpu",
+        precision="fp32",
         threads=1,
     )
     factory = partial(ImageMaker, source, settings, "benchmark")

@@ -54,4 +54,4 @@ class DeepCache:
                 "latents of another shape. Use a new DeepCache for each run."
             )
         self._calls += 1
-        return self._unet.outer_up(self._deep, temb, skips, self._depth)
+        return self._unet.outer_up(self._deep, temb, skips, self._depth).to(x_t.dtype)

@@ -43,6 +43,8 @@ def is_plain(layer: Any, x: Tensor) -> bool:
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(weight) in (Tensor, nn.Parameter)
+        # What torch.compile makes is for the layers as they are
+        and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         # ComfyUI's layers: weights cast, streamed or patched at each call
         and not getattr(layer, "comfy_cast_weights", False)

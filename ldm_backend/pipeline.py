@@ -21,6 +21,7 @@ from .images import to_uint8
 from .kl import KLModel
 from .mapped import let_go
 from .noise import StepNoise, draw_noise
+from .precision import resolve, set_precision
 from .samplers import Callback, adds_noise, sample
 from .schedule import Schedule
 from .unet import UNet
@@ -45,6 +46,8 @@ def load(
     weights: str = "auto",
     config: LDMConfig | str | Path | None = None,
     scale_factor: float | None = None,
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> LatentDiffusion:
     """Load a checkpoint.
 
@@ -55,16 +58,22 @@ def load(
         weights: "ema" or "raw" where the file holds both; "auto" takes EMA where present.
         config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
         scale_factor: replaces that of the configuration, for a model trained with another.
-    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, or a
-        configuration is needed.
+        precision: of the UNet, one of `precision.PRECISIONS`; fp32 is exact.
+        compiled: compile the UNet with `torch.compile` at its first evaluation.
+    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, a
+        configuration is needed, or unknown precision.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    unet_format = resolve(precision, target)
     checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
     unet = UNet(checkpoint.config.unet, uninitialised, device="meta")
     first_stage = build_first_stage(checkpoint.config.vq, uninitialised, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
     let_go([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
+    set_precision(unet, unet_format)
+    if compiled:
+        unet.compile_evaluation()
     schedule = Schedule(checkpoint.config.schedule)
     return LatentDiffusion(unet.to(target), first_stage.to(target), schedule, checkpoint.config, target)
 

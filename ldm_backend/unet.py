@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from .compiled import Compiled
 from .config import UNetConfig
 from .errors import InputError
 from .fast_norm import group_norm
@@ -75,6 +76,12 @@ class UNet(nn.Module):
             previous = width
         self.conv_norm_out = layers.norm(channels[0])
         self.conv_out = layers.conv(channels[0], config.out_channels)
+        self.compiled: Compiled | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Format of the arithmetic; the time embedding may have a longer one, see `precision`."""
+        return self.conv_in.weight.dtype
 
     @property
     def size_multiple(self) -> int:
@@ -107,10 +114,18 @@ class UNet(nn.Module):
         Raises: InputError: wrong number of channels, or H, W no multiple of `size_multiple`.
         """
         self.check_input(x.shape)
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).reshape(-1).expand(len(x)).contiguous()
+        return (self.compiled or UNet._evaluate)(self, x, t)
+
+    def compile_evaluation(self) -> None:
+        """Compile with `torch.compile` at the next call, see `Compiled`. Parts that others call stay as they are."""
+        self.compiled = Compiled(UNet._evaluate)
+
+    def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         temb = self.embed_timesteps(t, x)
         skips = self.outer_down(x, temb, depth=1)
         h = self.inner(skips[-1], temb, depth=1)
-        return self.outer_up(h, temb, skips, depth=1)
+        return self.outer_up(h, temb, skips, depth=1).to(x.dtype)
 
     # The three parts of an evaluation. The `depth` finest levels are its outside, 1..levels; what is inside changes
     # slowly from one timestep to the next, which `deep_cache` makes use of.
@@ -118,11 +133,11 @@ class UNet(nn.Module):
     def embed_timesteps(self, t: Tensor | float, x: Tensor) -> Tensor:
         """Timesteps as in `forward` to the embedding (N, 4 C) for the latents `x`."""
         t = torch.as_tensor(t, device=x.device).reshape(-1).expand(x.shape[0])
-        return self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))
+        return self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0])).to(self.dtype)
 
     def outer_down(self, x: Tensor, temb: Tensor, depth: int) -> list[Tensor]:
         """Run conv_in and the `depth` finest levels on the way down; returns every intermediate, for the way up."""
-        h = self.conv_in(x)
+        h = self.conv_in(x.to(self.dtype))
         skips = [h]
         for level, block in enumerate(self.down_blocks[:depth]):
             h = block.process(h, temb, skips)
@@ -154,12 +169,12 @@ class TimeEmbedding(nn.Module):
     def __init__(self, layers: Layers, in_channels: int) -> None:
         super().__init__()
         channels = 4 * in_channels
-        self.linear_1 = layers.linear(in_channels, channels)
+        self.linear_1: Any = layers.linear(in_channels, channels)
         self.linear_2 = layers.linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map sinusoids (N, C) to the embedding (N, 4 C)."""
-        return self.linear_2(silu(self.linear_1(x)))
+        """Map sinusoids (N, C) of any format to the embedding (N, 4 C) in that of the weights."""
+        return self.linear_2(silu(self.linear_1(x.to(self.linear_1.weight.dtype))))
 
 
 class DownBlock(nn.Module):

@@ -29,6 +29,15 @@ _console = Console(stderr=True)
 _IN_FLIGHT = 2  # one batch is sampled while another one is encoded
 
 
+class Precision(StrEnum):
+    """Number format of the UNet, as in `ldm_backend.precision`."""
+
+    FP32 = "fp32"
+    AUTO = "auto"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
 class Device(StrEnum):
     """Where images are computed."""
 
@@ -47,6 +56,7 @@ def generate(
     grid: Annotated[str, typer.Option(help="As in LDM Sampler.")] = "leading",
     batch: Annotated[int, typer.Option(min=1, help="Images sampled together.")] = 1,
     device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    precision: Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")] = Precision.FP32,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker; other numbers round otherwise.")] = 1,
     weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
     config: Annotated[str | None, typer.Option(metavar="PRESET|YAML", help="For files without.")] = None,
@@ -70,6 +80,7 @@ def generate(
             grid=grid,
             batch=batch,
             device=_device(device, resources),
+            precision=precision.value,
             threads=threads,
         )
         job = Job(settings, numbers, format_, shard_size)

@@ -33,6 +33,7 @@ class Settings:
     Attributes:
         checkpoint: SHA-256 over the hashes of the weight files, the choice of weights, and the configuration.
         device: "cpu" or "cuda".
+        precision: Of the UNet: "fp32", "bf16" or "fp16".
         threads: Of torch in one worker; other numbers sum in another order.
         torch, ldm: Versions.
     """
@@ -44,6 +45,7 @@ class Settings:
     grid: str
     batch: int
     device: str
+    precision: str
     threads: int
     torch: str
     ldm: str

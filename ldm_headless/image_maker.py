@@ -12,6 +12,7 @@ import ldm_backend
 from ldm_backend.checkpoint import Checkpoint, read_checkpoint
 from ldm_backend.hub import local_path
 from ldm_backend.inspection import sha256_of
+from ldm_backend.precision import resolve
 from ldm_backend.samplers import StepInfo, adds_noise
 from ldm_backend.schedule import Schedule
 from ldm_backend.single_file import config_to_json
@@ -60,7 +61,9 @@ class ImageMaker:
                 )
         torch.set_num_threads(settings.threads)
         path, weights, config = source.path, source.weights, source.config
-        self._model = ldm_backend.load(path, settings.device, weights=weights, config=config)
+        self._model = ldm_backend.load(
+            path, settings.device, weights=weights, config=config, precision=settings.precision
+        )
         self._machine = (
             torch.cuda.get_device_name() if settings.device == "cuda" else torch.backends.cpu.get_cpu_capability()
         )
@@ -102,13 +105,15 @@ def settings_of(
     grid: str,
     batch: int,
     device: str,
+    precision: str,
     threads: int,
 ) -> Settings:
     """The settings of a job, checked as far as is possible without a model.
 
     Raises:
-        LDMError: A checkpoint that cannot be read, or steps, eta, sampler or grid that do not fit it.
+        LDMError: A checkpoint that cannot be read, or steps, eta, sampler, grid or precision that do not fit it.
     """
+    unet_format = resolve(precision, device)
     checkpoint = _read(source)
     adds_noise(sampler, eta)
     Schedule(checkpoint.config.schedule).timesteps(steps, grid)
@@ -120,6 +125,7 @@ def settings_of(
         grid=grid,
         batch=batch,
         device=device,
+        precision=unet_format,
         threads=threads,
         **versions(),
     )

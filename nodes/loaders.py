@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..ldm_backend.checkpoint import WEIGHTS, read_checkpoint
 from ..ldm_backend.errors import ConfigError, LDMError
+from ..ldm_backend.precision import PRECISIONS
 from ..ldm_backend.presets import PRESETS
 from .host.folders import checkpoint_fingerprint, checkpoint_names, checkpoint_path
 from .host.model import make_model
@@ -62,6 +65,26 @@ class LDMCheckpointLoader(io.ComfyNode):
                         "read the configuration in the file or beside it."
                     ),
                 ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default=PRECISIONS[0],
+                    optional=True,
+                    tooltip=(
+                        "Number format of the network that removes noise. fp32: exact. bf16: faster on newer CPUs too, "
+                        "with small changes in the picture. fp16: for graphics cards. auto: fp16 on a graphics card, "
+                        "fp32 on the CPU."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "compile",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Let torch.compile translate the network at its first step, which takes minutes the first "
+                        "time and seconds in later sessions. For graphics cards; on the CPU fp32 is faster without."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -79,7 +102,7 @@ class LDMCheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, weights: str = WEIGHTS[0], config: str = AUTO) -> object:
+    def fingerprint_inputs(cls, checkpoint: str, **_: Any) -> object:
         """Load again when the files have changed."""
         try:
             return checkpoint_fingerprint(checkpoint)
@@ -87,7 +110,14 @@ class LDMCheckpointLoader(io.ComfyNode):
             return checkpoint  # the same name fails in execute, where the message reaches the user
 
     @classmethod
-    def execute(cls, checkpoint: str, weights: str = WEIGHTS[0], config: str = AUTO) -> io.NodeOutput:
+    def execute(
+        cls,
+        checkpoint: str,
+        weights: str = WEIGHTS[0],
+        config: str = AUTO,
+        precision: str = PRECISIONS[0],
+        compile: bool = False,  # noqa: A002 - the name that users see
+    ) -> io.NodeOutput:
         """Read, check and wrap both networks.
 
         Raises:
@@ -99,4 +129,4 @@ class LDMCheckpointLoader(io.ComfyNode):
         path = checkpoint_path(checkpoint)
         found = read_checkpoint(path, weights, None if config == AUTO else config)
         vq = make_vq(found.config.vq, found.first_stage, found.first_stage_file)
-        return io.NodeOutput(make_model(checkpoint, found, vq), LDMVAE(vq))
+        return io.NodeOutput(make_model(checkpoint, found, vq, precision, compile), LDMVAE(vq))

@@ -20,6 +20,7 @@ from ...ldm_backend.config import LDMConfig, UNetConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kl import KLModel
 from ...ldm_backend.latent_rgb import LatentRGB, fit_latent_rgb
+from ...ldm_backend.precision import FORMATS, resolve, set_precision
 from ...ldm_backend.schedule import Schedule
 from ...ldm_backend.unet import UNet
 from ...ldm_backend.vq import VQModel
@@ -54,12 +55,15 @@ class LDMLatentFormat(comfy.latent_formats.LatentFormat):
 
 
 class LDMModelConfig(comfy.supported_models_base.BASE):
-    """What `BaseModel` wants to know. Weights and arithmetic are float32, as the reference is."""
+    """What `BaseModel` wants to know.
+
+    Args:
+        dtype: of the UNet's weights and arithmetic.
+    """
 
     unet_extra_config: dict[str, Any] = {}  # the base class would add head counts that our UNet does not take
-    supported_inference_dtypes = [torch.float32]
 
-    def __init__(self, config: LDMConfig, latent_format: LDMLatentFormat) -> None:
+    def __init__(self, config: LDMConfig, latent_format: LDMLatentFormat, dtype: torch.dtype) -> None:
         super().__init__({"config": config.unet})
         self.latent_format = latent_format
         self.sampling_settings = {
@@ -68,7 +72,8 @@ class LDMModelConfig(comfy.supported_models_base.BASE):
             "linear_end": config.schedule.beta_end,
             "timesteps": config.schedule.num_train_timesteps,
         }
-        self.set_inference_dtype(torch.float32, None)
+        self.supported_inference_dtypes = [dtype]
+        self.set_inference_dtype(dtype, None)
 
 
 class HostUNet(UNet):
@@ -77,7 +82,6 @@ class HostUNet(UNet):
     def __init__(self, config: UNetConfig, dtype: torch.dtype, operations: Any, device: torch.device) -> None:
         # Built without memory: the weights of the checkpoint become the parameters, so nothing is allocated twice.
         super().__init__(config, operations=operations, dtype=dtype, device="meta")
-        self.dtype = dtype
 
     def forward(self, x: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> Tensor:
         """Predict eps; whatever conditioning the host passes has no meaning for an unconditional model."""
@@ -89,16 +93,18 @@ class LDMModel(comfy.model_base.BaseModel):
 
     diffusion_model: HostUNet
 
-    def __init__(self, name: str, checkpoint: Checkpoint, vq: VQModel | KLModel) -> None:
+    def __init__(self, name: str, checkpoint: Checkpoint, vq: VQModel | KLModel, precision: str) -> None:
         config = checkpoint.config
-        host_config = LDMModelConfig(config, LDMLatentFormat(config, vq))
+        host_config = LDMModelConfig(config, LDMLatentFormat(config, vq), FORMATS[precision])
         eps = comfy.model_base.ModelType.EPS
         # Any class with this call will do; the annotation that a type checker infers is only the host's default.
         super().__init__(host_config, eps, device=_CPU, unet_model=HostUNet)  # pyright: ignore[reportArgumentType]
         self.model_sampling = LDMModelSampling(host_config)
         load_into(self.diffusion_model, checkpoint.unet, checkpoint.unet_file)
+        set_precision(self.diffusion_model, precision)
         self.ldm_config = config
         self.ldm_source = {"checkpoint": name, "layout": checkpoint.layout, "weights": checkpoint.weights}
+        self.ldm_source["precision"] = precision
         self.schedule = Schedule(config.schedule)
 
     def extra_conds(self, **_: Any) -> dict[str, Any]:
@@ -116,18 +122,26 @@ class LDMModel(comfy.model_base.BaseModel):
         return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device))
 
 
-def make_model(name: str, checkpoint: Checkpoint, vq: VQModel | KLModel) -> ModelPatcher:
+def make_model(
+    name: str, checkpoint: Checkpoint, vq: VQModel | KLModel, precision: str, compiled: bool
+) -> ModelPatcher:
     """The native MODEL.
 
     Args:
         name: of the checkpoint as the user chose it.
         checkpoint: as read; the tensors of its UNet become the parameters.
         vq: first stage of the same checkpoint, which gives the preview its colours.
-    Raises: CheckpointError: keys or shapes do not fit the configuration.
+        precision: of the UNet, one of `PRECISIONS`.
+        compiled: compile the UNet at its first evaluation.
+    Raises: CheckpointError: keys or shapes do not fit the configuration; ConfigError: unknown precision.
     """
+    device = comfy.model_management.get_torch_device()
+    model = LDMModel(name, checkpoint, vq, resolve(precision, device))
+    if compiled:
+        model.diffusion_model.compile_evaluation()
     return ModelPatcher(
-        LDMModel(name, checkpoint, vq),
-        load_device=comfy.model_management.get_torch_device(),
+        model,
+        load_device=device,
         offload_device=comfy.model_management.unet_offload_device(),
     )
 

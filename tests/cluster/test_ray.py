@@ -37,6 +37,7 @@ def demo_job(images: int, batch: int = 1) -> Job:
         grid="leading",
         batch=batch,
         device="cpu",
+        precision="fp32",
         threads=1,
     )
     return Job(settings, tuple(range(images)), Format.PNG, 1)

@@ -1,0 +1,87 @@
+"""What a shorter number format of the UNet saves and changes.
+
+    python benchmarks/precision.py
+
+Time: an evaluation of the real model's size with random weights, 64x64 latent, batch 1, beside fp32 in turn. Pictures:
+PSNR to those of fp32, demo model, 16 seeds. Prints the table that is kept in results/. Everything on one device, CUDA
+where there is one. fp16 on a CPU is emulated and left out there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import machine, spread, write_weights
+from speed_sides import DEMO, TIMESTEP, latents
+
+import ldm_backend
+
+SEEDS = range(1, 17)
+SOLVERS = {"ddim, 200 steps": ("ddim", "leading", 200), "unipc, 20 steps": ("unipc", "log_snr", 20)}
+
+
+def evaluation(model: ldm_backend.LatentDiffusion) -> float:
+    """Seconds of one evaluation."""
+    x = latents(1).to(model.device)
+    start = time.perf_counter()
+    model.unet(x, TIMESTEP).sum().item()  # the number waits for the device
+    return time.perf_counter() - start
+
+
+def times(folder: Path, names: list[str], pairs: int) -> dict[str, list[tuple[float, float]]]:
+    """For each format: seconds in fp32 and in it, of neighbours in time."""
+    exact = ldm_backend.load(folder)
+    found = {}
+    for name in names:
+        short = ldm_backend.load(folder, precision=name)
+        evaluation(exact), evaluation(short)
+        found[name] = [(evaluation(exact), evaluation(short)) for _ in range(pairs)]
+    return found
+
+
+def psnr(picture: np.ndarray, exact: np.ndarray) -> float:
+    """In dB; infinite for the same picture."""
+    error = np.mean((picture.astype(float) - exact) ** 2)
+    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def pictures(name: str, sampler: str, grid: str, steps: int) -> list[float]:
+    """PSNR of each seed's picture."""
+    exact, short = (
+        ldm_backend.generate(ldm_backend.load(DEMO, precision=p), SEEDS, steps, sampler=sampler, grid=grid)
+        for p in ("fp32", name)
+    )
+    return [psnr(one, other) for one, other in zip(short, exact, strict=True)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pairs", type=int, default=9)
+    arguments = parser.parse_args()
+    names = ["bf16", "fp16"] if torch.cuda.is_available() else ["bf16"]
+    with tempfile.TemporaryDirectory() as folder:
+        process = get_context("spawn").Process(target=write_weights, args=(Path(folder),))
+        process.start()
+        process.join()
+        seconds = times(Path(folder), names, arguments.pairs)
+    heads = [f"PSNR of pictures, {solver}, dB" for solver in SOLVERS]
+    lines = ["| | fp32 / it | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+    for name in names:
+        ratios = [exact / short for exact, short in seconds[name]]
+        quality = [spread(pictures(name, *settings), ".1f") for settings in SOLVERS.values()]
+        lines.append(f"| {name} | {spread(ratios, '.2f')} | " + " | ".join(quality) + " |")
+    exact = statistics.median(pair[0] for name in names for pair in seconds[name])
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print("\n".join([*lines, "", f"{device}, fp32 {exact:.3f} s, {arguments.pairs} pairs. {machine()}"]))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

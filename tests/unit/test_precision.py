@@ -1,0 +1,102 @@
+"""Shorter number formats and compiling change the network's arithmetic, and nothing around it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo.utils
+import torch._inductor.config
+
+import ldm_backend
+from ldm_backend.errors import ConfigError
+from ldm_backend.precision import resolve, set_precision
+from ldm_backend.samplers import StepInfo
+from ldm_backend.unet import UNet
+
+SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def psnr(picture: np.ndarray, other: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / np.mean((picture.astype(float) - other) ** 2))
+
+
+@pytest.fixture
+def latents() -> torch.Tensor:
+    return torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+
+
+def test_auto_is_exact_on_the_cpu_and_short_on_cuda():
+    assert [resolve("auto", device) for device in ("cpu", "cuda", torch.device("cuda", 1))] == ["fp32", "fp16", "fp16"]
+    assert resolve("bf16", "cpu") == "bf16"
+    with pytest.raises(ConfigError, match="precision is 'fp8'; choose one of fp32, auto, bf16, fp16"):
+        resolve("fp8", "cpu")
+
+
+@pytest.mark.parametrize(("name", "dtype"), SHORT.items())
+def test_only_the_inner_layers_are_short(tiny_folder, name, dtype, latents):
+    model = ldm_backend.load(tiny_folder, device="cpu", precision=name)
+    formats = {key: tensor.dtype for key, tensor in model.unet.state_dict().items()}
+    assert {formats[key] for key in formats if key.startswith("time_embedding.")} == {torch.float32}
+    assert {formats[key] for key in formats if not key.startswith("time_embedding.")} == {dtype}
+    assert {tensor.dtype for tensor in model.vq.state_dict().values()} == {torch.float32}
+    assert model.unet(latents, 500).dtype == torch.float32
+    assert model.unet(latents.to(dtype), torch.tensor([500, 3])).dtype == dtype  # as a host may call it
+    steps: list[StepInfo] = []
+    ldm_backend.generate(model, seeds=[3], steps=2, callback=steps.append)
+    ldm_backend.generate(model, seeds=[3], steps=2, callback=steps.append, cache_interval=2)
+    assert {tensor.dtype for info in steps for tensor in (info.x_prev, info.pred_x0)} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_short_format_is_near_the_exact_network(tiny_folder, name, latents):
+    """Twice the format's rounding, 2^-9 and 2^-12, times the square root of some 20 layers."""
+    exact, short = (ldm_backend.load(tiny_folder, device="cpu", precision=p).unet(latents, 500) for p in ("fp32", name))
+    error = (short - exact).std() / exact.std()
+    assert 0 < error < {"bf16": 2e-2, "fp16": 2.5e-3}[name]
+
+
+def test_pictures_of_the_demo_in_bf16(request):
+    """The README says what to expect of more seeds; a time embedding in bf16, for one, falls below this."""
+    folder = request.config.rootpath / "demo" / "portraits-128"
+    exact, short = (ldm_backend.load(folder, device="cpu", precision=precision) for precision in ("fp32", "bf16"))
+    seeds = [4, 6]
+    pictures = zip(*(ldm_backend.generate(model, seeds, 20) for model in (exact, short)), strict=True)
+    assert min(psnr(*pair) for pair in pictures) > 30
+
+
+def test_a_copied_network_keeps_no_trace(tiny, latents):
+    """Precision is the weights' own: back in float32, what remains is their rounding."""
+    unet = UNet(tiny.config.unet).eval()
+    unet.load_state_dict(tiny.unet.state_dict())
+    set_precision(unet, "fp16")
+    set_precision(unet, "fp32")
+    with torch.no_grad():
+        torch.testing.assert_close(unet(latents, 500), tiny.unet(latents, 500), rtol=0, atol=2e-3)
+
+
+def test_compiled_is_the_same_network(tiny_folder, tiny, latents):
+    """Within 1e-5 of its standard deviation, the parity tolerance of an evaluation; timesteps do not compile anew."""
+    model = ldm_backend.load(tiny_folder, device="cpu", compiled=True)
+    compilations = torch._dynamo.utils.counters["stats"]
+    exact = [tiny.unet(latents, t) for t in (500, 3.5)]
+    ours = [model.unet(latents, 500)]
+    before = compilations["unique_graphs"]
+    ours.append(model.unet(latents, torch.tensor([3.5, 3.5])))
+    assert before == compilations["unique_graphs"] > 0
+    for one, other in zip(ours, exact, strict=True):
+        assert (one - other).abs().max() < 1e-5 * other.std()
+
+
+def test_without_a_compiler_it_runs_uncompiled_and_says_so_once(tiny_folder, tiny, latents, caplog):
+    model = ldm_backend.load(tiny_folder, device="cpu", compiled=True)
+    other_size = latents[:, :, :4, :4]  # of which nothing lies in torch's folder
+    with caplog.at_level(logging.WARNING), torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        pictures = [model.unet(other_size, t) for t in (500, 3)]
+    assert [picture.equal(tiny.unet(other_size, t)) for picture, t in zip(pictures, (500, 3), strict=True)] == [
+        True
+    ] * 2
+    assert [record.message for record in caplog.records if "compile" in record.message] != []
+    assert sum("so the network runs uncompiled" in record.message for record in caplog.records) == 1
