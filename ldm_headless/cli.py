@@ -21,7 +21,7 @@ from ldm_backend.errors import LDMError
 from .checkpoint_commands import convert, download, fit_preview, inspect
 from .evaluate_command import evaluate
 from .generate_command import generate
-from .host_install import PACK_ROOT, install_host
+from .host_install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
 from .run_command import run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -37,9 +37,10 @@ def _root() -> None:
 def install_private_host(
     directory: Annotated[Path, typer.Argument(help="Where to put ComfyUI.")] = PACK_ROOT / ".comfyui",
     constraints: Annotated[Path | None, typer.Option(help="A pip constraints file.")] = None,
+    version: Annotated[str, typer.Option(help=f"Of ComfyUI: {', '.join(VERSIONS)}.")] = DEFAULT_VERSION,
 ) -> None:
     """Install a private ComfyUI, and its requirements into this Python environment."""
-    typer.echo(install_host(directory, constraints).path)
+    typer.echo(install_host(directory, constraints, version).path)
 
 
 for _command in (run, generate, evaluate, convert, inspect, download, fit_preview):

@@ -131,6 +131,10 @@ class GenerationError(HeadlessError):
     """A generation that broke off: an image cannot be written, or workers fail or are lost again and again."""
 
 
+class WorkerLostError(HeadlessError):
+    """A worker of a pool that cannot go on: another one takes what it had."""
+
+
 class ClusterError(HeadlessError):
     """A Ray cluster that cannot be started or reached, or gives no worker."""
 

@@ -111,8 +111,7 @@ def _pool(
             raise JobError("--workers is for --ray; take --ray local for several workers on this machine")
         return LocalPool(factory, _IN_FLIGHT)
     needs = Needs(cpus=settings.threads, gpus=1 if settings.device == Device.CUDA else 0)
-    places = resources.get("GPU", 0) if needs.gpus else resources.get("CPU", 0) / needs.cpus
-    return RayPool(factory, workers or max(1, int(places)), needs, _IN_FLIGHT)
+    return RayPool(factory, workers or needs.places(resources), needs, _IN_FLIGHT)
 
 
 def _run(folder: "JobFolder", pool: "Pool[Unit, list[MadeImage]]") -> None:

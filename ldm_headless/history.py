@@ -1,10 +1,10 @@
 """Reading the host's history of one prompt: how it ended, and which images it left. Imports the errors only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ExecutionError, PromptInterruptedError
+from .errors import ExecutionError, NoImageError, PromptInterruptedError
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,15 @@ def image_refs(entry: Mapping[str, Any]) -> list[ImageRef]:
         for image in output.get("images") or []
         if isinstance(image, dict) and "filename" in image
     ]
+
+
+def result_images(refs: Sequence[ImageRef]) -> list[ImageRef]:
+    """Those images of a prompt that are its result: what it saved, or what it previewed if it saved nothing.
+
+    Raises:
+        NoImageError: There are none.
+    """
+    saved = [ref for ref in refs if ref.type == "output"] or list(refs)
+    if not saved:
+        raise NoImageError("the workflow ran but left no image; give it a SaveImage or PreviewImage node")
+    return saved

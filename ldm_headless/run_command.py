@@ -1,8 +1,8 @@
-"""`ldm run`: a workflow, many jobs, one server or several. Imports everything that a run needs."""
+"""`ldm run`: a workflow, many jobs, one server, several, or a Ray cluster. Imports everything that a run needs."""
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +13,21 @@ from rich.console import Console
 
 from .async_client import AsyncComfyClient
 from .errors import HeadlessError, HostError, PromptRejectedError, WorkflowError
-from .host_install import PACK_ROOT, find_host
+from .host_install import find_host, own_pack
+from .host_worker import host_versions
 from .journal import Header
 from .output_folder import OutputFolder
 from .output_names import NameTemplate
 from .plan import Plan
+from .pool_runner import host_needs, run_on_ray
 from .private_host import PrivateHost
 from .progress import RunProgress
+from .ray_pool import ray_cluster
 from .report import JobState, check_report_path, failure, write_report
+from .run_record import RunRecord
 from .runner import Hooks, Runner
 from .sweep import Job, expand
+from .torch_probe import default_threads
 from .validation import input_problems, structural_problems
 from .workflow import Prompt, Workflow, load_workflow, to_prompt, ui_twin
 
@@ -37,6 +42,7 @@ class _Options:
     dry_run: bool
     fresh: bool
     wait: float
+    threads: int | None
 
 
 def run(
@@ -60,6 +66,14 @@ def run(
         typer.Option("--server", metavar="URL", help="A running ComfyUI; repeatable. Default: a private one."),
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds that a server may be away.")] = 30.0,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Private ComfyUIs on a Ray cluster; `local` starts one here."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each private ComfyUI. Default: what torch chooses here.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write what became of each job as JSON.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check everything against the server.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in this folder made.")] = False,
@@ -67,14 +81,27 @@ def run(
     """Run a workflow and print the path of each image. The same command again runs only what has no images yet."""
     if seed is not None and seeds is not None:
         raise WorkflowError("--seed and --seeds exclude each other; --seeds takes single numbers too")
+    _check_use(ray, workers, threads, servers)
     seeds = seeds if seed is None else str(seed)
     if report is not None:
         check_report_path(report)
     # What is wrong with the command and its files is told before a host is started.
     source, jobs = _load(workflow), expand(sweeps or [], seeds, table, sets or [])
-    options = _Options(out, name, report, dry_run, fresh, wait)
-    with _hosts(servers or []) as (urls, private):
+    options = _Options(out, name, report, dry_run, fresh, wait, threads)
+    if ray is not None and not dry_run:
+        _run_on_ray(source, jobs, options, ray, workers)
+        return
+    with _hosts(servers or [], threads) as (urls, private):
         asyncio.run(_run(source, jobs, urls, options, private))
+
+
+def _check_use(ray: str | None, workers: int | None, threads: int | None, servers: list[str] | None) -> None:
+    if servers and ray is not None:
+        raise WorkflowError("--ray and --server exclude each other: the workers of a cluster have a ComfyUI each")
+    if servers and threads is not None:
+        raise WorkflowError("--threads is for private ComfyUIs; a server has the threads that it was started with")
+    if workers is not None and ray is None:
+        raise WorkflowError("--workers is for --ray; take --ray local for several workers on this machine")
 
 
 def _load(path: Path) -> Workflow:
@@ -84,15 +111,14 @@ def _load(path: Path) -> Workflow:
 
 
 @contextmanager
-def _hosts(servers: list[str]) -> Iterator[tuple[list[str], PrivateHost | None]]:
+def _hosts(servers: list[str], threads: int | None) -> Iterator[tuple[list[str], PrivateHost | None]]:
     """The addresses to use; a private host with this checkout as its only pack unless servers are given."""
     if servers:
         yield list(dict.fromkeys(url.rstrip("/") for url in servers)), None
         return
-    packs = {"comfyui-ldm": PACK_ROOT} if (PACK_ROOT / "__init__.py").is_file() else {}
     with ExitStack() as stack:
         with _console.status("starting a private ComfyUI"):
-            host = stack.enter_context(PrivateHost(find_host(), packs))
+            host = stack.enter_context(PrivateHost(find_host(), own_pack(), threads=threads))
         yield [host.url], host
 
 
@@ -105,17 +131,56 @@ async def _run(
         stack.push_async_callback(_dismiss, offers.values())
         prompt, info = await _first(list(offers.values()))
         plan = Plan(source.source, prompt, jobs, source.ui, info)
-        names = NameTemplate(options.name, plan)
         if options.dry_run:
+            NameTemplate(options.name, plan)
             _check_all(plan)
             return
-        header = Header(plan.source, len(plan.jobs), names.text, plan.fingerprint)
-        with OutputFolder(options.out, header, options.fresh) as folder, RunProgress(_console, plan) as progress:
+        with _recording(plan, options) as (record, progress):
             patience = 0.0 if private else options.wait  # nobody else starts a private host again
-            hooks = Hooks(offers.__getitem__, _Revival(private), progress.on_event, progress.on_result)
-            runner = Runner(plan, folder, names, clients, patience, hooks)
-            await _run_and_report(runner, plan, urls, options)
-    _conclude(runner, private)
+            hooks = Hooks(offers.__getitem__, _Revival(private), progress.on_event)
+            runner = Runner(record, clients, patience, hooks)
+            with _reporting(record, options, lambda: {url: runner.dead_servers.get(url) for url in urls}):
+                await runner.run()
+    _conclude(record, runner.dead_servers, private)
+
+
+def _run_on_ray(source: Workflow, jobs: Sequence[Job], options: _Options, address: str, workers: int | None) -> None:
+    """Plan on a private host here, with the checks of any other run; then start those of the workers."""
+    threads = options.threads or default_threads(find_host().python)
+    lost: dict[str, HeadlessError] = {}
+    with ray_cluster(address) as resources:
+        with _hosts([], threads) as ((url,), _):
+            plan, versions = asyncio.run(_plan(url, source, jobs))
+        needs = host_needs(threads, resources)
+        workers = workers or needs.places(resources)
+        with _recording(plan, options) as (record, _), _reporting(record, options, lambda: _workers(record) | lost):
+            _note(f"{workers} host(s) of {threads} CPU thread(s); the cluster has room for {needs.places(resources)}")
+            try:
+                run_on_ray(record, workers, needs, threads, versions)
+            except HeadlessError as error:
+                lost[address] = error
+    _conclude(record, lost, None)
+
+
+def _workers(record: RunRecord) -> dict[str, HeadlessError | None]:
+    """The workers that ended a job."""
+    return {result.server: None for result in record.results if result.server}
+
+
+async def _plan(url: str, source: Workflow, jobs: Sequence[Job]) -> tuple[Plan, dict[str, str]]:
+    """The plan by what one host says, and the versions of that host."""
+    async with AsyncComfyClient(url) as client:
+        prompt, info = await _offer(client, source)
+        return Plan(source.source, prompt, jobs, source.ui, info), host_versions(await client.system_stats())
+
+
+@contextmanager
+def _recording(plan: Plan, options: _Options) -> Iterator[tuple[RunRecord, RunProgress]]:
+    """The output folder of the run, and what is shown of it."""
+    names = NameTemplate(options.name, plan)
+    header = Header(plan.source, len(plan.jobs), names.text, plan.fingerprint)
+    with OutputFolder(options.out, header, options.fresh) as folder, RunProgress(_console, plan) as progress:
+        yield RunRecord(plan, folder, names, progress.on_result), progress
 
 
 async def _offer(client: AsyncComfyClient, source: Workflow) -> tuple[Prompt, dict[str, Any]]:
@@ -169,31 +234,34 @@ class _Revival:
             raise
 
 
-async def _run_and_report(runner: Runner, plan: Plan, urls: list[str], options: _Options) -> None:
+@contextmanager
+def _reporting(
+    record: RunRecord, options: _Options, servers: Callable[[], Mapping[str, HeadlessError | None]]
+) -> Iterator[None]:
+    """Whatever ends the body: say how far it came, and write the report."""
     started = time.monotonic()
     try:
-        await runner.run()
-    except asyncio.CancelledError:
-        ended = sum(result.state in (JobState.DONE, JobState.KEPT) for result in runner.results)
-        _note(f"stopped with {ended} of {len(runner.results)} jobs done; the same command goes on from there")
+        yield
+    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        ended = sum(result.state in (JobState.DONE, JobState.KEPT) for result in record.results)
+        _note(f"stopped with {ended} of {len(record.results)} jobs done; the same command goes on from there")
         raise
     finally:
         if options.report is not None:
-            servers = {url: runner.dead_servers.get(url) for url in urls}
-            write_report(options.report, plan, runner.results, servers, time.monotonic() - started)
+            write_report(options.report, record.plan, record.results, servers(), time.monotonic() - started)
 
 
-def _conclude(runner: Runner, private: PrivateHost | None) -> None:
+def _conclude(record: RunRecord, dead_servers: Mapping[str, HeadlessError], private: PrivateHost | None) -> None:
     """Print the paths, and raise what stands for everything that went wrong."""
-    for result in runner.results:
+    for result in record.results:
         for path in result.files:
             typer.echo(path)
-    error = failure(runner.results, runner.dead_servers)
-    if private and runner.dead_servers:
+    error = failure(record.results, dead_servers)
+    if private and dead_servers:
         raise HostError(f"the private host went away: {error}\nThe end of its log:\n{private.log_tail()}")
     if error:
         raise error
-    for url, reason in runner.dead_servers.items():
+    for url, reason in dead_servers.items():
         _note(f"{url} was left out: {reason}")
 
 

@@ -1,4 +1,4 @@
-"""Runs the jobs of a plan on one server or several. Imports the client, the plan, the output folder and the report.
+"""Runs the jobs of a plan on one server or several. Imports the client and the record of the run.
 
 Every server takes the next job when it is free, so a slow one does not hold up the others. A server that goes away is
 given some time to come back; if it does not, its jobs are given to the others.
@@ -13,13 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .async_client import AsyncComfyClient
-from .errors import ConnectionLostError, HeadlessError, NoImageError, PromptLostError, ServerError
+from .errors import ConnectionLostError, HeadlessError, PromptLostError, ServerError
 from .events import Event
-from .history import raise_for_failure
-from .output_folder import OutputFolder
-from .output_names import NameTemplate
-from .plan import Plan
-from .report import JobResult, JobState
+from .history import raise_for_failure, result_images
+from .run_record import RunRecord
 
 _AHEAD = 2  # prompts that a server holds: it need not wait for us between two
 _MAX_ATTEMPTS = 3  # of a job whose server goes away each time: it may be what brings the server down
@@ -35,65 +32,44 @@ class Hooks:
         admit: Returns when a server can be used, and raises why it cannot. One that takes long holds up nobody.
         revive: Whether a server that stays away could be started again.
         on_event: Told server, job and event.
-        on_result: Told of each job that ended.
     """
 
     admit: Callable[[AsyncComfyClient], Awaitable[object]]
     revive: Callable[[], Awaitable[bool]]
     on_event: Callable[[str, int, Event], None]
-    on_result: Callable[[JobResult], None]
 
 
 class Runner:
     """One run.
 
     Attributes:
-        results: Of all jobs, complete when `run` has ended in whatever way.
         dead_servers: Address -> why it was given up.
 
     Args:
-        plan: What to do.
-        folder: Where the images go; tells which jobs are done.
-        names: Of the images.
+        record: What to do, and what became of it.
         clients: One for each server.
         patience: Seconds that a server may be away.
         hooks: To ask and to tell.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: OutputFolder,
-        names: NameTemplate,
-        clients: Sequence[AsyncComfyClient],
-        patience: float,
-        hooks: Hooks,
-    ) -> None:
-        self.results = [JobResult(index) for index in range(len(plan.jobs))]
+    def __init__(self, record: RunRecord, clients: Sequence[AsyncComfyClient], patience: float, hooks: Hooks) -> None:
         self.dead_servers: dict[str, HeadlessError] = {}
-        self._plan, self._folder, self._names, self._clients = plan, folder, names, clients
+        self._record, self._clients = record, clients
         self._patience, self._hooks = patience, hooks
         self._admissions: list[asyncio.Future[object]] = []
         self._pending: deque[int] = deque()
         self._held: dict[str, list[int]] = {client.base_url: [] for client in clients}
         self._adopted: dict[str, deque[tuple[int, str]]] = {client.base_url: deque() for client in clients}
         self._revivals = {client.base_url: asyncio.Lock() for client in clients}
-        self._unfinished = 0
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Run every job without complete output, and return when each has ended or no server is left."""
-        for result in self.results:
-            files = self._folder.complete(result.index)
-            if files:
-                result.state, result.files = JobState.KEPT, files
-                self._hooks.on_result(result)
-            else:
-                # A run that was killed may have left it with a server, which is asked first.
-                url, _ = self._folder.journal.submissions.get(result.index, ("", ""))
-                self._held.get(url, self._pending).append(result.index)
-        self._unfinished = sum(result.state is JobState.LEFT for result in self.results)
-        if self._unfinished:
+        for index in self._record.left:
+            # A run that was killed may have left it with a server, which is asked first.
+            url, _ = self._record.journal.submissions.get(index, ("", ""))
+            self._held.get(url, self._pending).append(index)
+        if self._record.unfinished:
             async with asyncio.TaskGroup() as group:
                 for client in self._clients:
                     group.create_task(self._serve(client))
@@ -118,7 +94,7 @@ class Runner:
 
     async def _adopt(self, index: int) -> bool:
         """Whether the server to which this job was submitted still has it, and nothing went wrong with it there."""
-        url, prompt_id = self._folder.journal.submissions.get(index, ("", ""))
+        url, prompt_id = self._record.journal.submissions.get(index, ("", ""))
         for client in self._clients:
             if client.base_url == url:
                 with suppress(HeadlessError):
@@ -147,10 +123,10 @@ class Runner:
                 if not is_back:
                     self._give_up(client.base_url, error)
             except HeadlessError as error:
-                self._end(index, JobState.FAILED, error)
+                self._fail(index, error)
 
     async def _take(self, url: str) -> tuple[int, str | None] | None:
-        while self._unfinished and url not in self.dead_servers:
+        while self._record.unfinished and url not in self.dead_servers:
             if self._adopted[url]:
                 return self._adopted[url].popleft()
             if self._pending:
@@ -161,7 +137,7 @@ class Runner:
 
     async def _run_job(self, client: AsyncComfyClient, index: int, prompt_id: str | None) -> None:
         """Submit (unless the server has it), follow, fetch, save."""
-        result = self.results[index]
+        result, plan = self._record.results[index], self._record.plan
         started = time.monotonic()
         adopted = prompt_id is not None
         prompt_id = prompt_id or str(uuid.uuid4())
@@ -169,48 +145,43 @@ class Runner:
         try:
             result.attempts += 1
             if not adopted:
-                self._folder.journal.note_submission(index, client.base_url, prompt_id)
-                await client.submit(self._plan.prompt(index), self._plan.extra_data(index), prompt_id)
+                self._record.journal.note_submission(index, client.base_url, prompt_id)
+                await client.submit(plan.prompt(index), plan.extra_data(index), prompt_id)
             await client.follow(prompt_id, lambda event: self._hooks.on_event(client.base_url, index, event))
         except asyncio.CancelledError:
             with suppress(HeadlessError, TimeoutError):
                 await asyncio.wait_for(client.cancel(prompt_id), _CANCEL_S)
             raise
-        refs = await client.outputs(prompt_id)
-        refs = [ref for ref in refs if ref.type == "output"] or refs
-        if not refs:
-            raise NoImageError("the workflow ran but left no image; give it a SaveImage or PreviewImage node")
-        names = [self._names.name(index, image, ref) for image, ref in enumerate(refs)]
-        files = [(name, await client.fetch(ref)) for name, ref in zip(names, refs, strict=True)]
-        result.files = self._folder.save(index, files)
+        images = [(ref, await client.fetch(ref)) for ref in result_images(await client.outputs(prompt_id))]
         result.seconds = time.monotonic() - started
-        self._end(index, JobState.DONE)
+        self._record.save(index, images)
+        self._note_end()
 
     def _give_back(self, index: int, error: HeadlessError) -> None:
         if self._is_exhausted(index):
-            self._end(index, JobState.FAILED, error)
+            self._fail(index, error)
         else:
             self._pending.appendleft(index)
             self._changed.set()
 
     def _is_exhausted(self, index: int) -> bool:
-        return self.results[index].attempts >= _MAX_ATTEMPTS
+        return self._record.results[index].attempts >= _MAX_ATTEMPTS
 
-    def _end(self, index: int, state: JobState, error: HeadlessError | None = None) -> None:
-        result = self.results[index]
-        result.state, result.error = state, error
-        self._unfinished -= 1
+    def _fail(self, index: int, error: HeadlessError) -> None:
+        self._record.fail(index, error)
+        self._note_end()
+
+    def _note_end(self) -> None:
         self._changed.set()
-        if not self._unfinished:
+        if not self._record.unfinished:
             for admission in self._admissions:
                 admission.cancel()
-        self._hooks.on_result(result)
 
     async def _is_back(self, client: AsyncComfyClient) -> bool:
         """Wait for a server that went away, and have it started again if it stays away."""
         deadline = time.monotonic() + self._patience
         async with self._revivals[client.base_url]:
-            while self._unfinished:
+            while self._record.unfinished:
                 with suppress(HeadlessError):
                     await client.system_stats()
                     return True

@@ -18,7 +18,7 @@ class Worker(Protocol[_Item, _Result]):
     """Something that is expensive to make and then works on one item after the other."""
 
     def __call__(self, item: _Item, /) -> _Result:
-        """Work on one item."""
+        """Work on one item. A worker that cannot go on itself raises WorkerLostError."""
         ...
 
     def stop(self) -> None:

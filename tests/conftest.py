@@ -1,12 +1,17 @@
-"""For all tests: the import path, and which tests this machine can run."""
+"""For all tests: the import path, which tests this machine can run, and one real ComfyUI for those that want one."""
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from ldm_headless import PACK_ROOT, PrivateHost, find_host
+
 ROOT = Path(__file__).resolve().parent.parent
+NODE_IDS = ("LDMCheckpointLoader", "LDMLatentNoise", "LDMDDIMSampler", "LDMVQDecode")
 
 # `python -m pytest` puts the root there, and its `nodes` and `tests` would then stand for ComfyUI's.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -31,3 +36,17 @@ def root() -> Path:
 def data() -> Path:
     """The folder of test data."""
     return ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateHost]:
+    """A running host with this checkout as its only pack, in a folder with a hyphen.
+
+    One that is missing is a failure, not a reason to skip. FRONTEND_ROOT names another frontend than its own.
+    """
+    base = tmp_path_factory.mktemp("host")
+    frontend = os.environ.get("FRONTEND_ROOT")
+    arguments = ["--front-end-root", frontend] if frontend else []
+    packs = {"comfyui-ldm": PACK_ROOT}
+    with PrivateHost(find_host(), packs, base, required_nodes=NODE_IDS, arguments=arguments) as running:
+        yield running

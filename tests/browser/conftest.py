@@ -10,7 +10,7 @@ import pytest
 from editor_page import open_editor
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
+from ldm_headless import ComfyClient, PrivateHost
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,14 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-
-
-@pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateHost]:
-    """A running host with this checkout as its only pack."""
-    base = tmp_path_factory.mktemp("host")
-    with PrivateHost(find_host(), {"comfyui-ldm": PACK_ROOT}, base, required_nodes=["LDMCheckpointLoader"]) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,16 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host, load_workflow, to_prompt
+from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, load_workflow, to_prompt
 
 DEMO = PACK_ROOT / "workflows" / "api" / "demo.json"
 INSTALLED = PACK_ROOT / ".venv-clients"
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[PrivateHost]:
-    with PrivateHost(find_host(), {"comfyui-ldm": PACK_ROOT}) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

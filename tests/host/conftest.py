@@ -1,4 +1,4 @@
-"""One real ComfyUI for all host tests. A missing host is a failure, not a reason to skip."""
+"""Clients of the one real ComfyUI."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from ldm_headless import PACK_ROOT, ComfyClient, ImageRef, PrivateHost, find_host
+from ldm_headless import ComfyClient, ImageRef, PrivateHost
 
-NODE_IDS = ("LDMCheckpointLoader", "LDMLatentNoise", "LDMDDIMSampler", "LDMVQDecode")
 RunPrompt = Callable[..., list[ImageRef]]
 
 
@@ -17,14 +16,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.host)
-
-
-@pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateHost]:
-    """A running host with this checkout as its only pack, in a folder with a hyphen."""
-    base = tmp_path_factory.mktemp("host")
-    with PrivateHost(find_host(), {"comfyui-ldm": PACK_ROOT}, base, required_nodes=NODE_IDS) as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,64 +3,17 @@
 `LDM_FAULT_JOBS=200` makes every run that long; the default keeps the tests short.
 """
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fault_proxy import FaultProxy
+from ldm_runs import JOBS, LIMIT, Run, images, processes
 
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
-
-JOBS = int(os.environ.get("LDM_FAULT_JOBS", "12"))
-DEMO = PACK_ROOT / "workflows" / "api" / "demo.json"
-LIMIT = 60 + 5 * JOBS  # seconds; only a test that hangs reaches it
-
-
-class Run:
-    """One `ldm run` of the same jobs, in a process of its own."""
-
-    def __init__(self, out: Path, *servers: str, wait: float = 60, environment: dict[str, str] | None = None) -> None:
-        self.out, self.report_path = out, out.with_suffix(".json")
-        command = [sys.executable, "-P", "-m", "ldm_headless", "run", str(DEMO), "--seeds", f"0-{JOBS - 1}"]
-        command += ["--set", "Noise to latent.steps=4", "--name", "{index:04}", "--wait", str(wait)]
-        command += ["--out", str(out), "--report", str(self.report_path)]
-        command += [part for server in servers for part in ("--server", server)]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
-
-    def wait_for_images(self, count: int) -> None:
-        deadline = time.monotonic() + LIMIT
-        while len(images(self.out)) < count:
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def end(self, status: int) -> str:
-        """Wait for the end; the messages."""
-        out, messages = self.process.communicate(timeout=LIMIT)
-        assert self.process.returncode == status, messages
-        assert "/ldm_headless/" not in messages  # no traceback of ours; the host's log, when quoted, may hold its own
-        self.paths = out.split()
-        return messages
-
-    def report(self) -> dict[str, Any]:
-        return json.loads(self.report_path.read_text())
-
-
-def images(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))} if folder.is_dir() else {}
 
 
 def executions(host: PrivateHost) -> int:
@@ -215,12 +168,6 @@ def test_slow_and_dead_servers_do_not_stop_the_others(
     assert done[dying.url]["error"]
     assert done[host.url]["done"] > done[proxy.url]["done"]
     assert images(run.out) == undisturbed
-
-
-def processes(word: Path) -> list[int]:
-    """The processes with this word on their command line."""
-    known = {path: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
-    return [int(path.parent.name) for path, command in known.items() if str(word).encode() in command]
 
 
 @pytest.mark.parametrize(("deaths", "status"), [(1, 0), (2, 4)])

@@ -99,7 +99,7 @@ def test_what_is_left_of_a_broken_run_is_completed_to_the_same_bytes(tmp_path: P
         folder.finish()
     out = tmp_path / "broken"
     store(out, job, "0-4,7")
-    (out / ".partial-abc").write_bytes(b"half")  # a kill while a file was written
+    (out / ".ldm-partial-abc").write_bytes(b"half")  # a kill while a file was written
     with (out / "manifest.jsonl").open("ab") as file:
         file.write(b'{"seed": 8, "fi')  # and while a line was
     with JobFolder(out, job) as folder:
@@ -179,7 +179,7 @@ def test_a_full_disk_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.Mon
             patch.setattr(os, "fsync", full)
             with pytest.raises(GenerationError, match="seed 1 .*No space left.*the same command continues"):
                 folder.store(made(job, 1))
-        assert not list(tmp_path.glob(".partial-*"))
+        assert not list(tmp_path.glob(".ldm-partial-*"))
     assert [entry["seed"] for entry in manifest(tmp_path)] == [0]
 
 

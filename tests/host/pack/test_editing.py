@@ -220,9 +220,9 @@ def test_image_of_an_odd_size(graph, picture, message_of, width, height, words):
     assert "multiple of 4" in message
 
 
-def test_vae_of_another_family(graph, picture, message_of):
+def test_vae_of_another_family(graph, picture, message_of, foreign_vae):
     graph.add("PreviewAny", source=graph.add(
-        "LDMVQEncode", vae=graph.add("VAELoader", vae_name="pixel_space")[0], image=picture()[0])[0])  # fmt: skip
+        "LDMVQEncode", vae=graph.add("VAELoader", vae_name=foreign_vae)[0], image=picture()[0])[0])  # fmt: skip
     assert "LDM Checkpoint Loader" in message_of("LDMVQEncode")
 
 

@@ -200,9 +200,8 @@ def test_eta_without_a_seed(graph, fails, host: PrivateHost):
     assert all(words in message for words in ("seed", "LDM Latent Noise", "eta to 0"))
 
 
-def test_vae_of_another_family(graph, fails):
-    """LDM VQ Decode refuses a foreign VAE; the host's pixel_space is one that needs no file."""
-    foreign = graph.add("VAELoader", vae_name="pixel_space")
+def test_vae_of_another_family(graph, fails, foreign_vae):
+    foreign = graph.add("VAELoader", vae_name=foreign_vae)
     graph.save(graph.add("LDMVQDecode", latent=graph.noise()[0], vae=foreign[0]))
     assert "LDM Checkpoint Loader" in fails("LDMVQDecode")
 

@@ -49,10 +49,10 @@ def test_progress_of_tiles(graph, client: ComfyClient):
     assert seen[-1][0] == seen[-1][1]
 
 
-@pytest.mark.parametrize(("vae", "words"), [("pixel_space", "LDM Checkpoint Loader"), (None, r"\(1, 4, 16, 16\)")])
-def test_tiled_decode_refuses_what_does_not_fit(graph, client: ComfyClient, vae, words):
+@pytest.mark.parametrize(("foreign", "words"), [(True, "LDM Checkpoint Loader"), (False, r"\(1, 4, 16, 16\)")])
+def test_tiled_decode_refuses_what_does_not_fit(graph, client: ComfyClient, foreign_vae, foreign, words):
     """A foreign VAE, and a latent of 4 channels."""
-    source = graph.add("VAELoader", vae_name=vae)[0] if vae else graph.checkpoint()[1]
+    source = graph.add("VAELoader", vae_name=foreign_vae)[0] if foreign else graph.checkpoint()[1]
     latent = graph.add("EmptyLatentImage", width=128, height=128, batch_size=1)
     graph.save(graph.add("LDMVQDecodeTiled", vae=source, latent=latent[0], tile=64))
     with pytest.raises(ExecutionError, match=words) as caught:
