@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 from ldm_headless import PACK_ROOT, PrivateHost, find_host
 
 sys.path.append(str(PACK_ROOT / "tests" / "support"))  # the editor is opened as the browser tests open it
-from editor_page import open_editor  # noqa: E402
+from editor_page import Editor  # noqa: E402
 
 _RUN = """() => new Promise((done) => {
   const ended = ['execution_success', 'execution_error', 'execution_interrupted']
@@ -42,7 +42,7 @@ def editor(width: int, height: int) -> Iterator[Page]:
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = open_editor(browser, host.url)
+        page = Editor(browser, host.url, Path(base)).page
         page.set_viewport_size({"width": width, "height": height})
         banner = page.locator(
             "button:has(.pi-times), button:has(.icon-\\[lucide--x\\])"

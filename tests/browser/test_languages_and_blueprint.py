@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from editor_page import exported, first_difference, open_editor, titled
+from editor_page import Editor, exported, first_difference, titled
 from playwright.sync_api import Browser, Page
 
 from ldm_headless import PACK_ROOT, PrivateHost
@@ -34,7 +34,7 @@ def foreign(request: pytest.FixtureRequest, browser: Browser, host: PrivateHost)
         httpx.post(f"{host.url}/api/settings", json=settings, trust_env=False).raise_for_status()
 
     speak(request.param)
-    page = open_editor(browser, host.url)
+    page = Editor(browser, host.url, PACK_ROOT / "output" / "browser").page
     version = page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
     try:
         if tuple(map(int, version.split(".")[:2])) < KEEPS_TEXTS:

@@ -1,10 +1,12 @@
 """ComfyUI's editor in a real browser: open it, and ask it for the prompt of a graph."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page
 
 READY = "() => !!(window.app && window.LiteGraph && window.LiteGraph.registered_node_types['LDMCheckpointLoader'])"
 # What would stand in front of the graph at a first visit.
@@ -14,6 +16,16 @@ _QUIET = {
     "Comfy.Workflow.ShowMissingNodesWarning": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
 }
+# Before it asks for docs/<id>.md, the editor asks for docs/<id>/<language>.md, which a pack need not have.
+_OPTIONAL = re.compile(r"/docs/\w+/[\w-]+\.md$")
+# What the browser says about requests, which are counted themselves; those to other servers are blocked by the host.
+_SAID_OF_REQUESTS = ("Failed to load resource", "violates the following Content Security Policy")
+# The events of the host, with the browser's clock, since the page was opened.
+_KEEP_EVENTS = """() => {
+  window.hostEvents = []
+  for (const kind of ['progress', 'execution_success', 'execution_error', 'execution_interrupted'])
+    app.api.addEventListener(kind, (event) => hostEvents.push({kind, at: performance.now(), detail: event.detail}))
+}"""
 _EXPORT = """async (graph) => {
   await app.loadGraphData(graph)
   const {output} = await app.graphToPrompt()
@@ -23,14 +35,54 @@ _EXPORT = """async (graph) => {
 }"""
 
 
-def open_editor(browser: Browser, url: str) -> Page:
-    """A page of the editor, as a visitor without history sees it, with the pack's nodes loaded and no dialog open."""
-    httpx.post(f"{url}/api/settings", json=_QUIET, trust_env=False).raise_for_status()
-    page = browser.new_context().new_page()
-    page.goto(url)
-    page.wait_for_function(READY, timeout=180_000)
-    page.keyboard.press("Escape")
-    return page
+class Editor:
+    """A page of the editor, as a visitor without history sees it, with the pack's nodes loaded and no dialog open.
+
+    Attributes:
+        page: For what a user does.
+        screenshots: Folder that they go to.
+        faults: What no test may cause: errors of the page, and requests for the pack's files that failed. While it
+            loads, only errors that name the pack: the editor has errors of its own then.
+    """
+
+    def __init__(self, browser: Browser, url: str, screenshots: Path) -> None:
+        httpx.post(f"{url}/api/settings", json=_QUIET, trust_env=False).raise_for_status()
+        self.faults: list[str] = []
+        self._loaded = False
+        self.screenshots = screenshots
+        self.page = browser.new_context(viewport={"width": 1600, "height": 900}).new_page()
+        self.page.on("console", self._note_console)
+        self.page.on("pageerror", lambda error: self.faults.append(f"uncaught: {error.stack or error}"))
+        self.page.on("response", lambda response: self._note_request(response.url, response.status))
+        self.page.goto(url)
+        self.page.wait_for_function(READY, timeout=180_000)
+        self._loaded = True
+        self.page.evaluate(_KEEP_EVENTS)
+        self.page.keyboard.press("Escape")
+
+    def close(self) -> None:
+        """Close the page.
+
+        Raises:
+            AssertionError: It had faults.
+        """
+        self.page.context.close()
+        if self.faults:
+            raise AssertionError("\n".join(self.faults))
+
+    def screenshot(self, name: str) -> None:
+        """Keep what the user sees, for people to look at."""
+        self.screenshots.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=self.screenshots / f"{name}.png")
+
+    def _note_console(self, message: ConsoleMessage) -> None:
+        of_request = any(text in message.text for text in _SAID_OF_REQUESTS)
+        if message.type == "error" and not of_request and (self._loaded or "ldm" in message.text.lower()):
+            self.faults.append(f"console: {message.text}")
+
+    def _note_request(self, url: str, status: int) -> None:
+        if "/comfyui-ldm/" in url and status >= 400 and not _OPTIONAL.search(url):
+            self.faults.append(f"{status} for {url}")
 
 
 def exported(page: Page, graph: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
