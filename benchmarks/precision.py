@@ -41,7 +41,8 @@ def times(folder: Path, names: list[str], pairs: int) -> dict[str, list[tuple[fl
     found = {}
     for name in names:
         short = ldm_backend.load(folder, precision=name)
-        evaluation(exact), evaluation(short)
+        evaluation(exact)  # warm-ups
+        evaluation(short)
         found[name] = [(evaluation(exact), evaluation(short)) for _ in range(pairs)]
     return found
 
