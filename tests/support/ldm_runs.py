@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,8 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
+            # A shell starts what runs in its background deaf to SIGINT, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def wait_for_images(self, count: int) -> None:

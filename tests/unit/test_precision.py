@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,12 @@ SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def psnr(picture: np.ndarray, other: np.ndarray) -> float:
     return 10 * np.log10(255**2 / np.mean((picture.astype(float) - other) ** 2))
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of its own for what torch compiles: torch would name its own in the environment of all later tests."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
 
 
 @pytest.fixture
@@ -77,6 +84,7 @@ def test_a_copied_network_keeps_no_trace(tiny, latents):
         torch.testing.assert_close(unet(latents, 500), tiny.unet(latents, 500), rtol=0, atol=2e-3)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_compiled_is_the_same_network(tiny_folder, tiny, latents):
     """Within 1e-5 of its standard deviation, the parity tolerance of an evaluation; timesteps do not compile anew."""
     model = ldm_backend.load(tiny_folder, device="cpu", compiled=True)
@@ -90,6 +98,7 @@ def test_compiled_is_the_same_network(tiny_folder, tiny, latents):
         assert (one - other).abs().max() < 1e-5 * other.std()
 
 
+@pytest.mark.usefixtures("compiler")
 def test_without_a_compiler_it_runs_uncompiled_and_says_so_once(tiny_folder, tiny, latents, caplog):
     model = ldm_backend.load(tiny_folder, device="cpu", compiled=True)
     other_size = latents[:, :, :4, :4]  # of which nothing lies in torch's folder
