@@ -55,7 +55,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     location = find_host()
     settings = {"PYTHONPATH": WATCH, "HOST_WATCH": log, "PYTHONDONTWRITEBYTECODE": 1, "HOME": home, "TMPDIR": home}
     variables = " ".join(f"{name}='{value}'" for name, value in settings.items())
-    python.write_text(f"#!/bin/sh\nexec env {variables} '{location.python}' \"$@\"\n")
+    # A test that compiled something in this process has made torch name its folder in the environment.
+    python.write_text(f"#!/bin/sh\nexec env -u TORCHINDUCTOR_CACHE_DIR {variables} '{location.python}' \"$@\"\n")
     python.chmod(0o755)
     packs = {"comfyui-ldm": PACK_ROOT}
     with PrivateHost(HostLocation(location.path, str(python)), packs, folder / "base", cpu=True) as host:
