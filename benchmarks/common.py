@@ -1,4 +1,4 @@
-"""What the benchmarks against diffusers share: memory of this process, weights of the real size, spread, machine."""
+"""What the benchmarks share: memory of this process, weights of the real size, PSNR, spread, machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 SIDES = ("ours", "diffusers")
 PACKAGES = ("torch", "safetensors", "diffusers", "accelerate")
@@ -59,6 +61,12 @@ def spread(values: Sequence[float], form: str) -> str:
     """Median, and in brackets the least and the most."""
     low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low} to {high})"
+
+
+def psnr(images: np.ndarray, exact: np.ndarray) -> list[float]:
+    """Peak signal to noise ratio of each picture in dB."""
+    errors = ((images.astype(float) - exact.astype(float)) ** 2).mean(axis=(1, 2, 3))
+    return [float(10 * np.log10(255**2 / error)) if error else float("inf") for error in errors]
 
 
 def machine() -> str:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import machine, spread
+from common import machine, psnr, spread
 
 import ldm_backend
 
@@ -29,12 +29,6 @@ def draw(model: ldm_backend.LatentDiffusion, steps: int, interval: int, depth: i
     start = time.perf_counter()
     images = ldm_backend.generate(model, SEEDS, steps=steps, cache_interval=interval, cache_depth=depth)
     return time.perf_counter() - start, images
-
-
-def psnr(images: np.ndarray, exact: np.ndarray) -> list[float]:
-    """Peak signal to noise ratio of each picture in dB."""
-    errors = ((images.astype(float) - exact.astype(float)) ** 2).mean(axis=(1, 2, 3))
-    return [float(10 * np.log10(255**2 / error)) if error else float("inf") for error in errors]
 
 
 def table(model: ldm_backend.LatentDiffusion, steps: int, runs: int) -> list[str]:

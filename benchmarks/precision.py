@@ -16,9 +16,8 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import torch
-from common import machine, spread, write_weights
+from common import machine, psnr, spread, write_weights
 from speed_sides import DEMO, TIMESTEP, latents
 
 import ldm_backend
@@ -47,19 +46,13 @@ def times(folder: Path, names: list[str], pairs: int) -> dict[str, list[tuple[fl
     return found
 
 
-def psnr(picture: np.ndarray, exact: np.ndarray) -> float:
-    """In dB; infinite for the same picture."""
-    error = np.mean((picture.astype(float) - exact) ** 2)
-    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
-
-
 def pictures(name: str, sampler: str, grid: str, steps: int) -> list[float]:
     """PSNR of each seed's picture."""
     exact, short = (
         ldm_backend.generate(ldm_backend.load(DEMO, precision=p), SEEDS, steps, sampler=sampler, grid=grid)
         for p in ("fp32", name)
     )
-    return [psnr(one, other) for one, other in zip(short, exact, strict=True)]
+    return psnr(short, exact)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def let_go(tensors: Iterable[Tensor]) -> None:
     Args:
         tensors: on any device; those that are not mapped are passed over.
     """
-    ranges = sorted(_pages(tensors))
+    ranges = list(_pages(tensors))
     if not ranges or _LIBRARY is None:
         return
     try:

@@ -70,8 +70,8 @@ def load(
     first_stage = build_first_stage(checkpoint.config.vq, uninitialised, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
-    let_go([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
     set_precision(unet, unet_format)
+    let_go([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
     if compiled:
         unet.compile_evaluation()
     schedule = Schedule(checkpoint.config.schedule)

@@ -114,8 +114,7 @@ class UNet(nn.Module):
         Raises: InputError: wrong number of channels, or H, W no multiple of `size_multiple`.
         """
         self.check_input(x.shape)
-        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).reshape(-1).expand(len(x)).contiguous()
-        return (self.compiled or UNet._evaluate)(self, x, t)
+        return (self.compiled or UNet._evaluate)(self, x, _one_per_image(t, x))
 
     def compile_evaluation(self) -> None:
         """Compile with `torch.compile` at the next call, see `Compiled`. Parts that others call stay as they are."""
@@ -132,8 +131,8 @@ class UNet(nn.Module):
 
     def embed_timesteps(self, t: Tensor | float, x: Tensor) -> Tensor:
         """Timesteps as in `forward` to the embedding (N, 4 C) for the latents `x`."""
-        t = torch.as_tensor(t, device=x.device).reshape(-1).expand(x.shape[0])
-        return self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0])).to(self.dtype)
+        sinusoids = timestep_embedding(_one_per_image(t, x), self.config.block_out_channels[0])
+        return self.time_embedding(sinusoids).to(self.dtype)
 
     def outer_down(self, x: Tensor, temb: Tensor, depth: int) -> list[Tensor]:
         """Run conv_in and the `depth` finest levels on the way down; returns every intermediate, for the way up."""
@@ -161,6 +160,11 @@ class UNet(nn.Module):
         for block in self.up_blocks[len(self.up_blocks) - depth :]:
             h = block(h, temb, skips)
         return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
+
+
+def _one_per_image(t: Tensor | float, x: Tensor) -> Tensor:
+    """Timesteps as in `UNet.forward` as float32 (N,), always laid out alike, or a compiler would compile anew."""
+    return torch.as_tensor(t, dtype=torch.float32, device=x.device).reshape(-1).expand(len(x)).contiguous()
 
 
 class TimeEmbedding(nn.Module):

@@ -103,8 +103,12 @@ class LDMModel(comfy.model_base.BaseModel):
         load_into(self.diffusion_model, checkpoint.unet, checkpoint.unet_file)
         set_precision(self.diffusion_model, precision)
         self.ldm_config = config
-        self.ldm_source = {"checkpoint": name, "layout": checkpoint.layout, "weights": checkpoint.weights}
-        self.ldm_source["precision"] = precision
+        self.ldm_source = {
+            "checkpoint": name,
+            "layout": checkpoint.layout,
+            "weights": checkpoint.weights,
+            "precision": precision,
+        }
         self.schedule = Schedule(config.schedule)
 
     def extra_conds(self, **_: Any) -> dict[str, Any]:
