@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +30,7 @@ from speed_sides import Result, Worker
 CARD_STEPS = 200
 SOLVER = {"sampler": "unipc", "grid": "log_snr", "steps": 20}
 DEMO_STEPS = 10
+COMPILED_STEPS = 20
 BATCHES = (1, 4, 16)
 
 Turn = dict[str, Result]
@@ -81,6 +82,26 @@ def decode(bench: Bench) -> list[Section]:
     """One latent quantised and decoded."""
     rows = [seconds_of("VQ decode, one picture", bench.turns(bench.pairs(5), "decode", 1))]
     return [Section("Quantising and decoding one 64x64 latent to 256x256 pixels", compared_table(rows, "s"), rows)]
+
+
+def compiled(bench: Bench) -> list[Section]:
+    """Our compiled UNet beside diffusers' eager one, and what starting it costs."""
+    theirs = bench.workers["diffusers"]
+    # Compiles and fills the folder of what is compiled; the second process finds it there.
+    with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
+        first = worker.loaded.seconds + worker.run("unet", 1).seconds
+    with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
+        second = worker.loaded.seconds + worker.run("unet", 1).seconds
+        pair = replace(bench, workers={"ours": worker, "diffusers": theirs})
+        rows = [
+            seconds_of("UNet, one evaluation", pair.turns(bench.pairs(9), "unet", 1)),
+            seconds_of(f"Whole image, {COMPILED_STEPS} steps", pair.turns(1, "image", COMPILED_STEPS)),
+        ]
+    text = (
+        f"Loading and the first evaluation took {first:.0f} s where nothing was compiled yet, and {second:.1f} s in a "
+        "second process. diffusers runs eager, as above."
+    )
+    return [Section("Compiled", [text, "", *compared_table(rows, "s")])]
 
 
 def batch(bench: Bench) -> list[Section]:
@@ -204,6 +225,7 @@ PARTS: dict[str, Callable[[Bench], list[Section]]] = {
     "decode": decode,
     "image": images,
     "solver": images,
+    "compiled": compiled,
     "batch": batch,
     "solvers": solvers,
     "memory": memory,
@@ -267,6 +289,7 @@ def main() -> None:
         sys.stderr.write("matplotlib is not installed: there will be no plot. pip install -e '.[bench]' brings it.\n")
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
         for sections, threads in measure(Path(folder), arguments):
             write(sections, threads, load, arguments.out)
 

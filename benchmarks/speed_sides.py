@@ -32,6 +32,8 @@ def latents(batch: int, size: int = 64, channels: int = 3) -> Any:
 class Ours:
     """ldm_backend."""
 
+    compiled = False
+
     def __init__(self) -> None:
         import ldm_backend.pipeline
         import ldm_backend.samplers
@@ -41,7 +43,7 @@ class Ours:
 
     def load(self, folder: Path) -> None:
         """Both networks and the schedule from the folder of the weights."""
-        self.model = self.backend.load(folder, device="cpu")
+        self.model = self.backend.load(folder, device="cpu", compiled=self.compiled)
 
     def unet(self, batch: int) -> np.ndarray:
         """One evaluation of the UNet."""
@@ -85,6 +87,12 @@ class Ours:
         pairs = self.demo.schedule.timesteps(steps, "trailing")
         sample = self.backend.samplers.sample
         return sample(name, eps_model, x_T, self.demo.schedule, pairs, step_noise=step_noise).numpy()
+
+
+class OursCompiled(Ours):
+    """ldm_backend with its input `compiled`."""
+
+    compiled = True
 
 
 class Diffusers:
@@ -137,7 +145,7 @@ class Diffusers:
         return ((decoded.permute(0, 2, 3, 1) + 1.0) * 127.5).clamp(0, 255).numpy().astype(np.uint8)
 
 
-PROGRAMS = {"ours": Ours, "diffusers": Diffusers}
+PROGRAMS = {"ours": Ours, "compiled": OursCompiled, "diffusers": Diffusers}
 
 
 class Result(NamedTuple):

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conv_operator import running
+from .fast_conv import numbered
+
 logger = logging.getLogger(__name__)
 
 Evaluation = Callable[[Any, Tensor, Tensor], Tensor]
@@ -17,6 +20,7 @@ Evaluation = Callable[[Any, Tensor, Tensor], Tensor]
 class Compiled:
     """An evaluation that is compiled at its first call, and again for each new shape.
 
+    In float32 on the CPU the convolutions stay as they are, being faster than what is made of them by compiling.
     torch keeps what it compiled in a folder of its own (TORCHINDUCTOR_CACHE_DIR), where the next process finds it. No
     CUDA graphs: they need weights that stay in their place, and a host may move them to the CPU and back.
 
@@ -34,7 +38,8 @@ class Compiled:
 
         if self._compiled is not None:
             try:
-                return self._compiled(network, x, t)
+                with running(numbered(network)):
+                    return self._compiled(network, x, t)
             except TorchDynamoException as error:
                 reason = str(error).strip().partition("\n")[0]
                 logger.warning("torch.compile failed, so the network runs uncompiled: %s", reason)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, unfold
 
-from . import winograd
+from . import conv_operator, winograd
 from .mapped import let_go
 
 # Below these sizes Winograd's transforms cost more than they save, or its kernels more memory than they are worth.
@@ -43,7 +43,7 @@ def is_plain(layer: Any, x: Tensor) -> bool:
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(weight) in (Tensor, nn.Parameter)
-        # What torch.compile makes is for the layers as they are
+        # What torch.compile makes is for the layers as they are; convolutions have a way of their own, `_compiled`
         and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         # ComfyUI's layers: weights cast, streamed or patched at each call
@@ -65,14 +65,24 @@ def rest(network: nn.Module) -> None:
     let_go(network.parameters())
 
 
+def numbered(network: nn.Module) -> list[_FastConv2d]:
+    """The convolutions of a network, each with its number, for `conv_operator`."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _FastConv2d)]
+    for number, layer in enumerate(layers):
+        layer.number = number
+    return layers
+
+
 class _FastConv2d(nn.Module):
     """A convolution that takes the fastest way to its sums.
 
     Attributes:
         keep: hold on to transformed kernels between calls, as suits a network that is evaluated many times.
         workspace: shared by the layers of a network.
+        number: in a network that is compiled.
     """
 
+    number: int | None = None
     keep: bool
     workspace: winograd.Workspace
     weight: Tensor
@@ -84,7 +94,7 @@ class _FastConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
         if not is_plain(self, x):
-            return super().forward(x)
+            return self._compiled(x, doubled=False) if self._is_compiled(x) else super().forward(x)
         side, channels = min(x.shape[2:]), min(self.weight.shape[:2])
         if side < _SIDE:
             if side < _SIDE_OF_SMALL and self.keep:
@@ -104,10 +114,32 @@ class _FastConv2d(nn.Module):
     def forward_doubled(self, x: Tensor) -> Tensor:
         """Double (N, C_in, H, W) to the nearest pixel, then convolve: (N, C_out, 2 H, 2 W)."""
         if not is_plain(self, x):
+            if self._is_compiled(x):
+                return self._compiled(x, doubled=True)
             return self(interpolate(x, scale_factor=2.0, mode="nearest"))
         bias = None if self.bias is None else self.bias.repeat(4)
         folded = self._kept("doubled", x) if self.keep else _fold(self.weight)
         return _interleave(_direct(x, folded, bias, (1, 1), (1, 1)))
+
+    def _is_compiled(self, x: Tensor) -> bool:
+        """Whether a compiler looks at it, which should take this convolution as one operator."""
+        return (
+            torch.compiler.is_compiling()
+            and self.number is not None
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+        )
+
+    def _compiled(self, x: Tensor, doubled: bool) -> Tensor:
+        """The operator's result, of the shape that this convolution makes."""
+        sides = (
+            ((2 * side if doubled else side) + 2 * padding - kernel) // stride + 1
+            for side, padding, kernel, stride in zip(
+                x.shape[2:], self.padding, self.kernel_size, self.stride, strict=True
+            )
+        )
+        return conv_operator.convolve(x, self.number, [len(x), self.weight.shape[0], *sides], doubled)
 
     def _keeps_size(self) -> bool:
         """A 3x3 convolution with stride 1 and padding 1."""

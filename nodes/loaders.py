@@ -82,7 +82,7 @@ class LDMCheckpointLoader(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Let torch.compile translate the network at its first step, which takes minutes the first "
-                        "time and seconds in later sessions. For graphics cards; on the CPU fp32 is faster without."
+                        "time and seconds in later sessions. For graphics cards; on the CPU it gains next to nothing."
                     ),
                 ),
             ],

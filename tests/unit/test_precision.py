@@ -13,6 +13,7 @@ import torch._inductor.config
 
 import ldm_backend
 from ldm_backend.errors import ConfigError
+from ldm_backend.fast_conv import numbered
 from ldm_backend.precision import resolve, set_precision
 from ldm_backend.samplers import StepInfo
 from ldm_backend.unet import UNet
@@ -96,6 +97,8 @@ def test_compiled_is_the_same_network(tiny_folder, tiny, latents):
     assert before == compilations["unique_graphs"] > 0
     for one, other in zip(ours, exact, strict=True):
         assert (one - other).abs().max() < 1e-5 * other.std()
+    # Its convolutions took their own ways: each has made the kernels that it keeps.
+    assert all("_copy" in vars(layer) for layer in numbered(model.unet))
 
 
 @pytest.mark.usefixtures("compiler")
