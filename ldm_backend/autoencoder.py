@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import FirstStageConfig
-from .errors import InputError
+from .errors import InputError, brief
 from .fast_norm import group_norm
 from .layers import Downsample, Layers, MidBlock, ResnetBlock, Upsample
 
@@ -122,8 +122,9 @@ def check_image(x: Tensor, config: FirstStageConfig) -> None:
 
 def check_latent(z: Tensor, config: FirstStageConfig) -> None:
     """Raise InputError unless `z` is (N, C, h, w) with this first stage's number of channels."""
-    if z.ndim != 4 or z.shape[1] != config.z_channels:
+    if not isinstance(z, Tensor) or z.ndim != 4 or z.shape[1] != config.z_channels:
+        found = f"has shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"is {brief(z)}"
         raise InputError(
-            f"The latent has shape {tuple(z.shape)}; this first stage expects (N, {config.z_channels}, H, W). A latent "
+            f"The latent {found}; this first stage expects (N, {config.z_channels}, H, W). A latent "
             "of another model family does not fit: take one that a sampler made with this model."
         )

@@ -93,7 +93,7 @@ def read_checkpoint(
         configuration is needed.
     """
     if weights not in WEIGHTS:
-        raise CheckpointError(f"weights is {weights!r}; choose one of {', '.join(WEIGHTS)}.")
+        raise CheckpointError(f"weights is {brief(weights)}; choose one of {', '.join(WEIGHTS)}.")
     path = Path(path)
     if path.is_dir() and not (path / "unet").exists() and len(found := single_files(path)) == 1:
         checkpoint = _read_file(found[0], weights, config)

@@ -15,7 +15,7 @@ from .errors import InputError
 
 _PAPER = 248  # levels of 255: nearly white, so that white images still have an edge
 _INK = 40
-_LINES = 2
+LINES = 2  # of a caption, at most
 _SMALLEST, _LARGEST = 12, 40  # pixels of the font: below 12 the letters run together
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -122,7 +122,7 @@ def caption_lines(text: str, width: int, font: Font) -> list[str]:
     lines = [""]
     for word in words:
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1] or len(lines) == _LINES:
+        if font.getlength(longer) <= width or not lines[-1] or len(lines) == LINES:
             lines[-1] = longer
         else:
             lines.append(word)

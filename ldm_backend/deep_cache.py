@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .errors import InputError
+from .chunks import attempt
+from .errors import InputError, TooLargeError
 from .unet import UNet
 
 
@@ -41,9 +42,19 @@ class DeepCache:
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         """Predict eps; arguments, shapes and errors are those of `UNet.forward`.
 
-        Raises: InputError: the batch differs from that of the call before, so this is not the same run.
+        Raises: InputError: the batch differs from that of the call before, so this is not the same run, or memory ran
+            out: the features belong to the whole batch, so it cannot be taken in parts.
         """
         self._unet.check_input(x_t.shape)
+        eps = attempt(lambda: self._evaluate(x_t, t))
+        if eps is None:
+            raise TooLargeError(
+                f"UNet: out of memory with {len(x_t)} images at once. With a cache a batch is taken whole: make it "
+                "smaller, or set cache_interval to 1."
+            )
+        return eps
+
+    def _evaluate(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         temb = self._unet.embed_timesteps(t, x_t)
         skips = self._unet.outer_down(x_t, temb, self._depth)
         if self._deep is None or self._calls % self._interval == 0:

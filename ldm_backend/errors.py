@@ -29,8 +29,16 @@ class SamplingError(LDMError):
     """A run that cannot go on, because the model returned numbers that are none."""
 
 
+class SaveError(LDMError):
+    """A file of the output folder that cannot be written."""
+
+
 class InputError(LDMError):
     """A latent, image, size, seed or model handed to a function or node that cannot take it."""
+
+
+class TooLargeError(InputError):
+    """A request that needs more memory than there is, refused before it begins or given up after smaller attempts."""
 
 
 _BRIEF = reprlib.Repr()

@@ -73,6 +73,22 @@ def numbered(network: nn.Module) -> list[_FastConv2d]:
     return layers
 
 
+def kernel_bytes(network: nn.Module) -> int:
+    """Bytes that a network on the CPU takes for transformed kernels beyond those that it has already.
+
+    Args:
+        network: of this project. Kept kernels are counted for all layers, the passing ones for the largest.
+    """
+    kept, passing = 0.0, 0.0
+    for layer in network.modules():
+        if isinstance(layer, _FastConv2d) and layer.weight.device.type == "cpu":
+            if not layer.keep:
+                passing = max(passing, layer.weight.nbytes * (_PASSING_TILE + 2) ** 2 / 9)
+            elif "_copy" not in layer.__dict__:
+                kept += layer.weight.nbytes * (_KEPT_TILE + 2) ** 2 / 9
+    return round(kept + passing)
+
+
 class _FastConv2d(nn.Module):
     """A convolution that takes the fastest way to its sums.
 

@@ -38,7 +38,12 @@ def let_go(tensors: Iterable[Tensor]) -> None:
                     _LIBRARY.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
     except OSError:  # a container may hide the file: then the memory stays
         return
-    if hasattr(_LIBRARY, "malloc_trim"):  # glibc
+    trim()
+
+
+def trim() -> None:
+    """Give back what the C library holds in reserve, where it is glibc."""
+    if _LIBRARY is not None and hasattr(_LIBRARY, "malloc_trim"):
         _LIBRARY.malloc_trim(ctypes.c_size_t(0))
 
 

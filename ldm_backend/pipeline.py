@@ -12,17 +12,22 @@ from torch import Tensor
 
 from . import uninitialised
 from .checkpoint import load_into, read_checkpoint
+from .chunks import Chunks
 from .compvis import build_first_stage
 from .config import LDMConfig
+from .decoding import decoded
 from .deep_cache import DeepCache
-from .fast_conv import rest
+from .fast_conv import kernel_bytes, rest
+from .file_marks import FileMark
+from .free_memory import free_bytes
 from .hub import local_path
 from .images import to_uint8
 from .kl import KLModel
 from .mapped import let_go
+from .memory import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
 from .noise import StepNoise, draw_noise
 from .precision import resolve, set_precision
-from .samplers import Callback, adds_noise, sample
+from .samplers import Callback, EpsModel, adds_noise, sample
 from .schedule import Schedule
 from .unet import UNet
 from .vq import VQModel
@@ -30,13 +35,18 @@ from .vq import VQModel
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """A loaded model: `unet(x, t)` returns eps, `vq.decode(z)` NCHW in [-1, 1]; both are on `device`."""
+    """A loaded model: `unet(x, t)` returns eps, `vq.decode(z)` NCHW in [-1, 1]; both are on `device`.
+
+    Attributes:
+        files: what the weights were read from, and may still be mapped from.
+    """
 
     unet: UNet
     vq: VQModel | KLModel
     schedule: Schedule
     config: LDMConfig
     device: torch.device
+    files: tuple[FileMark, ...] = ()
 
 
 def load(
@@ -66,6 +76,7 @@ def load(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     unet_format = resolve(precision, target)
     checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
+    files = tuple(FileMark.of(file) for file in {checkpoint.unet_file, checkpoint.first_stage_file})
     unet = UNet(checkpoint.config.unet, uninitialised, device="meta")
     first_stage = build_first_stage(checkpoint.config.vq, uninitialised, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
@@ -75,7 +86,7 @@ def load(
     if compiled:
         unet.compile_evaluation()
     schedule = Schedule(checkpoint.config.schedule)
-    return LatentDiffusion(unet.to(target), first_stage.to(target), schedule, checkpoint.config, target)
+    return LatentDiffusion(unet.to(target), first_stage.to(target), schedule, checkpoint.config, target, files)
 
 
 def generate(
@@ -93,7 +104,8 @@ def generate(
 
     Args:
         model: from `load`.
-        seeds: one for each image; all are sampled as one batch, and none depends on its neighbours.
+        seeds: one for each image; all are sampled as one batch, in parts where memory is short, and none depends on
+            its neighbours.
         steps: model evaluations, 1..1000.
         eta: 0..1, fresh noise in each step of "ddim"; 0 is deterministic.
         sampler: one of `samplers.SAMPLERS`.
@@ -103,9 +115,13 @@ def generate(
         cache_depth: levels that run at each step nevertheless, 1..levels; counts only with an interval above 1.
     Returns: uint8 (N, H, W, 3) at the training size.
     Raises: ScheduleError: steps, eta, sampler or grid out of range; InputError: no seeds, or a seed or cache
-        setting out of range; SamplingError: the model gave NaN or infinity.
+        setting out of range; TooLargeError: more than fits into memory; SamplingError: the model gave NaN or infinity;
+        CheckpointError: a file of the model was changed since it was loaded.
     """
-    eps_model = model.unet if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
+    for file in model.files:
+        file.check()
+    check_memory(model, len(seeds), whole=cache_interval > 1)
+    eps_model = evaluation(model) if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
     noisy = adds_noise(sampler, eta)
     pairs = model.schedule.timesteps(steps, grid)
     size = model.config.unet.sample_size
@@ -119,7 +135,47 @@ def generate(
     return images
 
 
+def check_memory(model: LatentDiffusion, images: int, whole: bool = False) -> None:
+    """Refuse a batch that cannot be sampled, before anything is allocated.
+
+    Args:
+        model: from `load`.
+        images: in the batch.
+        whole: the network cannot take it in parts.
+    Raises: TooLargeError: with the largest batch that fits.
+    """
+    config, itemsize = model.config, model.unet.dtype.itemsize
+    side = config.unet.sample_size * config.vq.downscale
+    kernels = kernel_bytes(model.unet)
+
+    def cost(n: int, height: int, width: int) -> int:
+        return sampling_bytes(config, (n, height, width), n if whole else 1, itemsize) + image_bytes(n, height, width)
+
+    check_fits("Sampling", Size(images, side, side), cost, free_bytes(model.device) - kernels, side)
+
+
+def evaluation(model: LatentDiffusion) -> EpsModel:
+    """The UNet as a sampler calls it; a batch that does not fit into memory goes through it in parts."""
+    chunks, unet = Chunks("UNet"), model.unet
+
+    def predict(x_t: Tensor, t: float) -> Tensor:
+        return chunks.whole(
+            lambda part: unet(x_t[part], t),
+            x_t.shape,
+            x_t.device,
+            lambda n: unet_bytes(unet.config, n, x_t.shape[2], x_t.shape[3], unet.dtype.itemsize),
+        )
+
+    return predict
+
+
 @torch.no_grad()
 def decode_to_uint8(model: LatentDiffusion, z: Tensor) -> np.ndarray:
-    """Quantise and decode (N, C, h, w) latents to uint8 (N, H, W, 3), one by one: the decoder needs the most memory."""
-    return np.concatenate([to_uint8(model.vq.decode(latent)) for latent in z.split(1)])
+    """Quantise and decode (N, C, h, w) latents to uint8 (N, H, W, 3), one by one: the decoder needs the most memory.
+
+    Raises: TooLargeError: not even tiles of an image fit into memory; CheckpointError: as `generate`.
+    """
+    for file in model.files:
+        file.check()
+    parts = decoded(model.vq, z, model.device, Chunks("Decoder"), at_most=1)
+    return np.concatenate([to_uint8(images) for _, images in parts])

@@ -44,8 +44,24 @@ def write_single_file(
         metadata: further texts, for example the weights' origin.
     Raises: CheckpointError: unknown dtype, or the folder cannot be written.
     """
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    with replaced_when_done(path) as scratch:
+        fill_single_file(scratch, config, unet, first_stage, dtype, metadata)
+
+
+def fill_single_file(
+    path: Path,
+    config: LDMConfig,
+    unet: Mapping[str, torch.Tensor],
+    first_stage: Mapping[str, torch.Tensor],
+    dtype: str,
+    metadata: Mapping[str, str] | None,
+) -> None:
+    """As `write_single_file`, into a file that nobody else reads yet and that its caller removes if this fails.
+
+    Raises: CheckpointError: unknown dtype; OSError or SafetensorError: the file cannot be written.
+    """
+    if dtype not in tuple(DTYPES):
+        raise CheckpointError(f"dtype is {brief(dtype)}; choose one of {', '.join(DTYPES)}.")
     parts = ((UNET_PREFIX, unet), (FIRST_STAGE_PREFIX, first_stage))
     tensors = {
         prefix + key: tensor.to(DTYPES[dtype]).contiguous() for prefix, part in parts for key, tensor in part.items()
@@ -55,8 +71,7 @@ def write_single_file(
         "format": FORMAT,
         "ldm_config": json.dumps(config_to_json(config)),
     }
-    with replaced_when_done(path) as scratch:
-        safetensors.torch.save_file(tensors, scratch, metadata=texts)
+    safetensors.torch.save_file(tensors, path, metadata=texts)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .worker_pool import Worker
 
 _console = Console(stderr=True)
+AUTO = "auto"
+_MOST_IN_BATCH = 100_000
 _IN_FLIGHT = 2  # one batch is sampled while another one is encoded
 
 
@@ -54,7 +56,7 @@ def generate(
     eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim.")] = 0.0,
     sampler: Annotated[str, typer.Option(help="As in LDM Sampler.")] = "ddim",
     grid: Annotated[str, typer.Option(help="As in LDM Sampler.")] = "leading",
-    batch: Annotated[int, typer.Option(min=1, help="Images sampled together.")] = 1,
+    batch: Annotated[str, typer.Option(metavar="N|auto", help="Images sampled together; auto: as pays here.")] = "1",
     device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
     precision: Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")] = Precision.FP32,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker; other numbers round otherwise.")] = 1,
@@ -78,7 +80,7 @@ def generate(
             eta=eta,
             sampler=sampler,
             grid=grid,
-            batch=batch,
+            batch=_batch(batch, out, resources),
             device=_device(device, resources),
             precision=precision.value,
             threads=threads,
@@ -88,6 +90,25 @@ def generate(
         folder = stack.enter_context(JobFolder(out, job))
         _run(folder, pool)
     typer.echo(out / NPZ_NAME if format_ is Format.NPZ else out)
+
+
+def _batch(text: str, out: Path, resources: dict[str, float] | None) -> int | None:
+    """How many images to sample together; None leaves it to the memory of this machine.
+
+    A run that goes on keeps the number that it began with: batches are cut from the seeds at fixed places.
+
+    Raises:
+        JobError: No number, or `auto` where the workers are elsewhere.
+    """
+    from .job_folder import batch_of
+
+    if text == AUTO:
+        if resources is not None:
+            raise JobError("--batch auto looks at the memory of this machine; with --ray give a number")
+        return batch_of(out)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:10]) <= _MOST_IN_BATCH:
+        raise JobError(f"--batch is {text!r}; expected a number from 1 to {_MOST_IN_BATCH}, or {AUTO}")
+    return int(text)
 
 
 def _device(asked: Device | None, resources: dict[str, float] | None) -> str:

@@ -12,10 +12,11 @@ import ldm_backend
 from ldm_backend.checkpoint import Checkpoint, read_checkpoint
 from ldm_backend.hub import local_path
 from ldm_backend.inspection import sha256_of
-from ldm_backend.precision import resolve
+from ldm_backend.precision import FORMATS, resolve
 from ldm_backend.samplers import StepInfo, adds_noise
 from ldm_backend.schedule import Schedule
 from ldm_backend.single_file import config_to_json
+from ldm_backend.throughput import best_batch
 
 from .errors import GenerationError, JobError
 from .generation_job import Settings, Unit
@@ -103,12 +104,12 @@ def settings_of(
     eta: float,
     sampler: str,
     grid: str,
-    batch: int,
+    batch: int | None,
     device: str,
     precision: str,
     threads: int,
 ) -> Settings:
-    """The settings of a job, checked as far as is possible without a model.
+    """The settings of a job, checked as far as is possible without a model; `batch` None takes the best one here.
 
     Raises:
         LDMError: A checkpoint that cannot be read, or steps, eta, sampler, grid or precision that do not fit it.
@@ -123,7 +124,7 @@ def settings_of(
         eta=eta,
         sampler=sampler,
         grid=grid,
-        batch=batch,
+        batch=batch or best_batch(checkpoint, torch.device(device), FORMATS[unet_format].itemsize),
         device=device,
         precision=unet_format,
         threads=threads,

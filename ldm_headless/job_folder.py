@@ -208,6 +208,17 @@ class JobFolder:
             self._manifest.close()
 
 
+def batch_of(out: Path) -> int | None:
+    """Images sampled together in the job that a folder holds; None if it holds none, or one that cannot be read."""
+    try:
+        found = json.loads((out / JOB).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    settings = found.get("settings") if isinstance(found, dict) else None
+    batch = settings.get("batch") if isinstance(settings, dict) else None
+    return batch if type(batch) is int and batch > 0 else None
+
+
 def _seed_of(line: bytes) -> object:
     """The seed of a manifest line, None where it is not a whole one."""
     try:

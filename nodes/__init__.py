@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from importlib import import_module
+
 from comfy_api.latest import ComfyExtension, io
 
-from .checkpoints import LDMCheckpointSave, LDMModelInfo
-from .conditioning import LDMEmptyConditioning
-from .custom_sampling import LDMGuider, LDMNoise, LDMSamplerSelect, LDMSigmas
-from .decoders import LDMVQDecode, LDMVQDecodeTiled
-from .encoders import LDMVQEncode
 from .host.folders import register_folders
-from .image_to_image import LDMImageToImage
-from .images import LDMSaveImage
-from .inpainting import LDMInpaint, LDMInpaintComposite
-from .interpolation import LDMLatentWalk, LDMSeedVariations, LDMSeedWalk
-from .inversion import LDMDDIMInversion
-from .latents import LDMLatentNoise
-from .loaders import LDMCheckpointLoader
-from .samplers import LDMDDIMSampler, LDMSampler
-from .views import LDMCodeView, LDMContactSheet
 
-NODES: tuple[type[io.ComfyNode], ...] = (
-    LDMCheckpointLoader,
-    LDMLatentNoise,
-    LDMDDIMSampler,
-    LDMSampler,
-    LDMVQDecode,
-    LDMVQDecodeTiled,
-    LDMEmptyConditioning,
-    LDMSamplerSelect,
-    LDMSigmas,
-    LDMGuider,
-    LDMNoise,
-    LDMSaveImage,
-    LDMCheckpointSave,
-    LDMModelInfo,
-    LDMVQEncode,
-    LDMImageToImage,
-    LDMInpaint,
-    LDMInpaintComposite,
-    LDMDDIMInversion,
-    LDMSeedWalk,
-    LDMLatentWalk,
-    LDMSeedVariations,
-    LDMContactSheet,
-    LDMCodeView,
-)
+NODES: dict[str, tuple[str, ...]] = {
+    "loaders": ("LDMCheckpointLoader",),
+    "latents": ("LDMLatentNoise",),
+    "samplers": ("LDMDDIMSampler", "LDMSampler"),
+    "decoders": ("LDMVQDecode", "LDMVQDecodeTiled"),
+    "conditioning": ("LDMEmptyConditioning",),
+    "custom_sampling": ("LDMSamplerSelect", "LDMSigmas", "LDMGuider", "LDMNoise"),
+    "images": ("LDMSaveImage",),
+    "checkpoints": ("LDMCheckpointSave", "LDMModelInfo"),
+    "encoders": ("LDMVQEncode",),
+    "image_to_image": ("LDMImageToImage",),
+    "inpainting": ("LDMInpaint", "LDMInpaintComposite"),
+    "inversion": ("LDMDDIMInversion",),
+    "interpolation": ("LDMSeedWalk", "LDMLatentWalk", "LDMSeedVariations"),
+    "views": ("LDMContactSheet", "LDMCodeView"),
+}
+"""Module -> its nodes. Each module is imported by itself: one that fails takes no other along."""
 
 
 class LDMExtension(ComfyExtension):
@@ -54,4 +34,19 @@ class LDMExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes; the model folders are registered first, since the loader lists them."""
         register_folders()
-        return list(NODES)
+        return [node for module, names in NODES.items() for node in _nodes_of(module, names)]
+
+
+def _nodes_of(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:
+    """The nodes of a module; none, and a line in the log, if it cannot be imported: the others still work."""
+    try:
+        imported = import_module(f".{module}", __name__)
+        return [getattr(imported, name) for name in names]
+    except Exception:
+        logging.getLogger("comfyui_ldm").exception(
+            "nodes/%s.py could not be loaded, so these nodes are missing: %s. The others work. The reason is below; if "
+            "a file of this pack is missing or damaged, install the pack again.",
+            module,
+            ", ".join(names),
+        )
+        return []

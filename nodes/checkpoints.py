@@ -12,9 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.single_file import DTYPES, config_to_json, write_single_file
+from ..ldm_backend.single_file import DTYPES, config_to_json, fill_single_file
 from .host.model import ldm_model_of, saved_weights
-from .host.outputs import new_outputs, workflow_texts
+from .host.outputs import new_outputs, workflow_texts, write_new
 from .host.schema import make_schema
 from .host.vae import LDMVAE, ldm_vae_of
 from .inputs import model_input
@@ -103,13 +103,12 @@ class LDMCheckpointSave(io.ComfyNode):
                 "The VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
                 "from the same LDM Checkpoint Loader."
             )
-        output = next(new_outputs(filename_prefix, ".safetensors"))
-        write_single_file(
-            output.path,
-            inner.ldm_config,
-            saved_weights(model),
-            {key: tensor.cpu() for key, tensor in first_stage.first_stage_model.state_dict().items()},
-            dtype,
-            {"weights": inner.ldm_source["weights"], **workflow_texts(cls.hidden)},
+        first_stage.file.check()
+        unet = saved_weights(model)
+        decoder = {key: tensor.cpu() for key, tensor in first_stage.first_stage_model.state_dict().items()}
+        texts = {"weights": inner.ldm_source["weights"], **workflow_texts(cls.hidden)}
+        output = write_new(
+            new_outputs(filename_prefix, ".safetensors"),
+            lambda file: fill_single_file(file, inner.ldm_config, unet, decoder, dtype, texts),
         )
         return io.NodeOutput(ui=ui.PreviewText(f"{output.subfolder}/{output.path.name}".lstrip("/")))

@@ -20,6 +20,7 @@ from .host.sampler import BackendSampler, BatchSeed
 from .host.schema import make_schema
 from .inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
 from .latents import image_seeds
+from .limits import check_drawn
 
 
 class LDMSamplerSelect(io.ComfyNode):
@@ -153,7 +154,8 @@ class ImageNoise:
     def generate_noise(self, input_latent: dict[str, Any]) -> torch.Tensor:
         """(N, C, H, W) float32 noise on the CPU for a LATENT; the seeds of its images are in `seed` from then on.
 
-        Raises: InputError: a latent that is no batch of images, or whose batch_index does not fit it.
+        Raises: InputError: a latent that is no batch of images, or whose batch_index does not fit it, or noise that
+            does not fit into memory.
         """
         shape = input_latent["samples"].shape
         if len(shape) != 4:
@@ -163,6 +165,7 @@ class ImageNoise:
             )
         seeds = image_seeds(input_latent, int(self.seed)) or []  # empty for an empty batch only; draw_noise refuses it
         self.seed = BatchSeed(self.seed, seeds)
+        check_drawn("LDM Noise", shape)
         return draw_noise(seeds, (shape[1], shape[2], shape[3]))
 
 

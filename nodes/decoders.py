@@ -13,6 +13,7 @@ from ..ldm_backend.tiled_decode import MIN_TILE
 from .host.schema import make_schema
 from .host.vae import ldm_vae_of
 from .inputs import vae_input
+from .wires import samples_of
 
 
 class LDMVQDecode(io.ComfyNode):
@@ -43,7 +44,7 @@ class LDMVQDecode(io.ComfyNode):
         Raises:
             InputError: VAE or latent of another family.
         """
-        return io.NodeOutput(ldm_vae_of(vae).decode(latent["samples"]))
+        return io.NodeOutput(ldm_vae_of(vae).decode(samples_of(latent)))
 
 
 class LDMVQDecodeTiled(io.ComfyNode):
@@ -86,5 +87,5 @@ class LDMVQDecodeTiled(io.ComfyNode):
         Raises:
             InputError: VAE or latent of another family, or a tile that is too small.
         """
-        images = ldm_vae_of(vae).decode_exactly_tiled(latent["samples"], tile, cls.hidden.unique_id)
+        images = ldm_vae_of(vae).decode_exactly_tiled(samples_of(latent), tile, cls.hidden.unique_id)
         return io.NodeOutput(images)

@@ -14,6 +14,7 @@ from ..ldm_backend.errors import InputError
 from .host.schema import make_schema
 from .host.vae import ldm_vae_of
 from .inputs import SIZE_STEP, vae_input
+from .wires import image_of
 
 
 class LDMVQEncode(io.ComfyNode):
@@ -58,7 +59,7 @@ class LDMVQEncode(io.ComfyNode):
         """
         vae = ldm_vae_of(vae)
         downscale = vae.first_stage_model.config.downscale
-        _, height, width, channels = image.shape
+        _, height, width, channels = image_of(image).shape
         if channels < 3:
             raise InputError(f"The image has {channels} channel(s); expected 3 (RGB), or 4 with alpha.")
         for name, side in (("width", width), ("height", height)):

@@ -14,8 +14,10 @@ from ..ldm_backend.noise import add_noise, draw_noise
 from .host.model import ldm_model_of
 from .host.schema import make_schema
 from .inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
+from .limits import check_sampling
 from .sampling import run_sampler
 from .seeding import seeded
+from .wires import samples_of
 
 
 class LDMImageToImage(io.ComfyNode):
@@ -80,14 +82,16 @@ class LDMImageToImage(io.ComfyNode):
         """Noise the latent to the first timestep of the last `steps` steps and sample from there.
 
         Raises:
-            LDMError: a model or latent of another family, or steps, strength, eta or grid that do not fit.
+            LDMError: a model or latent of another family, steps, strength, eta or grid that do not fit, or a batch
+                or size that does not fit into memory.
         """
         inner = ldm_model_of(model)
-        samples = latent["samples"]
-        inner.diffusion_model.check_input(samples.shape)
+        samples = samples_of(latent)
+        check_sampling("LDM Image to Image", model, samples.shape)
         pairs = inner.schedule.last_timesteps(steps, strength, grid)
         seeds, carrier = seeded(latent, seed)
-        noise = draw_noise(seeds, samples.shape[1:]).to(samples.device)
+        _, channels, height, width = samples.shape
+        noise = draw_noise(seeds, (channels, height, width)).to(samples.device)
         noisy = add_noise(samples.float(), noise, inner.schedule.alpha_cumprod(pairs[0][0]))
         sampled = run_sampler(model, carrier | {"samples": noisy}, pairs, sampler, cls.hidden.unique_id, eta)
         sampled["ldm_info"] |= {"sampler": sampler, "steps": steps, "eta": eta, "grid": grid, "strength": strength}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.single_file import replaced_when_done
-from .host.outputs import Output, new_outputs, workflow_texts
+from .host.outputs import Output, new_outputs, workflow_texts, write_new
 from .host.schema import make_schema
 from .latents import image_seeds
+from .wires import image_of, samples_of
 
 
 class LDMSaveImage(io.ComfyNode):
@@ -57,31 +58,34 @@ class LDMSaveImage(io.ComfyNode):
         """Write one PNG for each image.
 
         Raises:
-            InputError: another number of images than of latents.
+            InputError: another number of images than of latents, or no RGB.
+            SaveError: a prefix that names no file, a folder that cannot be written, or a full disk.
         """
-        if images.shape[0] != latent["samples"].shape[0]:
+        latents = samples_of(latent).shape[0]
+        number, height, width, channels = image_of(images, "images").shape
+        if channels not in (3, 4):
+            raise InputError(f"The images have {channels} channel(s); expected 3 (RGB), or 4 with alpha.")
+        if number != latents:
             raise InputError(
-                f"There are {images.shape[0]} images but {latent['samples'].shape[0]} latents. Connect the latents "
-                "that these images were decoded from."
+                f"There are {number} images but {latents} latents. Connect the latents that these images were "
+                "decoded from."
             )
         info = dict(latent.get("ldm_info") or {})
         seeds = image_seeds(latent)
         texts = workflow_texts(cls.hidden)
-        height, width = images.shape[1:3]
         outputs = new_outputs(filename_prefix, ".png", width, height)
         saved = []
         for index, image in enumerate(images):
             own = info | ({"seed": seeds[index]} if seeds else {})
-            saved.append(_save(image, next(outputs), texts | ({"ldm": json.dumps(own)} if texts and own else {})))
+            saved.append(_save(image, outputs, texts | ({"ldm": json.dumps(own)} if texts and own else {})))
         return io.NodeOutput(ui=ui.SavedImages(saved))
 
 
-def _save(image: Tensor, output: Output, texts: dict[str, str]) -> ui.SavedResult:
+def _save(image: Tensor, outputs: Iterator[Output], texts: dict[str, str]) -> ui.SavedResult:
     """Write (H, W, 3) in 0..1, truncating as the host's Save Image and the model card do."""
     picture = Image.fromarray(np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8))
     metadata = PngInfo()
     for name, text in texts.items():
         metadata.add_text(name, text)
-    with replaced_when_done(output.path) as scratch:
-        picture.save(scratch, "PNG", pnginfo=metadata, compress_level=4)
+    output = write_new(outputs, lambda file: picture.save(file, "PNG", pnginfo=metadata, compress_level=4))
     return ui.SavedResult(output.path.name, output.subfolder, io.FolderType.output)

@@ -12,12 +12,15 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ldm_backend.inpainting import composite, inpaint, latent_mask, repaint_moves
+from ..ldm_backend.memory import Size
 from ..ldm_backend.noise import StepNoise, draw_noise
 from .host.model import intermediate_device, ldm_model_of, loaded
 from .host.progress import step_callback
 from .host.schema import make_schema
 from .inputs import grid_input, model_input, seed_input, steps_input
+from .limits import check_composite, check_sampling
 from .seeding import seeded
+from .wires import image_of, mask_of, samples_of
 
 
 class LDMInpaint(io.ComfyNode):
@@ -90,12 +93,13 @@ class LDMInpaint(io.ComfyNode):
         """Fill the masked cells; an empty mask leaves the latent as it is.
 
         Raises:
-            LDMError: a model, latent or mask that does not fit, or steps that the grid does not have.
+            LDMError: a model, latent or mask that does not fit, steps that the grid does not have, or a batch or size
+                that does not fit into memory.
         """
         inner = ldm_model_of(model)
-        samples: Tensor = latent["samples"]
-        inner.diffusion_model.check_input(samples.shape)
-        cells = latent_mask(mask, samples.shape, inner.ldm_config.vq.downscale)
+        samples = samples_of(latent)
+        check_sampling("LDM Inpaint", model, samples.shape)
+        cells = latent_mask(mask_of(mask), samples.shape, inner.ldm_config.vq.downscale)
         moves = repaint_moves(inner.schedule.timesteps(steps, grid), jump_length, resamples)
         seeds, carrier = seeded(latent, seed)
         if not cells.any():
@@ -160,6 +164,9 @@ class LDMInpaintComposite(io.ComfyNode):
         """Composite (N, H, W, 3) images in 0..1.
 
         Raises:
-            InputError: sizes or batches differ.
+            InputError: sizes or batches differ, or the pictures do not fit into memory.
         """
-        return io.NodeOutput(composite(image[..., :3], inpainted[..., :3], mask, feather))
+        original, new, mask = image_of(image)[..., :3], image_of(inpainted, "inpainted")[..., :3], mask_of(mask)
+        pictures = max(len(original), len(new), len(mask) if mask.ndim == 3 else 1)
+        check_composite("LDM Inpaint Composite", Size(pictures, original.shape[1], original.shape[2]))
+        return io.NodeOutput(composite(original, new, mask, feather))

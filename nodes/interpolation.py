@@ -16,13 +16,16 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ldm_backend.errors import InputError
+from ..ldm_backend.errors import InputError, brief
 from ..ldm_backend.interpolation import PATHS, slerp
+from ..ldm_backend.memory import Size
 from ..ldm_backend.noise import draw_noise, seeds_of
 from .host.model import intermediate_device
 from .host.schema import make_schema
 from .inputs import other_model_input, seed_input, side_input
 from .latents import image_seeds, latent_shape
+from .limits import check_noise, check_path, noise_refusal
+from .wires import samples_of
 
 GROUP = "seeds"
 
@@ -62,6 +65,12 @@ class LDMSeedWalk(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, frames: Any, width: Any, height: Any) -> str | bool:
+        """What no memory of this machine could hold is refused before the prompt runs."""
+        size = Size(frames, height, width, "frames")
+        return noise_refusal(cls, "LDM Seed Walk", size, frames=frames, width=width, height=height)
+
+    @classmethod
     def execute(
         cls,
         seed_from: int,
@@ -75,9 +84,11 @@ class LDMSeedWalk(io.ComfyNode):
         """Draw both ends, (frames, C, H, W) in all.
 
         Raises:
-            InputError: a side that is no multiple of 32, a model of another family, or a circle of one seed.
+            InputError: a side that is no multiple of 32, a model of another family, a circle of one seed, or more than
+                fits into memory.
         """
         shape, downscale = latent_shape(width, height, model)
+        check_noise("LDM Seed Walk", Size(frames, height, width, "frames"), model, mixed=1)
         ends = draw_noise([seed_from, seed_to], shape)
         samples = walk(ends[:1], ends[1:], frames, path)
         labels = walk_labels(str(seed_from), str(seed_to), frames, path)
@@ -123,14 +134,16 @@ class LDMLatentWalk(io.ComfyNode):
         """Walk from each image of `latent_from` to its partner; (images * frames, C, H, W) in all.
 
         Raises:
-            InputError: latents of different shapes, opposite ends of a line, or a circle of parallel ones.
+            InputError: latents of different shapes, opposite ends of a line, a circle of parallel ones, or more than
+                fits into memory.
         """
-        a, b = latent_from["samples"], latent_to["samples"]
+        a, b = samples_of(latent_from, "latent_from"), samples_of(latent_to, "latent_to")
         if a.shape != b.shape:
             raise InputError(
                 f"latent_from has shape {tuple(a.shape)} and latent_to {tuple(b.shape)}; expected the same. Make both "
                 "with the same size and batch size, or take single ones with LatentFromBatch."
             )
+        check_path("LDM Latent Walk", a.shape, frames)
         walks = [walk(one, other, frames, path) for one, other in zip(a.split(1), b.split(1), strict=True)]
         names = zip(own_labels(latent_from) or ["from"] * len(a), own_labels(latent_to) or ["to"] * len(b), strict=True)
         labels = [label for one, other in names for label in walk_labels(one, other, frames, path)]
@@ -185,6 +198,12 @@ class LDMSeedVariations(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, variations: Any, width: Any, height: Any) -> str | bool:
+        """What no memory of this machine could hold is refused before the prompt runs."""
+        size = Size(variations, height, width, "variations")
+        return noise_refusal(cls, "LDM Seed Variations", size, variations=variations, width=width, height=height)
+
+    @classmethod
     def execute(
         cls,
         seed: int,
@@ -198,9 +217,11 @@ class LDMSeedVariations(io.ComfyNode):
         """Draw (1 + variations, C, H, W) noise.
 
         Raises:
-            InputError: a side that is no multiple of 32, or a model of another family.
+            InputError: a side that is no multiple of 32, a model of another family, or more than fits into memory.
         """
         shape, downscale = latent_shape(width, height, model)
+        size = Size(variations, height, width, "variations")
+        check_noise("LDM Seed Variations", size, model, mixed=variations)
         centre = draw_noise([seed], shape)
         others = seeds_of(variation_seed, range(variations))
         varied = slerp(centre.expand(variations, -1, -1, -1), draw_noise(others, shape), strength)
@@ -233,8 +254,8 @@ def walk(a: Tensor, b: Tensor, frames: int, path: str) -> Tensor:
 
     Raises: InputError: an unknown path, or ends that it does not join.
     """
-    if path not in PATHS:  # older hosts do not check
-        raise InputError(f"path is {path!r}; expected one of {', '.join(PATHS)}.")
+    if path not in tuple(PATHS):  # older hosts do not check; the value may be any of JSON
+        raise InputError(f"path is {brief(path)}; expected one of {', '.join(PATHS)}.")
     return PATHS[path](a, b, frames)
 
 

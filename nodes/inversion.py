@@ -9,13 +9,14 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..ldm_backend.inversion import evaluations_of, invert_ddim
 from .host.model import intermediate_device, ldm_model_of, loaded
 from .host.progress import step_callback
 from .host.schema import make_schema
 from .inputs import grid_input, model_input, steps_input
+from .limits import check_sampling
+from .wires import samples_of
 
 # What the samples are no longer once they are inverted: a draw of a seed, and the result of a sampler.
 _NO_LONGER = ("ldm_seed", "ldm_labels", "ldm_info")
@@ -68,12 +69,13 @@ class LDMDDIMInversion(io.ComfyNode):
         """Find x_T of x_0.
 
         Raises:
-            LDMError: a model or latent of another family, or steps that the grid does not have.
+            LDMError: a model or latent of another family, steps that the grid does not have, or a batch or size that
+                does not fit into memory.
         """
         pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
-        x_0: Tensor = latent["samples"]
+        x_0 = samples_of(latent)
+        check_sampling("LDM DDIM Inversion", model, x_0.shape)
         with loaded(model, x_0.shape) as inner:
-            inner.diffusion_model.check_input(x_0.shape)
             x_T = invert_ddim(
                 inner.predict_eps,
                 x_0.float().to(model.load_device),

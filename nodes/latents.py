@@ -11,11 +11,15 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..ldm_backend.errors import InputError
+from ..ldm_backend.memory import Size
 from ..ldm_backend.noise import draw_noise, seeds_of
 from ..ldm_backend.presets import CELEBAHQ_256
 from .host.model import intermediate_device, ldm_model_of
 from .host.schema import make_schema
 from .inputs import SIZE_STEP, other_model_input, seed_input, side_input
+from .limits import check_noise, noise_refusal
+
+TASK = "LDM Latent Noise"
 
 
 class LDMLatentNoise(io.ComfyNode):
@@ -51,15 +55,22 @@ class LDMLatentNoise(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, width: Any, height: Any, batch_size: Any) -> str | bool:
+        """What no memory of this machine could hold is refused before the prompt runs."""
+        size = Size(batch_size, height, width)
+        return noise_refusal(cls, TASK, size, width=width, height=height, batch_size=batch_size)
+
+    @classmethod
     def execute(
         cls, seed: int, width: int, height: int, batch_size: int, model: ModelPatcher | None = None
     ) -> io.NodeOutput:
         """Draw (batch_size, C, height / downscale, width / downscale) noise; C is 3 and downscale 4 without a model.
 
         Raises:
-            InputError: a side that is no multiple of 32, or a model of another family.
+            InputError: a side that is no multiple of 32, a model of another family, or more than fits into memory.
         """
         shape, downscale = latent_shape(width, height, model)
+        check_noise(TASK, Size(batch_size, height, width), model)
         samples = draw_noise(seeds_of(seed, range(batch_size)), shape).to(intermediate_device())
         return io.NodeOutput(
             {

@@ -10,7 +10,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ldm_backend.checkpoint import WEIGHTS, read_checkpoint
-from ..ldm_backend.errors import ConfigError, LDMError
+from ..ldm_backend.errors import ConfigError, LDMError, brief
+from ..ldm_backend.file_marks import FileMark
 from ..ldm_backend.precision import PRECISIONS
 from ..ldm_backend.presets import PRESETS
 from .host.folders import checkpoint_fingerprint, checkpoint_names, checkpoint_path
@@ -123,10 +124,11 @@ class LDMCheckpointLoader(io.ComfyNode):
         Raises:
             LDMError: unknown name, or files that are missing, damaged, refused or of another family.
         """
-        if config != AUTO and config not in PRESETS:
+        if config not in (AUTO, *PRESETS):
             # Only names: a path from a workflow could be any file of this machine.
-            raise ConfigError(f"config is {config!r}; choose {AUTO} or one of {', '.join(PRESETS)}.")
+            raise ConfigError(f"config is {brief(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
         path = checkpoint_path(checkpoint)
         found = read_checkpoint(path, weights, None if config == AUTO else config)
+        mark = FileMark.of(found.first_stage_file)
         vq = make_vq(found.config.vq, found.first_stage, found.first_stage_file)
-        return io.NodeOutput(make_model(checkpoint, found, vq, precision, compile), LDMVAE(vq))
+        return io.NodeOutput(make_model(checkpoint, found, vq, precision, compile), LDMVAE(vq, mark))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
 from ..ldm_backend.deep_cache import DeepCache
 from ..ldm_backend.errors import InputError
@@ -15,6 +14,8 @@ from ..ldm_backend.schedule import Pairs
 from .host.model import intermediate_device, loaded
 from .host.progress import step_callback
 from .latents import image_seeds
+from .limits import check_sampling
+from .wires import samples_of
 
 
 def run_sampler(
@@ -39,13 +40,13 @@ def run_sampler(
         seed: of the noise of the steps; None takes the latent's own.
         cache: interval and depth of `DeepCache`; None evaluates the whole network each time.
     Returns: the LATENT with its samples finished and everything else kept; "ldm_info" tells the checkpoint.
-    Raises: LDMError: a model or latent of another family, a sampler that adds noise without a seed, or a cache depth
-        that the network does not have.
+    Raises: LDMError: a model or latent of another family, a batch or size that does not fit into memory, a sampler that
+        adds noise without a seed, or a cache depth that the network does not have.
     """
+    x_T = samples_of(latent)
+    check_sampling("Sampling", model, x_T.shape, whole=cache is not None)
     step_noise = step_noise_of(latent, sampler, seed) if adds_noise(sampler, eta) else None
-    x_T: Tensor = latent["samples"]
     with loaded(model, x_T.shape) as inner:
-        inner.diffusion_model.check_input(x_T.shape)
         x_0 = sample(
             sampler,
             inner.predict_eps if cache is None else DeepCache(inner.diffusion_model, *cache),

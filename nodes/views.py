@@ -11,13 +11,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ldm_backend.code_view import CodeView, view_codes
-from ..ldm_backend.contact_sheet import contact_sheet
+from ..ldm_backend.contact_sheet import LINES, contact_sheet, plan
 from ..ldm_backend.errors import InputError
+from ..ldm_backend.memory import Size, image_bytes
 from .host.model import intermediate_device
 from .host.schema import make_schema
-from .host.vae import loaded_first_stage
+from .host.vae import ldm_vae_of, loaded_first_stage
 from .inputs import vae_input
 from .interpolation import own_labels
+from .limits import check_pictures, check_view
+from .wires import image_of, samples_of
 
 GROUP = "view"
 
@@ -63,16 +66,24 @@ class LDMContactSheet(io.ComfyNode):
         """Arrange (N, H, W, 3) images as one (1, H, W, 3).
 
         Raises:
-            InputError: another number of images than of latents.
+            InputError: another number of images than of latents, or a sheet that does not fit into memory.
         """
+        image_of(images, "images")
         labels = None
         if latent is not None:
-            if images.shape[0] != latent["samples"].shape[0]:
+            if images.shape[0] != samples_of(latent).shape[0]:
                 raise InputError(
                     f"There are {images.shape[0]} images but {latent['samples'].shape[0]} latents. Connect the latents "
                     "that these images were decoded from."
                 )
             labels = own_labels(latent)
+
+        def cost(n: int, height: int, width: int) -> int:
+            layout = plan(n, height, width, columns, LINES)
+            return image_bytes(1, layout.sheet_height, layout.sheet_width)
+
+        if len(images):  # or `contact_sheet` says what it expects
+            check_pictures("LDM Contact Sheet", Size(images.shape[0], images.shape[1], images.shape[2]), cost)
         captions = labels or [str(index) for index in range(images.shape[0])]
         return io.NodeOutput(contact_sheet(images, captions, columns).to(intermediate_device()))
 
@@ -121,9 +132,11 @@ class LDMCodeView(io.ComfyNode):
         """Snap (N, C, h, w) latents.
 
         Raises:
-            InputError: VAE or latent of another family, a first stage without codebook, or NaN in the latent.
+            InputError: VAE or latent of another family, a first stage without codebook, NaN in the latent, or pictures
+                that do not fit into memory.
         """
-        samples: Tensor = latent["samples"]
+        samples = samples_of(latent)
+        check_view("LDM Code View", ldm_vae_of(vae), samples.shape)
         view = view_codes(loaded_first_stage(vae, samples.shape), samples.to(vae.device))
         device = intermediate_device()
         names = own_labels(latent) or [str(index) for index in range(samples.shape[0])]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -18,12 +19,15 @@ from torch import Tensor
 from ...ldm_backend.checkpoint import Checkpoint, load_into
 from ...ldm_backend.config import LDMConfig, UNetConfig
 from ...ldm_backend.errors import InputError
+from ...ldm_backend.file_marks import FileMark
 from ...ldm_backend.kl import KLModel
 from ...ldm_backend.latent_rgb import LatentRGB, fit_latent_rgb
+from ...ldm_backend.memory import unet_bytes
 from ...ldm_backend.precision import FORMATS, resolve, set_precision
 from ...ldm_backend.schedule import Schedule
 from ...ldm_backend.unet import UNet
 from ...ldm_backend.vq import VQModel
+from .memory import make_chunks
 from .model_sampling import LDMModelSampling
 
 _CPU = torch.device("cpu")
@@ -77,15 +81,40 @@ class LDMModelConfig(comfy.supported_models_base.BASE):
 
 
 class HostUNet(UNet):
-    """The backend's UNet with the signature that `BaseModel` calls; same keys, same arithmetic."""
+    """The backend's UNet with the signature that `BaseModel` calls; same keys, same arithmetic.
+
+    Attributes:
+        file: what the weights were read from, and may still be mapped from.
+    """
+
+    file: FileMark
 
     def __init__(self, config: UNetConfig, dtype: torch.dtype, operations: Any, device: torch.device) -> None:
         # Built without memory: the weights of the checkpoint become the parameters, so nothing is allocated twice.
         super().__init__(config, operations=operations, dtype=dtype, device="meta")
+        self._chunks = make_chunks("UNet", self)
 
     def forward(self, x: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Predict eps; whatever conditioning the host passes has no meaning for an unconditional model."""
-        return super().forward(x, timesteps)
+        """Predict eps; whatever conditioning the host passes has no meaning for an unconditional model.
+
+        Raises: InputError: a latent of another family, or more than fits into memory; CheckpointError: the file of the
+            weights was changed since it was loaded.
+        """
+        if torch.compiler.is_compiling():
+            return super().forward(x, timesteps)
+        self.check_input(x.shape)
+        self.file.check()
+        each = timesteps.reshape(-1).expand(len(x))
+        return self._chunks.whole(
+            lambda part: UNet.forward(self, x[part], each[part]),
+            x.shape,
+            x.device,
+            lambda images: self.evaluation_bytes((images, *x.shape[1:])),
+        )
+
+    def evaluation_bytes(self, shape: Sequence[int]) -> int:
+        """Memory of an evaluation of latents of this shape (N, C, H, W), beside the weights."""
+        return unet_bytes(self.config, shape[0], math.prod(shape[2:]), 1, self.dtype.itemsize)
 
 
 class LDMModel(comfy.model_base.BaseModel):
@@ -100,6 +129,7 @@ class LDMModel(comfy.model_base.BaseModel):
         # Any class with this call will do; the annotation that a type checker infers is only the host's default.
         super().__init__(host_config, eps, device=_CPU, unet_model=HostUNet)  # pyright: ignore[reportArgumentType]
         self.model_sampling = LDMModelSampling(host_config)
+        self.diffusion_model.file = FileMark.of(checkpoint.unet_file)
         load_into(self.diffusion_model, checkpoint.unet, checkpoint.unet_file)
         set_precision(self.diffusion_model, precision)
         self.ldm_config = config
@@ -114,6 +144,10 @@ class LDMModel(comfy.model_base.BaseModel):
     def extra_conds(self, **_: Any) -> dict[str, Any]:
         """Nothing: any conditioning is accepted and ignored."""
         return {}
+
+    def memory_required(self, input_shape: Sequence[int], *_: Any, **__: Any) -> int:
+        """Memory of an evaluation of latents (N, C, H, W): what the host makes room for before a run."""
+        return self.diffusion_model.evaluation_bytes(input_shape)
 
     def predict_eps(self, x_t: Tensor, t: float) -> Tensor:
         """One evaluation without the detour through the host's sigma space, which costs digits.
@@ -173,9 +207,10 @@ def intermediate_device() -> torch.device:
 def loaded(model: ModelPatcher, shape: torch.Size) -> Iterator[LDMModel]:
     """The model on its device with all patches applied, and enough free memory for a batch of this latent shape.
 
-    Raises: InputError: as `ldm_model_of`.
+    Raises: InputError: as `ldm_model_of`; CheckpointError: the file of the weights was changed since it was loaded.
     """
     inner = ldm_model_of(model)
+    inner.diffusion_model.file.check()
     comfy.model_management.load_models_gpu([model], memory_required=inner.memory_required(list(shape)))
     model.pre_run()
     try:
@@ -187,8 +222,9 @@ def loaded(model: ModelPatcher, shape: torch.Size) -> Iterator[LDMModel]:
 def saved_weights(model: ModelPatcher) -> dict[str, Tensor]:
     """The UNet's tensors with all patches of this MODEL (merges, for example) applied, under our names.
 
-    Raises: InputError: as `ldm_model_of`.
+    Raises: InputError: as `ldm_model_of`; CheckpointError: the file of the weights was changed since it was loaded.
     """
     inner = ldm_model_of(model)
+    inner.diffusion_model.file.check()
     comfy.model_management.load_models_gpu([model], force_patch_weights=True)
     return {key: tensor.detach().cpu() for key, tensor in inner.diffusion_model.state_dict().items()}

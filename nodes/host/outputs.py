@@ -1,9 +1,12 @@
-"""The host's output folder: numbered names, and the texts that the host writes into what it saves."""
+"""The host's output folder: numbered names, files that are whole or absent, and the texts that the host adds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -11,6 +14,9 @@ from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
+from safetensors import SafetensorError
+
+from ...ldm_backend.errors import SaveError, shown
 
 
 @dataclass(frozen=True)
@@ -29,15 +35,72 @@ def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> It
         ending: for example ".png".
         width: of the image, for placeholders.
         height: likewise.
+    Raises: SaveError: the prefix is no name for a file, or its folder cannot be made or listed.
     """
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix):  # a NUL, half of a surrogate pair
+        raise SaveError(f"filename_prefix is '{shown(prefix)}'; expected a name without control characters.")
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory(), width, height
+        )
+    except OSError as error:
+        raise SaveError(_message(f"filename_prefix {shown(prefix)}", error)) from error
     for number in count(counter):
         path = Path(folder, f"{name}_{number:05}_{ending}")
         # The host numbers by what it finds; another writer may have been quicker.
-        if not path.exists():
+        if not os.path.exists(path):  # False too for a name that no file can have; writing it tells why
             yield Output(path, subfolder)
+
+
+def write_new(outputs: Iterator[Output], write: Callable[[Path], object]) -> Output:
+    """Write a file under the next free name, whole or not at all; what another writer put there meanwhile stays.
+
+    Args:
+        outputs: from `new_outputs`.
+        write: writes the content into the file that it is given.
+    Returns: the name that the file has.
+    Raises: SaveError: the folder cannot be written, or the disk is full; and what `write` raises.
+    """
+    output, scratch = next(outputs), None
+    try:
+        handle, name = tempfile.mkstemp(dir=output.path.parent, prefix=f".{output.path.name}-")
+        os.close(handle)
+        scratch = Path(name)
+        write(scratch)
+        scratch.chmod(0o644)  # tempfile allows only the owner
+        while True:
+            try:
+                _publish(scratch, output.path)
+                return output
+            except FileExistsError:
+                output = next(outputs)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(_message(str(output.path), error)) from error
+    finally:
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
+
+
+def _publish(scratch: Path, path: Path) -> None:
+    """Give a finished file its name.
+
+    Raises: FileExistsError: another file has it.
+    """
+    try:
+        os.link(scratch, path)  # fails where the name is taken, which a renaming does not
+    except FileExistsError:
+        raise
+    except OSError:  # exFAT and some network folders know no links: take the name first, then rename
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        os.replace(scratch, path)
+
+
+def _message(what: str, error: OSError | SafetensorError) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    return (
+        f"{what}: cannot be written ({reason}). Nothing was left there. Free some space, or choose "
+        "another name or folder."
+    )
 
 
 def workflow_texts(hidden: Any) -> dict[str, str]:

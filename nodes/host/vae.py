@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ from ...ldm_backend.autoencoder import check_latent
 from ...ldm_backend.checkpoint import load_into
 from ...ldm_backend.compvis import build_first_stage
 from ...ldm_backend.config import FirstStageConfig
+from ...ldm_backend.decoding import decoded, decoded_in_tiles
 from ...ldm_backend.errors import InputError
+from ...ldm_backend.file_marks import FileMark
+from ...ldm_backend.images import to_unit
 from ...ldm_backend.kl import KLModel
-from ...ldm_backend.tiled_decode import decode_tiled
+from ...ldm_backend.memory import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
+from ...ldm_backend.tiled_decode import MIN_TILE
 from ...ldm_backend.vq import VQModel
+from .memory import check_pictures, make_chunks
 
 # The smallest network that the host's constructor accepts. It only serves to have the host set every attribute of a
 # VAE that it knows, in this version and later ones; the network itself is replaced at once.
@@ -33,22 +39,25 @@ _TINY: dict[str, Any] = {
     "embed_dim": 3,
 }  # fmt: skip
 
-# Bytes of working memory for each image pixel at float32, as the host estimates them for its own autoencoder.
-_ENCODE_BYTES = 1767 * 4
-_DECODE_BYTES = 2178 * 4
-
-_TILE_MARGINS = 8  # latent cells around a tile that are computed with it, both sides together, rounded up
-
 
 class LDMVAE(comfy.sd.VAE):
-    """`comfy.sd.VAE` around a first stage. Encoding does not quantise, decoding does; always float32."""
+    """`comfy.sd.VAE` around a first stage. Encoding does not quantise, decoding does; always float32.
+
+    Batches go through it in parts, as memory allows. Where an image alone does not fit, the host's class decodes tiles
+    that show seams; this one decodes those of `tiled_decode`, which show the same picture.
+
+    Args:
+        vq: the networks.
+        file: what their weights were read from, and may still be mapped from.
+    """
 
     first_stage_model: VQModel | KLModel
 
-    def __init__(self, vq: VQModel | KLModel) -> None:
+    def __init__(self, vq: VQModel | KLModel, file: FileMark) -> None:
         tiny = comfy.ldm.models.autoencoder.AutoencoderKL(**_TINY).state_dict()
         super().__init__(sd=tiny, config={"params": _TINY}, dtype=torch.float32)
         self.first_stage_model = vq
+        self.file = file
         self.patcher = ModelPatcher(
             vq, load_device=self.device, offload_device=comfy.model_management.vae_offload_device()
         )
@@ -56,25 +65,55 @@ class LDMVAE(comfy.sd.VAE):
         self.latent_channels = vq.config.z_channels
         self.downscale_ratio = self.upscale_ratio = vq.downscale
         self.working_dtypes = [torch.float32]  # a code that flips at lower precision is a visible change
-        self.memory_used_encode = lambda shape, dtype: _ENCODE_BYTES * shape[2] * shape[3]
-        self.memory_used_decode = lambda shape, dtype: _DECODE_BYTES * shape[2] * shape[3] * vq.downscale**2
+        # Of one image, as the host reckons: (N, C, H, W) of an image, (N, C, h, w) of a latent.
+        self.memory_used_encode = lambda shape, dtype: encoder_bytes(vq.config, 1, shape[2], shape[3])
+        self.memory_used_decode = lambda shape, dtype: decoder_bytes(vq.config, 1, shape[2], shape[3])
         # The quantiser reads the codebook's weight directly, which the host cannot stream; 221 MB always fit.
         self.disable_offload = True
+        self._encoding, self._decoding = make_chunks("Encoder", vq), make_chunks("Decoder", vq)
 
-    def decode(self, samples_in: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def decode(self, samples_in: Tensor, *_: Any, **__: Any) -> Tensor:
         """(N, C, h, w) latents to (N, H, W, 3) images in 0..1.
 
-        Raises: InputError: latent of another family.
+        Raises: InputError: latent of another family, or one too large for memory; CheckpointError: the file of the
+            weights was changed since it was loaded.
         """
-        check_latent(samples_in, self.first_stage_model.config)
-        return super().decode(samples_in, *args, **kwargs)
+        vq = self.first_stage_model
+        check_latent(samples_in, vq.config)
+        self._check_decode(samples_in.shape, tiled=False)
+        self.load(self.memory_used_decode(samples_in.shape, torch.float32))
+        images = self._empty_images(samples_in.shape)
+        for part, made in decoded(vq, samples_in, self.device, self._decoding):
+            images[part] = to_unit(made)
+        return images
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """(N, H, W, 3) images in 0..1 to (N, C, h, w) latents.
+
+        Raises: InputError: an image too large for memory; CheckpointError: as `decode`.
+        """
+        vq = self.first_stage_model
+        pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
+        images, _, height, width = pixels.shape
+        size = Size(images, height, width)
+        work = partial(encoder_bytes, vq.config, 1)
+        check_pictures("Encoding", vq, self.device, size, lambda *_: 0, work)
+        self.load(self.memory_used_encode(pixels.shape, torch.float32))
+
+        def encode(part: slice) -> Tensor:
+            return vq.encode(pixels[part].to(self.device, torch.float32) * 2.0 - 1.0).to(self.output_device)
+
+        return self._encoding.whole(
+            encode, pixels.shape, self.device, lambda images: encoder_bytes(vq.config, images, *pixels.shape[2:])
+        )
 
     def decode_tiled(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Like `decode`, in overlapping tiles.
 
-        Raises: InputError: latent of another family.
+        Raises: InputError: latent of another family; CheckpointError: as `decode`.
         """
         check_latent(samples, self.first_stage_model.config)
+        self.file.check()
         return super().decode_tiled(samples, *args, **kwargs)
 
     def decode_exactly_tiled(self, samples: Tensor, tile: int, node_id: str | None) -> Tensor:
@@ -82,27 +121,56 @@ class LDMVAE(comfy.sd.VAE):
 
         Args:
             samples: (N, C, h, w) latents.
-            tile: side of a tile in latent cells.
+            tile: side of a tile in latent cells; smaller ones are taken where memory runs out.
             node_id: node that shows the progress.
         Returns: (N, H, W, 3) images in 0..1.
-        Raises: InputError: latent of another family, or a tile that is too small.
+        Raises: InputError: latent of another family, a tile that is too small, or an image too large for memory;
+            CheckpointError: as `decode`.
         """
         first_stage = self.first_stage_model
         check_latent(samples, first_stage.config)
-        cells = samples.shape[2] * samples.shape[3]
-        pixels = min(cells, (tile + _TILE_MARGINS) ** 2) * first_stage.downscale**2
-        tokens = 4 * 4 * first_stage.config.block_out_channels[-1] * cells  # keys, values and what makes them; float32
-        comfy.model_management.load_models_gpu(
-            [self.patcher], memory_required=_DECODE_BYTES * pixels + tokens, force_full_load=self.disable_offload
-        )
+        self._check_decode(samples.shape, tiled=True)
+        self.load(tiled_decode_bytes(first_stage.config, samples.shape[2], samples.shape[3], tile))
         bar = comfy.utils.ProgressBar(1, node_id=node_id)
 
-        def report(done: int, total: int) -> None:
+        def report(index: int, done: int, total: int) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(done, total)
+            bar.update_absolute(index * total + done, len(samples) * total)
 
-        images = decode_tiled(first_stage, samples.to(self.device, self.vae_dtype), tile, report)
-        return self.process_output(images.to(self.output_device)).movedim(1, -1)
+        images = self._empty_images(samples.shape)
+        for index, latent in enumerate(samples.split(1)):
+            latent = latent.to(self.device, torch.float32)
+            made = decoded_in_tiles(first_stage, latent, tile, self._decoding, partial(report, index))
+            images[index] = to_unit(made)[0]
+        return images
+
+    def _check_decode(self, shape: torch.Size, tiled: bool) -> None:
+        """Raise TooLargeError unless latents of this shape can be decoded; those not `tiled` at once or in tiles."""
+        config = self.first_stage_model.config
+
+        def work(height: int, width: int) -> int:
+            cells = (height // config.downscale, width // config.downscale)
+            in_tiles = tiled_decode_bytes(config, *cells, MIN_TILE)
+            return in_tiles if tiled else min(in_tiles, decoder_bytes(config, 1, *cells))
+
+        size = Size(shape[0], shape[2] * config.downscale, shape[3] * config.downscale)
+        check_pictures("Decoding", self.first_stage_model, self.device, size, image_bytes, work)
+
+    def _empty_images(self, shape: torch.Size) -> Tensor:
+        """(N, H, W, 3) for the pictures of latents of this shape, where results wait."""
+        config = self.first_stage_model.config
+        size = (shape[0], shape[2] * config.downscale, shape[3] * config.downscale, config.out_channels)
+        return torch.empty(size, dtype=torch.float32, device=self.output_device)
+
+    def load(self, needed: int) -> None:
+        """Bring the networks to their device, with that many bytes free there.
+
+        Raises: CheckpointError: the file of the weights was changed since it was loaded.
+        """
+        self.file.check()
+        comfy.model_management.load_models_gpu(
+            [self.patcher], memory_required=needed, force_full_load=self.disable_offload
+        )
 
 
 def make_vq(config: FirstStageConfig, state_dict: dict[str, Tensor], source: str | Path) -> VQModel | KLModel:
@@ -136,9 +204,8 @@ def ldm_vae_of(vae: Any) -> LDMVAE:
 def loaded_first_stage(vae: Any, shape: torch.Size) -> VQModel | KLModel:
     """The networks of a VAE of ours on `vae.device`, with enough free memory to decode a batch of this latent shape.
 
-    Raises: InputError: as `ldm_vae_of`.
+    Raises: InputError: as `ldm_vae_of`; CheckpointError: the file of the weights was changed since it was loaded.
     """
     ours = ldm_vae_of(vae)
-    needed = ours.memory_used_decode(shape, torch.float32)
-    comfy.model_management.load_models_gpu([ours.patcher], memory_required=needed, force_full_load=True)
+    ours.load(ours.memory_used_decode(shape, torch.float32))
     return ours.first_stage_model

@@ -237,9 +237,34 @@ def test_the_command_makes_the_images_of_the_backend(tiny_folder: Path, tmp_path
     assert snapshot(out) == before
 
 
+def test_batch_auto_makes_the_images_of_batch_1(tiny_folder: Path, tmp_path: Path) -> None:
+    """At most one level apart, in at most 0.1 % of the values; the number that was chosen is part of the job."""
+    options = (tiny_folder, "--seeds", "0-9", "--steps", "4", "--device", "cpu")
+    assert run(*options, "--out", tmp_path / "one")[0] == 0
+    assert run(*options, "--batch", "auto", "--out", tmp_path / "auto")[0] == 0
+    assert json.loads((tmp_path / "auto" / "job.json").read_text())["settings"]["batch"] > 1
+    one, auto = (np.stack([read_png(tmp_path / name / f"seed-{seed}.png") for seed in range(10)]).astype(int)
+                 for name in ("one", "auto"))  # fmt: skip
+    assert np.abs(one - auto).max() <= 1
+    assert (one != auto).mean() <= 1e-3
+
+
+def test_batch_auto_keeps_the_batch_of_a_run_that_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+    """Or the folder would be of another job whenever another amount of memory is free."""
+    out = tmp_path / "out"
+    options = (tiny_folder, "--seeds", "0-6", "--steps", "1", "--device", "cpu", "--out", out)
+    assert run(*options, "--batch", "3")[0] == 0
+    (out / "seed-4.png").unlink()
+    assert run(*options, "--batch", "auto")[0] == 0
+    assert json.loads((out / "job.json").read_text())["settings"]["batch"] == 3
+    assert (out / "seed-4.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
+        (("--batch", "0"), 2, "--batch is '0'; expected a number from 1"),
+        (("--batch", "many"), 2, "or auto"),
         (("--sampler", "magic"), 2, "sampler is 'magic'; choose one of"),
         (("--sampler", "unipc", "--eta", "1"), 2, "unipc has no eta"),
         (("--grid", "compvis", "--steps", "300"), 2, "300"),

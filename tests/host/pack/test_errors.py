@@ -59,6 +59,15 @@ def drop_key(folder: Path) -> None:
     save_file(tensors, folder / "vqvae" / WEIGHTS)
 
 
+def spoil_weight(value: float) -> Break:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / "unet" / WEIGHTS)
+        tensors["conv_in.weight"][0, 0, 0, 0] = value
+        save_file(tensors, folder / "unet" / WEIGHTS)
+
+    return change
+
+
 class Foreign:
     """Unpickling this would run a command."""
 
@@ -83,6 +92,8 @@ def foreign_pickle(folder: Path) -> None:
         (set_config("vqvae", num_vq_embeddings=128), ["vqvae", "quantize.embedding.weight"]),
         (set_config("unet", class_embed_type="timestep"), ["unet/config.json", "class_embed_type"]),
         (drop_key, ["vqvae", "quantize.embedding.weight", "missing"]),
+        (spoil_weight(torch.nan), ["unet", "conv_in.weight holds NaN or infinite values", "download it again"]),
+        (spoil_weight(-torch.inf), ["unet", "conv_in.weight holds NaN or infinite values", "download it again"]),
         (foreign_pickle, ["diffusion_pytorch_model.bin", "system", "safetensors"]),
     ],
     ids=lambda value: getattr(value, "__name__", None) if callable(value) else str(value[0]),

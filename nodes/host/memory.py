@@ -1,0 +1,84 @@
+"""What the host has free, and how it makes room."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import comfy.model_management
+import torch
+from torch import nn
+
+from ...ldm_backend.chunks import Chunks
+from ...ldm_backend.fast_conv import kernel_bytes
+from ...ldm_backend.free_memory import container_free, container_limit
+from ...ldm_backend.mapped import trim
+from ...ldm_backend.memory import Cost, Size, check_fits
+
+_EVERYTHING = 1e30  # bytes, as the host itself asks for all
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on a device now."""
+    free = int(comfy.model_management.get_free_memory(device))  # pyright: ignore[reportArgumentType] - a pair only if asked
+    return min(free, container_free()) if device.type == "cpu" else free
+
+
+def reachable_memory(device: torch.device) -> int:
+    """Bytes that a run can have on a device: what is free, and on an accelerator what the host would unload for it."""
+    free = free_memory(device)
+    if device.type == "cpu":
+        return free
+    loaded = [model for model in comfy.model_management.loaded_models() if model.load_device == device]
+    return free + sum(model.loaded_size() for model in loaded)
+
+
+def whole_memory() -> int:
+    """Bytes of memory that this machine or container could ever give on the CPU."""
+    total = comfy.model_management.get_total_memory(torch.device("cpu"))
+    return min(int(total), container_limit())  # pyright: ignore[reportArgumentType] - a pair only if asked
+
+
+def check_pictures(
+    task: str, network: nn.Module, device: torch.device, size: Size, kept: Cost, work: Callable[[int, int], int]
+) -> None:
+    """Refuse pictures that a first stage cannot make or take.
+
+    Args:
+        task: for the message.
+        network: the first stage.
+        device: where it computes.
+        size: of the pictures.
+        kept: bytes of all pictures, on the CPU.
+        work: bytes that one picture of this height and width takes on the device.
+    Raises: TooLargeError: what is kept and what is computed do not fit, together where both are on the CPU.
+    """
+    cpu = torch.device("cpu")
+    if device.type == "cpu":
+        free = free_memory(cpu) - kernel_bytes(network)
+        check_fits(task, size, lambda n, *sides: kept(n, *sides) + work(*sides), free)
+        return
+    check_fits(task, size, kept, free_memory(cpu))
+    check_fits(task, size, lambda _, *sides: work(*sides), reachable_memory(device))
+
+
+def make_chunks(task: str, network: nn.Module) -> Chunks:
+    """How a network of a MODEL or VAE takes its batches; where memory runs out, the host gives back what it can.
+
+    Args:
+        task: what the network does, for messages.
+        network: stays where it is, unlike the other models that the host has loaded on an accelerator.
+    """
+    known = weakref.ref(network)  # what is made here belongs to the network, which shall end when its MODEL does
+
+    def recover() -> None:
+        here = known()
+        device = comfy.model_management.get_torch_device()
+        if here is not None and device.type != "cpu":
+            running = comfy.model_management.current_loaded_models
+            keep = [one for one in running if one.model is not None and here in set(one.model.model.modules())]
+            comfy.model_management.free_memory(_EVERYTHING, device, keep)
+        comfy.model_management.soft_empty_cache()
+        trim()
+
+    return Chunks(task, free_memory, recover)

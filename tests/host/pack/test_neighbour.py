@@ -1,0 +1,108 @@
+"""What others in the same ComfyUI notice of this pack: nothing in the settings they share, memory that comes back."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prompts import cycle, noise_pictures, portrait
+
+from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
+
+FOREIGN = Path(__file__).parent / "foreign_pack"
+# They set the global generator or draw from it, as samplers of the host do for all models.
+HOST_SAMPLERS = {"KSampler", "SamplerCustomAdvanced"}
+
+
+@pytest.fixture(scope="module")
+def shared_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateHost]:
+    packs = {"comfyui-ldm": PACK_ROOT, "foreign": FOREIGN}
+    with PrivateHost(find_host(), packs, tmp_path_factory.mktemp("shared")) as running:
+        yield running
+
+
+def process_state(host: PrivateHost) -> dict[str, Any]:
+    with ComfyClient(host.url) as client:
+        prompt_id = client.submit({"1": {"class_type": "TestProcessState", "inputs": {}}})
+        client.follow(prompt_id)
+        entry = client.history(prompt_id)
+    assert entry is not None
+    return json.loads(entry["outputs"]["1"]["text"][0])
+
+
+def test_working_changes_no_setting_that_others_share(shared_host: PrivateHost) -> None:
+    """Flags of torch, threads, generators, environment, import path, logging, warnings: before and after every node."""
+    before = process_state(shared_host)
+    used: set[str] = set()
+    with ComfyClient(shared_host.url) as client:
+        for case in cycle(70):
+            types = {node["class_type"] for node in case.prompt.values()}
+            if case.end == "done" and not types & HOST_SAMPLERS:
+                client.follow(client.submit(case.prompt))
+                used |= types
+    assert len({name for name in used if name.startswith("LDM")}) >= 18
+    after = process_state(shared_host)
+    assert after.pop("asked") > before.pop("asked")  # looked at anew
+    assert after == before
+
+
+def test_loading_changes_no_setting_that_others_share(shared_host: PrivateHost, tmp_path: Path) -> None:
+    """Beside a host that never saw the pack."""
+    with PrivateHost(find_host(), {"foreign": FOREIGN}, tmp_path / "base") as alone:
+        with ComfyClient(alone.url) as client:
+            assert not [name for name in client.object_info() if name.startswith("LDM")]
+        expected = json.dumps(process_state(alone)).replace(str(alone.base_directory), "BASE")
+    found = json.dumps(process_state(shared_host)).replace(str(shared_host.base_directory), "BASE")
+    states = [json.loads(text) for text in (found, expected)]
+    for state in states:
+        del state["random"], state["asked"]  # numpy and random start differently in every process
+        state["python"]["environment"].pop("PYTEST_CURRENT_TEST", None)  # of when the host was started
+    assert states[0] == states[1]
+
+
+def resident(host: PrivateHost, field: str = "VmRSS") -> float:
+    """MiB."""
+    match = re.search(rf"^{field}:\s+(\d+)", Path(f"/proc/{host.pid}/status").read_text(), re.MULTILINE)
+    assert match is not None
+    return int(match[1]) / 1024
+
+
+def free(host: PrivateHost) -> None:
+    with ComfyClient(host.url) as client:
+        client.free()
+    time.sleep(2)
+
+
+def test_free_gives_the_memory_back(shared_host: PrivateHost) -> None:
+    """Idle after a small prompt, then a large one, then `/free`: within 10 % of idle again."""
+    with ComfyClient(shared_host.url) as client:
+        client.follow(client.submit(portrait(1)))
+        free(shared_host)
+        idle = resident(shared_host)
+        client.follow(client.submit(noise_pictures(1, batch=24, side=256, prefix="large")))
+        assert resident(shared_host, "VmHWM") > idle + 100, "the prompt was not large"
+        free(shared_host)
+        assert resident(shared_host) < 1.1 * idle
+
+
+def test_a_part_that_cannot_be_loaded_takes_no_other_along(tmp_path: Path) -> None:
+    """One file of nodes raises at import: its nodes are missing, the log says so once, the rest works."""
+    pack = tmp_path / "pack"
+    for name in ("nodes", "ldm_backend", "demo"):
+        shutil.copytree(PACK_ROOT / name, pack / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PACK_ROOT / "__init__.py", pack)
+    views = pack / "nodes" / "views.py"
+    views.write_text(views.read_text() + '\nraise ImportError("broken on purpose")\n')
+    with PrivateHost(find_host(), {"comfyui-ldm": pack}, tmp_path / "base") as host, ComfyClient(host.url) as client:
+        found = {name for name in client.object_info() if name.startswith("LDM")}
+        client.follow(client.submit(portrait(2)))
+        log = host.log()
+    assert len(found) == 22
+    assert not found & {"LDMContactSheet", "LDMCodeView"}
+    assert log.count("nodes/views.py could not be loaded") == 1
+    assert "these nodes are missing: LDMContactSheet, LDMCodeView" in log
+    assert log.count("ImportError: broken on purpose") == 1

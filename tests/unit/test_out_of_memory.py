@@ -1,0 +1,165 @@
+"""Memory that really runs out: parts become smaller, the picture stays, and where nothing helps a message says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm_backend.chunks import Chunks, attempt, is_out_of_memory
+from ldm_backend.decoding import decoded
+from ldm_backend.deep_cache import DeepCache
+from ldm_backend.errors import InputError, TooLargeError
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+NO_MACHINE_HAS = 2**58  # float32 values
+
+needs_limits = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+
+
+def run_out() -> torch.Tensor:
+    return torch.empty(NO_MACHINE_HAS)
+
+
+def test_running_out_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as caught:
+        run_out()
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
+    with pytest.raises(RuntimeError, match="of another kind"):
+        attempt(lambda: (_ for _ in ()).throw(RuntimeError("of another kind")))
+    assert attempt(run_out) is None
+
+
+def halves(limit: int, seen: list[int]):
+    """Work on images that runs out with more than `limit` at once."""
+
+    def work(part: slice) -> torch.Tensor:
+        seen.append(part.stop - part.start)
+        return run_out() if part.stop - part.start > limit else torch.arange(part.start, part.stop)[:, None]
+
+    return work
+
+
+def test_parts_are_halved_and_nothing_is_done_twice(caplog):
+    seen, recovered = [], []
+    chunks = Chunks("UNet", recover=lambda: recovered.append(1))
+    made = chunks.whole(halves(3, seen), torch.Size((16, 3, 8, 8)), CPU, lambda n: 0)
+    assert made.flatten().tolist() == list(range(16))
+    assert seen == [16, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert [record.message for record in caplog.records] == [
+        f"UNet: out of memory with {n} images at once; going on with {n // 2}" for n in (16, 8, 4)
+    ]
+    assert len(recovered) == 3
+    seen.clear()
+    chunks.whole(halves(3, seen), torch.Size((6, 3, 8, 8)), CPU, lambda n: 0)
+    assert seen == [2, 2, 2], "what ran out once is not tried again at every step"
+    seen.clear()
+    chunks.whole(halves(3, seen), torch.Size((3, 3, 4, 4)), CPU, lambda n: 0)
+    assert seen == [3], "smaller images are another matter"
+
+
+def test_a_batch_of_which_part_fits_is_planned_so():
+    seen: list[int] = []
+    chunks = Chunks("UNet", free=lambda device: 10**9)
+    made = chunks.whole(halves(99, seen), torch.Size((7, 3, 8, 8)), CPU, lambda n: n * 300_000_000)
+    assert seen == [3, 3, 1]
+    assert len(made) == 7
+
+
+def test_an_image_that_does_not_fit_is_refused():
+    chunks, shape = Chunks("UNet", free=lambda device: 10**9), torch.Size((2, 3, 16, 24))
+    with pytest.raises(TooLargeError, match=r"UNet: one latent or image of 24x16 needs about 2\.0 GB"):
+        chunks.whole(halves(99, []), shape, CPU, lambda n: n * 2 * 10**9)
+    with pytest.raises(TooLargeError, match="Make the image smaller, or close other programs"):
+        chunks.whole(halves(0, []), shape, CPU, lambda n: 0)
+
+
+def test_an_empty_batch_stays_one():
+    chunks = Chunks("UNet")
+    assert chunks.whole(lambda part: torch.ones(0, 3), torch.Size((0, 3, 8, 8)), CPU, lambda n: n).shape == (0, 3)
+
+
+def test_a_cache_that_runs_out_says_what_to_do(tiny):
+    """Its features belong to the whole batch."""
+    cache = DeepCache(tiny.unet, 2)
+    huge = torch.zeros(1, 1, 1, 1).expand(2**40, 3, 8, 8)  # no memory itself
+    with pytest.raises(InputError, match="set cache_interval to 1"):
+        cache(huge, 1.0)
+
+
+# A child: the result without a limit, then again with as little address space as is said, then what was logged.
+CHILD = """
+import logging, resource, sys
+import torch
+import ldm_backend
+from ldm_backend.chunks import Chunks
+from ldm_backend.decoding import decoded
+from ldm_backend.noise import draw_noise
+from ldm_backend.pipeline import evaluation
+from resident import resident
+
+logging.basicConfig(level=logging.WARNING, format="LOG %(message)s", stream=sys.stdout)
+model = ldm_backend.load(sys.argv[1], device="cpu")
+
+def unet():
+    return evaluation(model)(draw_noise(range(64), (3, 64, 64)), 500.0)
+
+def decoder():
+    z = draw_noise([1], (3, 128, 128))
+    return torch.cat([images for _, images in decoded(model.vq, z, model.device, Chunks("Decoder"))])
+
+work = {"unet": unet, "decoder": decoder}[sys.argv[2]]
+with torch.inference_mode():
+    expected = work()
+    ldm_backend.fast_conv.rest(model.unet)
+    ldm_backend.fast_conv.rest(model.vq)
+    limit = resident(field="VmSize") + int(sys.argv[3]) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        made = work()
+    except ldm_backend.LDMError as error:
+        print(type(error).__name__, error)
+        raise SystemExit(0)
+    print("DIFFERENCE", float((made - expected).abs().max() / expected.std()))
+"""
+
+
+def limited(what: str, mebibytes: int) -> str:
+    """What the child prints with that much more address space than it has."""
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}", "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, "-c", CHILD, str(ROOT / "demo" / "portraits-128"), what, str(mebibytes)]
+    run = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@needs_limits
+def test_unet_goes_on_in_smaller_parts():
+    """64 latents want some 700 MB; the eps of the parts is that of the whole."""
+    output = limited("unet", 300)
+    assert "LOG UNet: out of memory with 64 images at once; going on with 32" in output
+    assert float(output.split("DIFFERENCE")[1]) < 1e-4
+
+
+@needs_limits
+def test_decoder_goes_on_in_tiles():
+    """One picture of 512 pixels wants some 150 MB; that of the tiles is the same."""
+    output = limited("decoder", 60)
+    assert "Trying tiles, which show the same picture." in output
+    assert float(output.split("DIFFERENCE")[1]) < 1e-4
+
+
+def test_where_nothing_fits_a_message_says_so(tiny):
+    """Not even tiles, on a machine that has nothing free."""
+    z = torch.zeros(1, 1, 1, 1).expand(1, tiny.config.vq.z_channels, 4096, 4096)  # no memory itself
+    chunks = Chunks("Decoder", free=lambda device: 0)
+    with pytest.raises(TooLargeError, match="do not fit into memory even in tiles of 16 cells"):
+        next(decoded(tiny.vq, z, CPU, chunks))
