@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conv_operator import running
 from .fast_conv import numbered
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,10 @@ class Compiled:
     """
 
     def __init__(self, evaluate: Evaluation) -> None:
+        from .conv_operator import running  # only who compiles waits for the operator to be made
+
         self._plain = evaluate
+        self._running = running
         self._compiled: Evaluation | None = torch.compile(evaluate, dynamic=False)
 
     def __call__(self, network: Any, x: Tensor, t: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ class Compiled:
 
         if self._compiled is not None:
             try:
-                with running(numbered(network)):
+                with self._running(numbered(network)):
                     return self._compiled(network, x, t)
             except TorchDynamoException as error:
                 reason = str(error).strip().partition("\n")[0]

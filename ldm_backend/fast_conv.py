@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, unfold
 
-from . import conv_operator, winograd
+from . import winograd
 from .mapped import let_go
 
 # Below these sizes Winograd's transforms cost more than they save, or its kernels more memory than they are worth.
@@ -149,13 +149,15 @@ class _FastConv2d(nn.Module):
 
     def _compiled(self, x: Tensor, doubled: bool) -> Tensor:
         """The operator's result, of the shape that this convolution makes."""
+        from .conv_operator import convolve
+
         sides = (
             ((2 * side if doubled else side) + 2 * padding - kernel) // stride + 1
             for side, padding, kernel, stride in zip(
                 x.shape[2:], self.padding, self.kernel_size, self.stride, strict=True
             )
         )
-        return conv_operator.convolve(x, self.number, [len(x), self.weight.shape[0], *sides], doubled)
+        return convolve(x, self.number, [len(x), self.weight.shape[0], *sides], doubled)
 
     def _keeps_size(self) -> bool:
         """A 3x3 convolution with stride 1 and padding 1."""
