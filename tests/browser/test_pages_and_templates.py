@@ -61,6 +61,7 @@ def test_help_page(shared_editor: Editor, path: Path) -> None:
           const node = LiteGraph.createNode(type)
           node.pos = pos
           app.graph.add(node)
+          app.canvas.draw(true, true)  // only what has been drawn can be clicked
           return node.id
         }""",
         [path.stem, place],
