@@ -42,7 +42,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def test_it_is_complete_and_holds_nothing_else(published: Path) -> None:
     assert {path.name for path in published.iterdir()} == {
         "__init__.py", "nodes", "ldm_backend", "ldm_headless", "web", "workflows", "demo", "docs", "pyproject.toml",
-        "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md",
+        "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "locales", "subgraphs",
     }  # fmt: skip
     assert (published / "demo" / "portraits-128" / "model_index.json").is_file()
 
