@@ -44,8 +44,8 @@ def run_sampler(
         adds noise without a seed, or a cache depth that the network does not have.
     """
     x_T = samples_of(latent)
-    check_sampling("Sampling", model, x_T.shape, whole=cache is not None)
     step_noise = step_noise_of(latent, sampler, seed) if adds_noise(sampler, eta) else None
+    check_sampling("Sampling", model, x_T.shape, whole=cache is not None)
     with loaded(model, x_T.shape) as inner:
         x_0 = sample(
             sampler,
