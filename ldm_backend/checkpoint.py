@@ -27,7 +27,7 @@ from .config import (
     UNetConfig,
     VQConfig,
 )
-from .errors import CheckpointError, ConfigError, brief, first_names, shown
+from .errors import CheckpointError, ConfigError, brief, check_choice, first_names, shown
 from .file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
 from .key_maps import current_name
 from .presets import PRESETS
@@ -92,8 +92,7 @@ def read_checkpoint(
     Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, or a
         configuration is needed.
     """
-    if weights not in WEIGHTS:
-        raise CheckpointError(f"weights is {brief(weights)}; choose one of {', '.join(WEIGHTS)}.")
+    check_choice("weights", weights, WEIGHTS, CheckpointError)
     path = Path(path)
     if path.is_dir() and not (path / "unet").exists() and len(found := single_files(path)) == 1:
         checkpoint = _read_file(found[0], weights, config)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from .fast_conv import numbered
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +23,14 @@ class Compiled:
 
     Args:
         evaluate: (network, x, t) to eps. A function, so that this object does not keep a network alive.
+        layers: convolutions of the network, by their numbers, see `fast_conv.numbered`.
     """
 
-    def __init__(self, evaluate: Evaluation) -> None:
+    def __init__(self, evaluate: Evaluation, layers: Sequence[Any]) -> None:
         from .conv_operator import running  # only who compiles waits for the operator to be made
 
         self._plain = evaluate
-        self._running = running
+        self._running, self._layers = running, layers
         self._compiled: Evaluation | None = torch.compile(evaluate, dynamic=False)
 
     def __call__(self, network: Any, x: Tensor, t: Tensor) -> Tensor:
@@ -40,7 +39,7 @@ class Compiled:
 
         if self._compiled is not None:
             try:
-                with self._running(numbered(network)):
+                with self._running(self._layers):
                     return self._compiled(network, x, t)
             except TorchDynamoException as error:
                 reason = str(error).strip().partition("\n")[0]

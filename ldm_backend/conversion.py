@@ -10,7 +10,7 @@ import safetensors.torch
 
 from .checkpoint import Checkpoint
 from .config import KLConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, check_choice
 from .file_names import WEIGHT_NAMES
 from .inspection import sha256_of
 from .single_file import DTYPES, replaced_when_done, write_single_file
@@ -46,8 +46,7 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
         dtype: "fp32", "fp16" or "bf16".
     Raises: CheckpointError: `out` exists, or cannot be written.
     """
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    check_choice("dtype", dtype, DTYPES, CheckpointError)
     _must_be_new(out)
     config = checkpoint.config
     stage = "vae" if isinstance(config.vq, KLConfig) else "vqvae"

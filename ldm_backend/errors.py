@@ -6,6 +6,7 @@ Imports only the standard library. What comes out of a file goes into a message 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -52,6 +53,13 @@ def brief(value: Any) -> str:
         return _BRIEF.repr(value)
     except ValueError:  # Python refuses to write a number of thousands of digits
         return f"{type(value).__name__} of extreme size"
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str], error: type[LDMError]) -> None:
+    """Raise `error` unless a value, which may be any of JSON, is one of these names."""
+    names = tuple(choices)  # compared, not hashed: a list or an object is no key
+    if value not in names:
+        raise error(f"{name} is {brief(value)}; choose one of {', '.join(names)}.")
 
 
 def shown(text: str, limit: int = 100) -> str:

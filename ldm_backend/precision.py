@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from .errors import ConfigError, brief
+from .errors import ConfigError, check_choice
 from .unet import UNet
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,8 +24,7 @@ def resolve(precision: str, device: torch.device | str) -> str:
     Returns: a key of FORMATS.
     Raises: ConfigError: not one of PRECISIONS.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision is {brief(precision)}; choose one of {', '.join(PRECISIONS)}.")
+    check_choice("precision", precision, PRECISIONS, ConfigError)
     if precision == "auto":
         return "fp16" if torch.device(device).type == "cuda" else "fp32"
     return precision

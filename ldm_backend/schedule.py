@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .config import ScheduleConfig
-from .errors import ScheduleError, brief
+from .errors import ScheduleError, check_choice
 
 # What `alphas_cumprod` is after the last step, written as a timestep: no timestep of the schedule, but a clean image.
 CLEAN = -1
@@ -80,8 +80,7 @@ class Schedule:
         total = self.num_train_timesteps
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= total:
             raise ScheduleError(f"steps is {steps!r}; expected a whole number from 1 to {total}.")
-        if grid not in GRIDS:
-            raise ScheduleError(f"grid is {brief(grid)}; choose one of {', '.join(GRIDS)}.")
+        check_choice("grid", grid, GRIDS, ScheduleError)
         return _GRIDS[grid](self, steps)
 
     def last_timesteps(self, steps: int, strength: float, grid: str = "leading") -> Pairs:

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from .config import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
-from .errors import CheckpointError, brief, first_names, shown
+from .errors import CheckpointError, brief, check_choice, first_names, shown
 from .strict_json import build, read_fields, write_fields
 from .tensor_files import StateDict
 
@@ -60,8 +60,7 @@ def fill_single_file(
 
     Raises: CheckpointError: unknown dtype; OSError or SafetensorError: the file cannot be written.
     """
-    if dtype not in tuple(DTYPES):
-        raise CheckpointError(f"dtype is {brief(dtype)}; choose one of {', '.join(DTYPES)}.")
+    check_choice("dtype", dtype, DTYPES, CheckpointError)
     parts = ((UNET_PREFIX, unet), (FIRST_STAGE_PREFIX, first_stage))
     tensors = {
         prefix + key: tensor.to(DTYPES[dtype]).contiguous() for prefix, part in parts for key, tensor in part.items()

@@ -11,6 +11,7 @@ from torch.nn.functional import silu
 from .compiled import Compiled
 from .config import UNetConfig
 from .errors import InputError
+from .fast_conv import numbered
 from .fast_norm import group_norm
 from .layers import (
     Attention,
@@ -118,7 +119,7 @@ class UNet(nn.Module):
 
     def compile_evaluation(self) -> None:
         """Compile with `torch.compile` at the next call, see `Compiled`. Parts that others call stay as they are."""
-        self.compiled = Compiled(UNet._evaluate)
+        self.compiled = Compiled(UNet._evaluate, numbered(self))
 
     def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         temb = self.embed_timesteps(t, x)

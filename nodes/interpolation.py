@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ldm_backend.errors import InputError, brief
+from ..ldm_backend.errors import InputError, check_choice
 from ..ldm_backend.interpolation import PATHS, slerp
 from ..ldm_backend.memory import Size
 from ..ldm_backend.noise import draw_noise, seeds_of
@@ -254,8 +254,7 @@ def walk(a: Tensor, b: Tensor, frames: int, path: str) -> Tensor:
 
     Raises: InputError: an unknown path, or ends that it does not join.
     """
-    if path not in tuple(PATHS):  # older hosts do not check; the value may be any of JSON
-        raise InputError(f"path is {brief(path)}; expected one of {', '.join(PATHS)}.")
+    check_choice("path", path, PATHS, InputError)  # older hosts do not check
     return PATHS[path](a, b, frames)
 
 

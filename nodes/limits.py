@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..ldm_backend.autoencoder import check_latent
 from ..ldm_backend.config import LDMConfig
@@ -107,12 +108,11 @@ def check_sampling(task: str, model: ModelPatcher, shape: Sequence[int], whole: 
     check_fits(task, _pixels(config, shape), cost, free, unet.size_multiple * config.vq.downscale)
 
 
-def check_view(task: str, vae: LDMVAE, shape: Sequence[int]) -> None:
+def check_view(task: str, vae: LDMVAE, samples: Tensor) -> None:
     """Raise InputError unless the pictures of LDM Code View fit, for latents (N, C, h, w)."""
     config = vae.first_stage_model.config
-    check_latent(torch.empty(tuple(shape), device="meta"), config)
-    downscale = config.downscale
-    size = Size(shape[0], shape[2] * downscale, shape[3] * downscale)
+    check_latent(samples, config)
+    size = Size(len(samples), samples.shape[2] * config.downscale, samples.shape[3] * config.downscale)
     check_pictures(task, size, lambda *of: _COPIES_OF_A_VIEW * image_bytes(*of))
 
 

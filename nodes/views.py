@@ -136,7 +136,7 @@ class LDMCodeView(io.ComfyNode):
                 that do not fit into memory.
         """
         samples = samples_of(latent)
-        check_view("LDM Code View", ldm_vae_of(vae), samples.shape)
+        check_view("LDM Code View", ldm_vae_of(vae), samples)
         view = view_codes(loaded_first_stage(vae, samples.shape), samples.to(vae.device))
         device = intermediate_device()
         names = own_labels(latent) or [str(index) for index in range(samples.shape[0])]

@@ -31,12 +31,12 @@ def image_of(image: Any, name: str = "image") -> Tensor:
 
     Raises: InputError: it is none.
     """
-    if not isinstance(image, Tensor) or image.ndim != 4:
-        raise InputError(
-            f"{name} is {_found(image)}; expected an IMAGE, (N, H, W, C). Connect LDM VQ Decode, Load Image, or "
-            "another node that gives images."
-        )
-    return image
+    return _tensor(
+        image,
+        name,
+        (4,),
+        "an IMAGE, (N, H, W, C). Connect LDM VQ Decode, Load Image, or another node that gives images.",
+    )
 
 
 def mask_of(mask: Any, name: str = "mask") -> Tensor:
@@ -44,12 +44,15 @@ def mask_of(mask: Any, name: str = "mask") -> Tensor:
 
     Raises: InputError: it is none.
     """
-    if not isinstance(mask, Tensor) or mask.ndim not in (2, 3):
-        raise InputError(
-            f"{name} is {_found(mask)}; expected a MASK, (N, H, W). Connect the mask of Load Image, or another node "
-            "that gives masks."
-        )
-    return mask
+    return _tensor(
+        mask, name, (2, 3), "a MASK, (N, H, W). Connect the mask of Load Image, or another node that gives masks."
+    )
+
+
+def _tensor(value: Any, name: str, dimensions: tuple[int, ...], expected: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim not in dimensions:
+        raise InputError(f"{name} is {_found(value)}; expected {expected}")
+    return value
 
 
 def _found(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ScheduleError, brief
+from ..errors import ScheduleError, check_choice
 from ..schedule import Pairs, Schedule
 from .ddim import ddim_coefficients, sample_ddim
 from .ddpm import ddpm_coefficients, sample_ddpm
@@ -52,8 +52,7 @@ def adds_noise(sampler: str, eta: float = 0.0) -> bool:
 
     Raises: ScheduleError: unknown sampler, or eta with one that has none.
     """
-    if sampler not in SAMPLERS:
-        raise ScheduleError(f"sampler is {brief(sampler)}; choose one of {', '.join(SAMPLERS)}.")
+    check_choice("sampler", sampler, SAMPLERS, ScheduleError)
     if eta and sampler != "ddim":
         raise ScheduleError(f"eta is {eta} but {sampler} has no eta; set it to 0, or take ddim.")
     return _SAMPLERS[sampler].noise or eta > 0.0

@@ -39,7 +39,7 @@ def whole_memory() -> int:
     return min(int(total), container_limit())  # pyright: ignore[reportArgumentType] - a pair only if asked
 
 
-def check_pictures(
+def check_first_stage(
     task: str, network: nn.Module, device: torch.device, size: Size, kept: Cost, work: Callable[[int, int], int]
 ) -> None:
     """Refuse pictures that a first stage cannot make or take.

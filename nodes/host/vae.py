@@ -27,7 +27,7 @@ from ...ldm_backend.kl import KLModel
 from ...ldm_backend.memory import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
 from ...ldm_backend.tiled_decode import MIN_TILE
 from ...ldm_backend.vq import VQModel
-from .memory import check_pictures, make_chunks
+from .memory import check_first_stage, make_chunks
 
 # The smallest network that the host's constructor accepts. It only serves to have the host set every attribute of a
 # VAE that it knows, in this version and later ones; the network itself is replaced at once.
@@ -97,7 +97,7 @@ class LDMVAE(comfy.sd.VAE):
         images, _, height, width = pixels.shape
         size = Size(images, height, width)
         work = partial(encoder_bytes, vq.config, 1)
-        check_pictures("Encoding", vq, self.device, size, lambda *_: 0, work)
+        check_first_stage("Encoding", vq, self.device, size, lambda *_: 0, work)
         self.load(self.memory_used_encode(pixels.shape, torch.float32))
 
         def encode(part: slice) -> Tensor:
@@ -154,7 +154,7 @@ class LDMVAE(comfy.sd.VAE):
             return in_tiles if tiled else min(in_tiles, decoder_bytes(config, 1, *cells))
 
         size = Size(shape[0], shape[2] * config.downscale, shape[3] * config.downscale)
-        check_pictures("Decoding", self.first_stage_model, self.device, size, image_bytes, work)
+        check_first_stage("Decoding", self.first_stage_model, self.device, size, image_bytes, work)
 
     def _empty_images(self, shape: torch.Size) -> Tensor:
         """(N, H, W, 3) for the pictures of latents of this shape, where results wait."""

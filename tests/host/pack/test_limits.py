@@ -245,6 +245,16 @@ def test_a_checkpoint_that_is_truncated_is_refused_and_the_host_works_on(graph, 
     run(good)
 
 
+def touching(file: Path, node: str) -> Callable[[Event], None]:
+    """For `follow`: makes a file newer at each step of a node."""
+
+    def touch(event: Event) -> None:
+        if event.type == "progress" and event.data.get("node") == node:
+            os.utime(file)
+
+    return touch
+
+
 @pytest.mark.parametrize("node", ["LDMDDIMSampler", "KSampler"])
 def test_a_checkpoint_that_changes_during_a_run_ends_it(graph, client: ComfyClient, own: Path, node):
     """At the next step, with a message, before the weights are read again."""
@@ -259,12 +269,8 @@ def test_a_checkpoint_that_changes_during_a_run_ends_it(graph, client: ComfyClie
         sampled = graph.ddim(loader, graph.noise(), steps=1000)
     graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=sampled[0]))
 
-    def spoil(event: Event) -> None:
-        if event.type == "progress" and event.data.get("node") == sampled.id:
-            os.utime(own / "unet" / WEIGHTS)
-
     with pytest.raises(ExecutionError, match="the file was changed while its weights were in use") as caught:
-        client.follow(client.submit(graph.prompt), spoil)
+        client.follow(client.submit(graph.prompt), touching(own / "unet" / WEIGHTS, sampled.id))
     assert caught.value.node_type == node
 
 
@@ -273,10 +279,6 @@ def test_a_first_stage_that_changes_is_noticed_before_decoding(graph, client: Co
     sampled = graph.ddim(loader, graph.noise(), steps=200)
     graph.save(graph.add("VAEDecode", vae=loader[1], samples=sampled[0]))
 
-    def spoil(event: Event) -> None:
-        if event.type == "progress" and event.data.get("node") == sampled.id:
-            os.utime(own / "vqvae" / WEIGHTS)
-
     with pytest.raises(ExecutionError, match="vqvae.*was changed while its weights were in use") as caught:
-        client.follow(client.submit(graph.prompt), spoil)
+        client.follow(client.submit(graph.prompt), touching(own / "vqvae" / WEIGHTS, sampled.id))
     assert caught.value.node_type == "VAEDecode"
