@@ -2,6 +2,7 @@
 #   COMFYUI_PATH=<dir>      use that ComfyUI checkout instead; nothing is written into it
 #   COMFYUI_PYTHON=<file>   run it with that interpreter, which has its requirements; default: the one in .venv
 #   PYTHON=<file>           makes .venv; default: python3 (3.11 or newer)
+#   WORKERS=<number>        of processes that test at the same time; default: 2
 #   FRONTEND=<version>      test-browser takes that version of the editor instead of the one that ComfyUI pins
 
 PYTHON ?= python3
@@ -29,6 +30,10 @@ ifdef FRONTEND
   export FRONTEND_ROOT := $(abspath .frontend-$(FRONTEND)/comfyui_frontend_package/static)
 endif
 
+# Each worker takes one file of tests after another and has a ComfyUI of its own, so that each gets one thread.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-hosts test-browser test-clients test-ray chromium check format bench host clean distclean
 
@@ -39,11 +44,11 @@ demo: $(RUN_STAMP) $(HOST_STAMP) ## Make the demo portrait through a real ComfyU
 	.venv/bin/ldm run workflows/api/demo.json --out output --fresh
 
 test: $(DEV_STAMP) $(HOST_STAMP) ## Run all tests; ARGS=... goes to pytest
-	.venv/bin/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-hosts: $(DEV_STAMP) .venv-hosts/.installed ## Run the tests of the nodes on the oldest ComfyUI that they support
 	COMFYUI_PATH="$(abspath .comfyui-$(OLDEST))" COMFYUI_PYTHON="$(abspath .venv-hosts/bin/python)" \
-	  .venv/bin/pytest tests/host/pack $(ARGS)
+	  $(PYTEST) tests/host/pack $(ARGS)
 
 test-browser: $(DEV_STAMP) $(HOST_STAMP) $(FRONTEND_STAMP) chromium ## Run the tests of the editor in Chromium; CHROMIUM=<file> names another
 	.venv/bin/pytest tests/browser $(ARGS)
