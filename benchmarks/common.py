@@ -19,11 +19,11 @@ PACKAGES = ("torch", "safetensors", "diffusers", "accelerate")
 MIB = 2**20
 
 
-def resident(field: str = "VmRSS") -> float:
-    """Resident memory of this process in MiB; VmHWM is its peak."""
-    match = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+def resident(field: str = "VmRSS", pid: int | str = "self") -> float:
+    """Resident memory of a process in MiB; VmHWM is its peak."""
+    match = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     if match is None:
-        raise SystemExit("This benchmark reads memory from /proc/self/status, which this system does not have.")
+        raise SystemExit("This benchmark reads memory from /proc, which this system does not have.")
     return int(match[1]) / 1024
 
 

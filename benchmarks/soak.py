@@ -11,7 +11,6 @@ that is kept in results/, and fails if a prompt did not end as it must. Needs Li
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import statistics
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from common import machine
+from common import machine, resident
 from PIL import Image
 
 from ldm_headless import PACK_ROOT, ComfyClient, Event, PrivateHost, find_host
@@ -106,11 +105,8 @@ class Soak:
 
 def size_of(pid: int) -> Size:
     """The size of a process, from /proc."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    memory, threads = (re.search(rf"^{field}:\s+(\d+)", status, re.MULTILINE) for field in ("VmRSS", "Threads"))
-    if memory is None or threads is None:
-        raise SystemExit(f"/proc/{pid}/status tells neither memory nor threads; this benchmark needs Linux.")
-    return Size(int(memory[1]) / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), int(threads[1]))
+    handles, threads = (len(list(Path(f"/proc/{pid}/{what}").iterdir())) for what in ("fd", "task"))
+    return Size(resident(pid=pid), handles, threads)
 
 
 def soak(host: PrivateHost, prompts: int) -> Soak:
