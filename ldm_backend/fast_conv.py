@@ -19,15 +19,16 @@ from . import winograd
 from .mapped import let_go
 
 # Below these sizes Winograd's transforms cost more than they save, or its kernels more memory than they are worth.
-_SIDE = 32
+SIDE = 32
 _CHANNELS = 128
 # Below this side the weights are most of what a convolution reads: it pays to keep them in oneDNN's order.
 _SIDE_OF_SMALL = 16
 # From here on oneDNN's passing copy of a weight, which one image may spare, is worth speaking of.
 _LARGE_WEIGHT = 8 * 2**20
-# Tiles of kernels that are kept, which with 4 would take four times the weights' memory, and of those made each time.
-_KEPT_TILE = 2
-_PASSING_TILE = 4
+# Tiles of transformed kernels: with the large one they take four times the memory of the weights, with the small one
+# twice. Those that are made at each call are of large ones.
+SMALL_TILE = 2
+LARGE_TILE = 4
 
 
 @cache
@@ -43,7 +44,6 @@ def is_plain(layer: Any, x: Tensor) -> bool:
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(weight) in (Tensor, nn.Parameter)
-        # What torch.compile makes is for the layers as they are; convolutions have a way of their own, `_compiled`
         and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         # ComfyUI's layers: weights cast, streamed or patched at each call
@@ -65,12 +65,16 @@ def rest(network: nn.Module) -> None:
     let_go(network.parameters())
 
 
-def numbered(network: nn.Module) -> list[_FastConv2d]:
-    """The convolutions of a network, each with its number, for `conv_operator`."""
-    layers = [layer for layer in network.modules() if isinstance(layer, _FastConv2d)]
-    for number, layer in enumerate(layers):
-        layer.number = number
-    return layers
+def keep_large_tiles(network: nn.Module) -> None:
+    """Let the kernels that are kept for large images take four times the memory of their weights, to be faster.
+
+    Args:
+        network: or a part of one. What was computed by then is void.
+    """
+    for layer in network.modules():
+        if isinstance(layer, _FastConv2d):
+            layer.kept_tile = LARGE_TILE
+            layer.__dict__.pop("_copy", None)
 
 
 def kernel_bytes(network: nn.Module) -> int:
@@ -83,9 +87,9 @@ def kernel_bytes(network: nn.Module) -> int:
     for layer in network.modules():
         if isinstance(layer, _FastConv2d) and layer.weight.device.type == "cpu":
             if not layer.keep:
-                passing = max(passing, layer.weight.nbytes * (_PASSING_TILE + 2) ** 2 / 9)
+                passing = max(passing, layer.weight.nbytes * (LARGE_TILE + 2) ** 2 / 9)
             elif "_copy" not in layer.__dict__:
-                kept += layer.weight.nbytes * (_KEPT_TILE + 2) ** 2 / 9
+                kept += layer.weight.nbytes * (layer.kept_tile + 2) ** 2 / 9
     return round(kept + passing)
 
 
@@ -95,10 +99,10 @@ class _FastConv2d(nn.Module):
     Attributes:
         keep: hold on to transformed kernels between calls, as suits a network that is evaluated many times.
         workspace: shared by the layers of a network.
-        number: in a network that is compiled.
+        kept_tile: of the kernels that are kept.
     """
 
-    number: int | None = None
+    kept_tile = SMALL_TILE
     keep: bool
     workspace: winograd.Workspace
     weight: Tensor
@@ -110,9 +114,9 @@ class _FastConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
         if not is_plain(self, x):
-            return self._compiled(x, doubled=False) if self._is_compiled(x) else super().forward(x)
+            return super().forward(x)
         side, channels = min(x.shape[2:]), min(self.weight.shape[:2])
-        if side < _SIDE:
+        if side < SIDE:
             if side < _SIDE_OF_SMALL and self.keep:
                 return _direct(x, self._kept("packed", x), self.bias, self.stride, self.padding)
             if len(x) == 1 and self._keeps_size() and self.weight.nbytes >= _LARGE_WEIGHT:
@@ -121,43 +125,19 @@ class _FastConv2d(nn.Module):
         if channels < _CHANNELS or not self._keeps_size():
             return super().forward(x.contiguous(memory_format=torch.channels_last))
         if self.keep:
-            return winograd.convolve(x, self._kept("winograd", x), self.bias, _KEPT_TILE, self.workspace)
-        shape = winograd.kernel_shape(self.weight, _PASSING_TILE)
+            return winograd.convolve(x, self._kept("winograd", x), self.bias, self.kept_tile, self.workspace)
+        shape = winograd.kernel_shape(self.weight, LARGE_TILE)
         with self.workspace.borrow(math.prod(shape)) as memory:
-            kernel = winograd.transform_kernel(self.weight, _PASSING_TILE, memory.view(shape))
-            return winograd.convolve(x, kernel, self.bias, _PASSING_TILE, self.workspace)
+            kernel = winograd.transform_kernel(self.weight, LARGE_TILE, memory.view(shape))
+            return winograd.convolve(x, kernel, self.bias, LARGE_TILE, self.workspace)
 
     def forward_doubled(self, x: Tensor) -> Tensor:
         """Double (N, C_in, H, W) to the nearest pixel, then convolve: (N, C_out, 2 H, 2 W)."""
         if not is_plain(self, x):
-            if self._is_compiled(x):
-                return self._compiled(x, doubled=True)
             return self(interpolate(x, scale_factor=2.0, mode="nearest"))
         bias = None if self.bias is None else self.bias.repeat(4)
         folded = self._kept("doubled", x) if self.keep else _fold(self.weight)
         return _interleave(_direct(x, folded, bias, (1, 1), (1, 1)))
-
-    def _is_compiled(self, x: Tensor) -> bool:
-        """Whether a compiler looks at it, which should take this convolution as one operator."""
-        return (
-            torch.compiler.is_compiling()
-            and self.number is not None
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
-        )
-
-    def _compiled(self, x: Tensor, doubled: bool) -> Tensor:
-        """The operator's result, of the shape that this convolution makes."""
-        from .conv_operator import convolve
-
-        sides = (
-            ((2 * side if doubled else side) + 2 * padding - kernel) // stride + 1
-            for side, padding, kernel, stride in zip(
-                x.shape[2:], self.padding, self.kernel_size, self.stride, strict=True
-            )
-        )
-        return convolve(x, self.number, [len(x), self.weight.shape[0], *sides], doubled)
 
     def _keeps_size(self) -> bool:
         """A 3x3 convolution with stride 1 and padding 1."""
@@ -193,8 +173,8 @@ def _made(form: str, weight: Tensor, layer: Any, x: Tensor) -> Tensor:
         return _pack(weight, x, layer.stride, layer.padding)
     if form == "doubled":
         return _pack(_fold(weight), x, (1, 1), (1, 1))
-    shape = winograd.kernel_shape(weight, _KEPT_TILE)
-    return winograd.transform_kernel(weight, _KEPT_TILE, weight.new_empty(shape))
+    shape = winograd.kernel_shape(weight, layer.kept_tile)
+    return winograd.transform_kernel(weight, layer.kept_tile, weight.new_empty(shape))
 
 
 def _pack(weight: Tensor, x: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:

@@ -69,7 +69,7 @@ def load(
         config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
         scale_factor: replaces that of the configuration, for a model trained with another.
         precision: of the UNet, one of `precision.PRECISIONS`; fp32 is exact.
-        compiled: compile the UNet with `torch.compile` at its first evaluation.
+        compiled: make the UNet faster at the cost of its first evaluation and memory, see `UNet.compile_evaluation`.
     Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, a
         configuration is needed, or unknown precision.
     """

@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 from .compiled import Compiled
 from .config import UNetConfig
 from .errors import InputError
-from .fast_conv import numbered
+from .fast_conv import SIDE, keep_large_tiles
 from .fast_norm import group_norm
 from .layers import (
     Attention,
@@ -118,8 +118,15 @@ class UNet(nn.Module):
         return (self.compiled or UNet._evaluate)(self, x, _one_per_image(t, x))
 
     def compile_evaluation(self) -> None:
-        """Compile with `torch.compile` at the next call, see `Compiled`. Parts that others call stay as they are."""
-        self.compiled = Compiled(UNet._evaluate, numbered(self))
+        """Spend start and memory on speed: `torch.compile` at the next call, in float32 on the CPU larger kernels.
+
+        See `Compiled` and `keep_large_tiles`. Parts that others call are not compiled.
+        """
+        self.compiled = Compiled(UNet._evaluate)
+        for level, (down, up) in enumerate(zip(self.down_blocks, reversed(self.up_blocks), strict=True)):
+            if self.config.sample_size >> level >= SIDE:  # coarser ones have most of the weights and little of the work
+                keep_large_tiles(down)
+                keep_large_tiles(up)
 
     def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         temb = self.embed_timesteps(t, x)

@@ -59,6 +59,7 @@ def generate(
     batch: Annotated[str, typer.Option(metavar="N|auto", help="Images sampled together; auto: as pays here.")] = "1",
     device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
     precision: Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")] = Precision.FP32,
+    compiled: Annotated[bool, typer.Option("--compile", help="Faster, after a slower first step.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker; other numbers round otherwise.")] = 1,
     weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
     config: Annotated[str | None, typer.Option(metavar="PRESET|YAML", help="For files without.")] = None,
@@ -83,6 +84,7 @@ def generate(
             batch=_batch(batch, out, resources),
             device=_device(device, resources),
             precision=precision.value,
+            compiled=compiled,
             threads=threads,
         )
         job = Job(settings, numbers, format_, shard_size)

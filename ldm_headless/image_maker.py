@@ -61,9 +61,13 @@ class ImageMaker:
                     "job; give all nodes the same files and packages"
                 )
         torch.set_num_threads(settings.threads)
-        path, weights, config = source.path, source.weights, source.config
         self._model = ldm_backend.load(
-            path, settings.device, weights=weights, config=config, precision=settings.precision
+            source.path,
+            settings.device,
+            weights=source.weights,
+            config=source.config,
+            precision=settings.precision,
+            compiled=settings.compiled,
         )
         self._machine = (
             torch.cuda.get_device_name() if settings.device == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -107,6 +111,7 @@ def settings_of(
     batch: int | None,
     device: str,
     precision: str,
+    compiled: bool,
     threads: int,
 ) -> Settings:
     """The settings of a job, checked as far as is possible without a model; `batch` None takes the best one here.
@@ -127,6 +132,7 @@ def settings_of(
         batch=batch or best_batch(checkpoint, torch.device(device), FORMATS[unet_format].itemsize),
         device=device,
         precision=unet_format,
+        compiled=compiled,
         threads=threads,
         **versions(),
     )

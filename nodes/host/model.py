@@ -170,7 +170,7 @@ def make_model(
         checkpoint: as read; the tensors of its UNet become the parameters.
         vq: first stage of the same checkpoint, which gives the preview its colours.
         precision: of the UNet, one of `PRECISIONS`.
-        compiled: compile the UNet at its first evaluation.
+        compiled: see `UNet.compile_evaluation`.
     Raises: CheckpointError: keys or shapes do not fit the configuration; ConfigError: unknown precision.
     """
     device = comfy.model_management.get_torch_device()

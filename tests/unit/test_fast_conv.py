@@ -47,7 +47,7 @@ def everything_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every convolution that can be a Winograd is one, and every norm is ours."""
     monkeypatch.setattr(fast_norm, "_PIXELS", 0)
     monkeypatch.setattr(fast_conv, "_CHANNELS", 1)
-    monkeypatch.setattr(fast_conv, "_SIDE", 1)
+    monkeypatch.setattr(fast_conv, "SIDE", 1)
 
 
 @pytest.fixture
