@@ -51,7 +51,7 @@ test-hosts: $(DEV_STAMP) .venv-hosts/.installed ## Run the tests of the nodes on
 	  $(PYTEST) tests/host/pack $(ARGS)
 
 test-browser: $(DEV_STAMP) $(HOST_STAMP) $(FRONTEND_STAMP) chromium ## Run the tests of the editor in Chromium; CHROMIUM=<file> names another
-	.venv/bin/pytest tests/browser $(ARGS)
+	$(PYTEST) tests/browser $(ARGS)
 
 test-clients: $(DEV_STAMP) $(HOST_STAMP) .venv-clients/.installed ## Run the demo with comfy-cli and a JavaScript client
 	.venv/bin/pytest tests/clients $(ARGS)
