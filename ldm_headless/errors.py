@@ -46,6 +46,10 @@ class HostError(HeadlessError):
     exit_code = 4
 
 
+class HostKilledError(HostError):
+    """A host that was ended by a signal during its start: by somebody, or for want of memory."""
+
+
 class ServerError(HeadlessError):
     """A server that cannot be reached, or whose answer is not that of a ComfyUI."""
 

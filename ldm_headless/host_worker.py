@@ -14,7 +14,15 @@ from importlib.metadata import version
 from typing import Any
 
 from .client import ComfyClient
-from .errors import ConnectionLostError, HeadlessError, HostError, PromptLostError, ServerError, WorkerLostError
+from .errors import (
+    ConnectionLostError,
+    HeadlessError,
+    HostError,
+    HostKilledError,
+    PromptLostError,
+    ServerError,
+    WorkerLostError,
+)
 from .history import ImageRef, result_images
 from .host_install import find_host, own_pack
 from .private_host import PrivateHost
@@ -53,14 +61,18 @@ class HostWorker:
 
     Raises:
         HostError: The host is not installed there, does not start, or has other versions.
+        WorkerLostError: It was killed before it had any job.
     """
 
     def __init__(self, threads: int, expected: Mapping[str, str]) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         with ExitStack() as stack:
-            self._host = stack.enter_context(PrivateHost(find_host(), own_pack(), threads=threads))
-            self._client = stack.enter_context(ComfyClient(self._host.url))
-            found = host_versions(self._client.system_stats())
+            try:
+                self._host = stack.enter_context(PrivateHost(find_host(), own_pack(), threads=threads))
+                self._client = stack.enter_context(ComfyClient(self._host.url))
+                found = host_versions(self._client.system_stats())
+            except (HostKilledError, ServerError) as failure:
+                raise WorkerLostError(f"the private host of {self.name} went away: {failure}") from failure
             if found != expected:
                 raise HostError(
                     f"the worker {self.name} has {found}, but the machine of the command {dict(expected)}; install the "

@@ -18,7 +18,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from .client import ComfyClient
-from .errors import HostError, ServerError
+from .errors import HostError, HostKilledError, ServerError
 from .host_install import HostLocation, link_pack
 from .scratch_folder import ScratchFolder
 from .torch_probe import has_gpu
@@ -219,7 +219,8 @@ class PrivateHost:
                 process = self._process
                 if process is None or process.poll() is not None:
                     status = process.returncode if process else "unknown, since it was stopped"
-                    raise self._failure(f"died during its start with exit code {status}")
+                    failure = self._failure(f"died during its start with exit code {status}")
+                    raise HostKilledError(str(failure)) if process and process.returncode < 0 else failure
                 try:
                     arguments = client.system_stats()["system"].get("argv", [])
                 except ServerError:

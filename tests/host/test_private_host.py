@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
+from watched_host import host_program
 
 from ldm_headless import (
     PACK_ROOT,
@@ -36,7 +37,9 @@ from ldm_headless.errors import (
     PromptInterruptedError,
     PromptLostError,
     PromptRejectedError,
+    WorkerLostError,
 )
+from ldm_headless.host_worker import HostWorker
 from ldm_headless.overrides import set_inputs
 from ldm_headless.workflow import Prompt, to_prompt
 
@@ -271,3 +274,13 @@ def test_the_host_does_not_outlive_a_killed_parent() -> None:
         time.sleep(0.1)
     assert not is_alive(int(pid))
     subprocess.run(["rm", "-rf", base_directory], check=True)  # noqa: S607 - what the killed parent could not remove
+
+
+@pytest.mark.parametrize(("script", "error"), [("kill -KILL $$", WorkerLostError), ("exit 3", HostError)])
+def test_a_worker_whose_host_is_killed_during_its_start_is_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, error: type[Exception]
+) -> None:
+    """Another one takes its place. One whose host cannot start ends the run: another one's would not start either."""
+    monkeypatch.setenv("COMFYUI_PYTHON", str(host_program(tmp_path / "python", script)))
+    with pytest.raises(error, match="died during its start with exit code"):
+        HostWorker(1, {})
