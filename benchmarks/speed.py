@@ -87,7 +87,6 @@ def decode(bench: Bench) -> list[Section]:
 def compiled(bench: Bench) -> list[Section]:
     """Our UNet with the loader's input `compile` beside diffusers' eager one, and what starting it costs."""
     theirs = bench.workers["diffusers"]
-    # Where something is compiled, the second process finds it in the folder that the first has filled.
     with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
         first = worker.loaded.seconds + worker.run("unet", 1).seconds
     with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
@@ -290,7 +289,6 @@ def main() -> None:
         sys.stderr.write("matplotlib is not installed: there will be no plot. pip install -e '.[bench]' brings it.\n")
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
         for sections, threads in measure(Path(folder), arguments):
             write(sections, threads, load, arguments.out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,18 +28,21 @@ class Compiled:
 
     def __init__(self, evaluate: Evaluation) -> None:
         self._plain = evaluate
-        self._compiled: Evaluation | None = torch.compile(evaluate, dynamic=False)
+
+    @cached_property
+    def _compiled(self) -> Evaluation:
+        return torch.compile(self._plain, dynamic=False)  # imports its compiler, which takes seconds
 
     def __call__(self, network: Any, x: Tensor, t: Tensor) -> Tensor:
         """As the evaluation; where compiling fails, for want of a C++ compiler for example, it is called as it is."""
-        if self._compiled is None or (x.device.type == "cpu" and network.dtype == torch.float32):
+        if x.device.type == "cpu" and network.dtype == torch.float32:
             return self._plain(network, x, t)
-        from torch._dynamo.exc import TorchDynamoException  # seconds to import, which compiling takes anyway
+        from torch._dynamo.exc import TorchDynamoException  # likewise
 
         try:
             return self._compiled(network, x, t)
         except TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]
             logger.warning("torch.compile failed, so the network runs uncompiled: %s", reason)
-            self._compiled = None
+            self._compiled = self._plain
             return self._plain(network, x, t)

@@ -219,8 +219,8 @@ class PrivateHost:
                 process = self._process
                 if process is None or process.poll() is not None:
                     status = process.returncode if process else "unknown, since it was stopped"
-                    failure = self._failure(f"died during its start with exit code {status}")
-                    raise HostKilledError(str(failure)) if process and process.returncode < 0 else failure
+                    error = HostKilledError if process and process.returncode < 0 else HostError
+                    raise self._failure(f"died during its start with exit code {status}", error)
                 try:
                     arguments = client.system_stats()["system"].get("argv", [])
                 except ServerError:
@@ -239,8 +239,8 @@ class PrivateHost:
         if missing:
             raise self._failure(f"lacks the nodes {', '.join(missing)}: the pack did not load")
 
-    def _failure(self, what: str) -> HostError:
-        return HostError(f"ComfyUI in {self.location.path} {what}. The end of its log:\n{self.log_tail()}")
+    def _failure(self, what: str, error: type[HostError] = HostError) -> HostError:
+        return error(f"ComfyUI in {self.location.path} {what}. The end of its log:\n{self.log_tail()}")
 
     def _end_process(self) -> None:
         process, self._process = self._process, None

@@ -1,8 +1,7 @@
-"""Resident memory of a process on Linux, its peak since that was last forgotten, and its processor time."""
+"""Resident memory of a process on Linux, and its peak since that was last forgotten."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -14,12 +13,6 @@ def resident(pid: int | str = "self", field: str = "VmRSS") -> int:
     found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024
-
-
-def busy_seconds(pid: int | str = "self") -> float:
-    """Processor time of all threads, which other programs on the same cores do not lengthen."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def forget_peak(pid: int | str = "self") -> None:

@@ -87,19 +87,9 @@ def test_a_copied_network_keeps_no_trace(tiny, latents):
 
 
 @pytest.fixture
-def small() -> UNet:
-    """Of all kinds of layers, and little to compile.
-
-    In float64, for in float32 nothing is compiled on the CPU, and shorter formats hide small differences.
-    """
-    config = UNetConfig(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-    )
-    return UNet(config).double().eval().requires_grad_(False)
+def small(tiny) -> UNet:
+    """In float64, for in float32 nothing is compiled on the CPU, and shorter formats hide small differences."""
+    return UNet(tiny.config.unet).double().eval().requires_grad_(False)
 
 
 def test_compiling_is_asked_for_when_loading(tiny_folder):

@@ -4,6 +4,7 @@ import io
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from resident import MIB, busy_seconds, forget_peak, resident
+from resident import MIB, forget_peak, resident
 
 from ldm_headless import PACK_ROOT, ComfyClient, Event, PrivateHost, find_host
 from ldm_headless.errors import ExecutionError, PromptRejectedError
@@ -26,11 +27,11 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @contextmanager
 def cheaply(host: PrivateHost) -> Iterator[None]:
-    """Asserts that what happens here takes less than a second and next to no memory of the host."""
+    """Asserts that what happens here takes a second and next to no memory of the host."""
     forget_peak(host.pid)
-    idle, start = resident(host.pid), busy_seconds(host.pid)
+    idle, start = resident(host.pid), time.monotonic()
     yield
-    assert busy_seconds(host.pid) - start < 1.0
+    assert time.monotonic() - start < 1.0
     assert resident(host.pid, "VmHWM") < 1.1 * idle
 
 
@@ -127,8 +128,8 @@ def test_latents_that_no_network_takes(graph, client: ComfyClient, vast, host):
         prompt = type(graph)()
         prompt.prompt = dict(graph.prompt)
         prompt.add("PreviewAny", source=LAST[node](prompt, loader, vast)[0])
-        size = "1 image of 16384x16384 pixels would take " if node in DECODERS else ""
-        with pytest.raises(ExecutionError, match=rf"{size}.*\d GB of memory") as caught:
+        size = r"1 image of 16384x16384 pixels would take \d+\." if node in DECODERS else ""
+        with pytest.raises(ExecutionError, match=rf"{size}\d GB of memory") as caught:
             client.follow(client.submit(prompt.prompt))
         assert caught.value.node_type == node
         assert caught.value.exception_type.endswith(".TooLargeError")
