@@ -141,13 +141,13 @@ class AsyncComfyClient:
                 entry, queued = await self._whereabouts(prompt_id)
                 patience = max(_POLL_S, _POLL_SHARE * (time.monotonic() - asked))
                 if entry is not None:
-                    while not _is_last(last) and (last := await _next(inbox, _DRAIN_S)) is not None:
+                    while not _is_last(last) and (last := await next_event(inbox, _DRAIN_S)) is not None:
                         yield last
                     raise_for_failure(prompt_id, entry)
                     return
                 absences = 0 if queued else absences + 1
                 await self._socket.reopen()
-                while (event := await _next(inbox, patience)) is not None:
+                while (event := await next_event(inbox, patience)) is not None:
                     last = event
                     yield event
                     if _is_last(event):
@@ -259,10 +259,12 @@ class AsyncComfyClient:
                 raise ConnectionLostError(f"{method} {self.base_url}{path} broke off: {detail}") from error
 
 
-async def _next(inbox: Inbox, patience: float) -> Event | None:
+async def next_event(inbox: Inbox, patience: float) -> Event | None:
     """The next event; None when the socket was lost or is silent."""
     try:
-        return await asyncio.wait_for(inbox.get(), patience)
+        # Not `wait_for`: Python 3.11's forgets a cancellation that comes together with the event.
+        async with asyncio.timeout(patience):
+            return await inbox.get()
     except TimeoutError:
         return None
 

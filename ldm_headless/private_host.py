@@ -1,6 +1,6 @@
 """A ComfyUI of our own, as a subprocess on a free loopback port.
 
-Imports the client, host_install, scratch_folder, torch_probe and the errors.
+Imports the client, host_install, held_signals, scratch_folder, torch_probe and the errors.
 """
 
 import json
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from .client import ComfyClient
 from .errors import HostError, HostKilledError, ServerError
+from .held_signals import held_signals
 from .host_install import HostLocation, link_pack
 from .scratch_folder import ScratchFolder
 from .torch_probe import has_gpu
@@ -160,6 +161,7 @@ class PrivateHost:
         self._wait_until_ready()
         return True
 
+    @held_signals()
     def stop(self) -> None:
         """End the host and everything that it started; remove its folder if it was temporary."""
         self._end_process()
@@ -192,6 +194,7 @@ class PrivateHost:
         launcher = ["-c", _DIE_WITH_PARENT, str(os.getpid())] if platform.system() == "Linux" else []
         return [self.location.python, *launcher, *command]
 
+    @held_signals()
     def _spawn(self, port: int) -> None:
         self.url = f"http://{LOOPBACK}:{port}"
         environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES}
@@ -242,6 +245,7 @@ class PrivateHost:
     def _failure(self, what: str, error: type[HostError] = HostError) -> HostError:
         return error(f"ComfyUI in {self.location.path} {what}. The end of its log:\n{self.log_tail()}")
 
+    @held_signals()
     def _end_process(self) -> None:
         process, self._process = self._process, None
         if process is None:

@@ -90,7 +90,10 @@ class Runner:
                 self._pending.append(index)
         self._held[client.base_url].clear()
         self._changed.set()
-        await asyncio.gather(*(self._work(client) for _ in range(_AHEAD)))
+        # Not `gather`: it returns when the first is cancelled, and the client would be closed under the other.
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AHEAD):
+                group.create_task(self._work(client))
 
     async def _adopt(self, index: int) -> bool:
         """Whether the server to which this job was submitted still has it, and nothing went wrong with it there."""
@@ -150,7 +153,8 @@ class Runner:
             await client.follow(prompt_id, lambda event: self._hooks.on_event(client.base_url, index, event))
         except asyncio.CancelledError:
             with suppress(HeadlessError, TimeoutError):
-                await asyncio.wait_for(client.cancel(prompt_id), _CANCEL_S)
+                async with asyncio.timeout(_CANCEL_S):
+                    await client.cancel(prompt_id)
             raise
         images = [(ref, await client.fetch(ref)) for ref in result_images(await client.outputs(prompt_id))]
         result.seconds = time.monotonic() - started

@@ -1,12 +1,15 @@
-"""A temporary folder that the next process clears away if its owner was killed. Imports filelock."""
+"""A temporary folder that the next process clears away if its owner was killed. Imports held_signals and filelock."""
 
 import os
 import shutil
 import tempfile
 import time
+import weakref
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from .held_signals import held_signals
 
 _PREFIX = "comfyui-ldm-"
 _LOCK = "owner.lock"
@@ -14,22 +17,25 @@ _YOUNG_S = 60.0  # a folder that was made a moment ago may not be locked yet
 
 
 class ScratchFolder:
-    """A new temporary folder, locked while this process lives.
+    """A new temporary folder, locked while this process lives and removed at its end at the latest.
 
     Attributes:
         path: The folder.
+        remove: Removes the folder and what is in it.
     """
 
+    @held_signals()
     def __init__(self) -> None:
         _clear_away(Path(tempfile.gettempdir()))
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
-        self._lock = FileLock(self.path / _LOCK, thread_local=False)
-        self._lock.acquire()
+        lock = FileLock(self.path / _LOCK, thread_local=False)
+        lock.acquire()
+        self.remove = weakref.finalize(self, _remove, self.path, lock)
 
-    def remove(self) -> None:
-        """Remove the folder and what is in it."""
-        self._lock.release()
-        shutil.rmtree(self.path, ignore_errors=True)
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clear_away(parent: Path) -> None:

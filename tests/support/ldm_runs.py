@@ -54,7 +54,8 @@ class Run:
         """Wait for the end; the messages."""
         out, messages = self.process.communicate(timeout=LIMIT)
         assert self.process.returncode == status, messages
-        assert "/ldm_headless/" not in messages  # no traceback of ours; the host's log, when quoted, may hold its own
+        # No traceback of ours; the host's log, when quoted, may hold its own.
+        assert "/ldm_headless/" not in messages, messages
         self.paths = out.split()
         return messages
 

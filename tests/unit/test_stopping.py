@@ -1,0 +1,69 @@
+"""A signal or a cancellation never comes at a moment where it is lost, or where something is left behind by it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ldm_headless.async_client import next_event
+from ldm_headless.event_socket import Inbox
+from ldm_headless.events import Event
+from ldm_headless.held_signals import held_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_the_body_is_done(number: int) -> None:
+    told: list[str] = []
+    before = signal.signal(number, lambda number, frame: told.append("handled"))
+    try:
+        with held_signals():
+            with held_signals():
+                os.kill(os.getpid(), number)
+            told.append("inner")
+        assert told == ["inner", "handled"]
+        os.kill(os.getpid(), number)
+        assert told == ["inner", "handled", "handled"]
+    finally:
+        signal.signal(number, before)
+
+
+def test_other_threads_handle_no_signals() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    found: list[object] = []
+
+    def look() -> None:
+        with held_signals():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [handler]
+
+
+def test_a_cancellation_that_comes_with_an_event_counts() -> None:
+    async def both_at_once() -> None:
+        inbox: Inbox = asyncio.Queue()
+        waiting = asyncio.create_task(next_event(inbox, 60))
+        await asyncio.sleep(0.01)
+        inbox.put_nowait(Event("executing", {}))
+        waiting.cancel()
+        await waiting
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(both_at_once())
+
+
+def test_a_temporary_folder_goes_with_the_process(tmp_path: Path) -> None:
+    program = "from ldm_headless.scratch_folder import ScratchFolder; folder = ScratchFolder(); print(folder.path)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-P", "-c", f"{program}; raise SystemExit(143)"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 143, run.stderr
+    assert Path(run.stdout.strip()).parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
