@@ -188,7 +188,8 @@ def test_a_temporary_folder_is_cleared_away_when_its_owner_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = "from ldm_headless.scratch_folder import *; import os; s = ScratchFolder(); print(s.path, flush=True); os.abort()"
+    imports = "import os; from ldm_headless.scratch_folder import ScratchFolder"
+    code = f"{imports}; folder = ScratchFolder(); print(folder.path, flush=True); os.abort()"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     told = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
     assert told.returncode != 0
