@@ -9,9 +9,15 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+# ComfyUI names a pack's modules by its folder, and shows the name of an error's module before what it says.
+_FOLDER = __name__.removesuffix("ldm_backend.errors")
+
 
 class LDMError(ValueError):
     """Base of everything this project raises on purpose; catch this one to catch them all."""
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = cls.__module__.removeprefix(_FOLDER)
 
 
 class ConfigError(LDMError):

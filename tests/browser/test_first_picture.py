@@ -43,6 +43,10 @@ WRONG_WIRES = [
     ((LOADER, "MODEL"), (DECODE, "vae")),
     ((SAMPLER, "LATENT"), (SAVE, "images")),
 ]
+_ENDS = """() => [...app.graph.links.values()].map((link) => [
+  app.graph.getNodeById(link.origin_id).outputs[link.origin_slot].type,
+  app.graph.getNodeById(link.target_id).inputs[link.target_slot].type
+])"""
 
 
 def place_nodes(editor: Editor) -> None:
@@ -132,4 +136,5 @@ def test_wrong_wires_are_refused(editor: Editor) -> None:
     for source, target in WRONG_WIRES:
         wire(editor.page, source, target)
         assert link_of(editor.page, *target) is None
-    assert editor.page.evaluate("() => app.graph.links.size") == 0
+    # Newer editors take a free input of the right type instead, if the node has one.
+    assert editor.page.evaluate(_ENDS) in ([], [["LATENT", "LATENT"]])

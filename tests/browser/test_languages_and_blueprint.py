@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from editor_hands import add_node
 from editor_page import Editor, exported, first_difference, titled
 from playwright.sync_api import Browser, Page
 
@@ -19,7 +20,7 @@ _SHOWN = """(type) => {
   return {
     title: node.title,
     category: LiteGraph.registered_node_types[type].category,
-    widgets: Object.fromEntries(node.widgets.map((widget) => [widget.name, widget.label])),
+    widgets: Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.label])),
     outputs: node.outputs.map((output) => output.label ?? output.localized_name ?? output.name),
   }
 }"""
@@ -70,13 +71,7 @@ def test_nodes_speak_the_language(foreign: tuple[str, Page]) -> None:
 def test_blueprint_is_found_placed_and_exported(page: Page, object_info: dict[str, Any]) -> None:
     """By search, as any node; with a preview it is a whole graph, which our conversion reads as the editor does."""
     page.evaluate("() => app.graph.clear()")
-    page.wait_for_timeout(1500)  # the editor takes no double click in its first moments
-    page.mouse.dblclick(400, 300)
-    search = page.locator(".comfy-vue-node-search-container input")
-    search.press_sequentially("LDM portrait")
-    page.wait_for_timeout(1000)  # the list follows the typing
-    search.press("Enter")
-    page.wait_for_function("() => app.graph.nodes.length === 1")
+    add_node(page, "LDM portrait", 400, 300)
     graph = page.evaluate(
         """() => {
           const [portrait] = app.graph.nodes

@@ -27,9 +27,11 @@ _LAYOUT = """() => {
   const clipped = app.graph.nodes
     .filter((node) => node.computeSize().some((least, axis) => node.size[axis] < least))
     .map((node) => [node.title, [...node.size], [...node.computeSize()]])
-  const covered = nodes
-    .filter(({left, top}) => ((x, y) => x < 70 || y < 130)(...app.canvas.ds.convertOffsetToCanvas([left, top])))
-    .map(({title}) => title)
+  const place = app.canvas.canvas.getBoundingClientRect()
+  const covered = nodes.filter(({left, top}) => {
+    const [x, y] = app.canvas.ds.convertOffsetToCanvas([left, top])
+    return document.elementFromPoint(place.left + x, place.top + y) !== app.canvas.canvas
+  }).map(({title}) => title)
   return {overlapping, backward, clipped, covered}
 }"""
 
@@ -38,8 +40,8 @@ def test_faults_are_noted(browser: Browser, host: PrivateHost, tmp_path: Path) -
     """What every other test relies on."""
     editor = Editor(browser, host.url, tmp_path)
     editor.page.evaluate("() => fetch('/extensions/comfyui-ldm/docs/images/absent.jpg')")
-    editor.page.evaluate("() => console.error('wrong')")
-    with pytest.raises(AssertionError, match=r"404 for .*/absent\.jpg\nconsole: wrong"):
+    editor.page.evaluate("() => console.error('LDM is wrong')")
+    with pytest.raises(AssertionError, match=r"404 for .*/absent\.jpg\nconsole: LDM is wrong"):
         editor.close()
 
 

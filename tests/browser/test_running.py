@@ -5,6 +5,7 @@ from typing import Any
 
 from editor_hands import press_run, run, set_number, shown_image, wait_for_event
 from editor_page import Editor
+from playwright.sync_api import Page
 
 from ldm_headless import PACK_ROOT
 
@@ -19,23 +20,33 @@ def load_demo(editor: Editor, checkpoint: str = "portraits-128") -> None:
     editor.page.evaluate("(graph) => app.loadGraphData(graph)", graph)
 
 
+def shown_error(page: Page) -> str:
+    """What the editor tells of a failure: in a dialog, newer ones in a panel that a button opens."""
+    button = page.get_by_test_id("error-overlay-see-errors")
+    report = page.get_by_role("dialog").or_(page.get_by_test_id("runtime-error-panel"))
+    button.or_(report).first.wait_for()
+    if button.is_visible():
+        button.click()
+    report.get_by_text("No checkpoint").first.wait_for()
+    return report.inner_text()
+
+
 def test_a_missing_model_is_named_and_its_node_marked(editor: Editor) -> None:
     page = editor.page
     load_demo(editor, "nowhere")
     press_run(page)
     wait_for_event(page, "execution_error")
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_text("No checkpoint named 'nowhere'").wait_for()
+    text = shown_error(page)
     editor.screenshot("missing-model")
-    text = dialog.inner_text()
+    assert "No checkpoint named 'nowhere'" in text
     assert "LDMCheckpointLoader" in text
     assert "portraits-128" in text  # what there is instead
     marked = """() => app.graph.nodes.filter((node) =>
-      Object.values(node.strokeStyles ?? {}).some((style) => style.call(node)?.color === '#f0f')
-    ).map((node) => node.id)"""
+      Object.values(node.strokeStyles ?? {}).some((style) => ['#f0f', '#E00'].includes(style.call(node)?.color))
+    ).map((node) => Number(node.id))"""
     assert page.evaluate(marked) == [LOADER]
     page.keyboard.press("Escape")
-    dialog.wait_for(state="detached")
+    page.get_by_role("dialog").wait_for(state="detached")
 
     set_number(page, SAMPLER, "steps", 3)
     page.evaluate(f"() => app.graph.getNodeById({LOADER}).widgets[0].value = 'portraits-128'")

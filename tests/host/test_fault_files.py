@@ -48,7 +48,7 @@ def fails(host: PrivateHost, prompt: Prompt) -> str:
     with pytest.raises(ExecutionError) as caught:
         run(host, prompt)
     assert caught.value.node_type in ("LDMSaveImage", "LDMCheckpointSave")
-    assert ".errors." in caught.value.exception_type
+    assert caught.value.exception_type.startswith("ldm_backend.errors.")
     return caught.value.exception_message
 
 

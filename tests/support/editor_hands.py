@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from PIL import Image
 from playwright.sync_api import Page, TimeoutError
 
 RUN_MS = 300_000
-_SEARCH = ".comfy-vue-node-search-container input"
-_FOUND = ".p-autocomplete-list li"
+# Of frontend 1.32.9, and of 1.58.1.
+_SEARCH = ".comfy-vue-node-search-container input, [role=search] input"
+_FOUND = ".p-autocomplete-list li, #results-list [role=option]"
+_IDS = "() => app.graph.nodes.map((node) => Number(node.id))"  # some editors have texts there
 _POINT = """([id, x, y]) => {
   const {pos} = app.graph.getNodeById(id)
   return [...app.canvas.ds.convertOffsetToCanvas([pos[0] + x, pos[1] + y])]
@@ -48,7 +51,7 @@ def new_workflow(page: Page) -> None:
 
 def add_node(page: Page, name: str, x: int, y: int) -> int:
     """Double-click the canvas, type a name, take the first node that is found; the new node's id."""
-    before = page.evaluate("() => app.graph.nodes.map((node) => node.id)")
+    before = page.evaluate(_IDS)
     for _ in range(5):  # a busy machine may take the two clicks for two
         page.mouse.dblclick(x, y)
         with suppress(TimeoutError):
@@ -56,12 +59,18 @@ def add_node(page: Page, name: str, x: int, y: int) -> int:
             break
     page.keyboard.type(name)
     page.wait_for_function(
-        "([found, name]) => document.querySelector(found)?.innerText.startsWith(name + '\\xa0')", arg=[_FOUND, name]
+        "([found, name]) => document.querySelector(found)?.innerText.split(/[\\xa0\\n]/)[0] === name",
+        arg=[_FOUND, name],
     )
     page.locator(_FOUND).first.click()
     page.wait_for_function("(count) => app.graph.nodes.length === count + 1", arg=len(before))
     page.wait_for_selector(_SEARCH, state="detached")
-    return next(one for one in page.evaluate("() => app.graph.nodes.map((node) => node.id)") if one not in before)
+    (added,) = (one for one in page.evaluate(_IDS) if one not in before)
+    if page.evaluate("(id) => app.graph.getNodeById(id).flags.ghost", added):  # it hangs on the mouse, by its middle
+        page.mouse.move(x + 120, y)
+        page.mouse.click(x + 120, y)
+        page.wait_for_function("(id) => !app.graph.getNodeById(id).flags.ghost", arg=added)
+    return added
 
 
 def wire(page: Page, source: tuple[int, str], target: tuple[int, str]) -> None:
@@ -80,7 +89,8 @@ def link_of(page: Page, node: int, name: str) -> list[Any] | None:
         """([id, name]) => {
           const {link} = app.graph.getNodeById(id).inputs.find((one) => one.name === name)
           const found = link == null ? null : app.graph.links.get(link)
-          return found && [found.origin_id, app.graph.getNodeById(found.origin_id).outputs[found.origin_slot].name]
+          const {name: output} = found ? app.graph.getNodeById(found.origin_id).outputs[found.origin_slot] : {}
+          return found && [Number(found.origin_id), output]
         }""",
         [node, name],
     )
@@ -153,13 +163,13 @@ def save_as(page: Page, name: str) -> None:
 def open_saved(page: Page, name: str) -> None:
     """Choose a workflow in the side bar."""
     page.keyboard.press("w")
-    page.get_by_text(f"{name}.json", exact=True).click()
+    page.get_by_text(re.compile(rf"^{re.escape(name)}(\.json)?$")).click()  # newer editors leave the ending out
     page.wait_for_function(f"() => app.extensionManager.workflow.activeWorkflow.path === 'workflows/{name}.json'")
 
 
 def export_api(page: Page, path: Path) -> None:
     """File > Export (API), to a file."""
-    page.locator(".comfy-menu-button-wrapper").first.click()
+    page.locator(".comfy-menu-button-wrapper, [data-testid=comfy-menu-button]").first.click()
     page.get_by_text("File", exact=True).hover()
     page.get_by_text("Export (API)", exact=True).click()
     page.get_by_role("dialog").get_by_role("textbox").fill(path.stem)

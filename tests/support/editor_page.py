@@ -1,5 +1,6 @@
 """ComfyUI's editor in a real browser: open it, and ask it for the prompt of a graph."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,21 +43,22 @@ class Editor:
         page: For what a user does.
         screenshots: Folder that they go to.
         faults: What no test may cause: errors of the page, and requests for the pack's files that failed. While it
-            loads, only errors that name the pack: the editor has errors of its own then.
+            loads, only errors that name the pack: the editor has errors of its own then. The same of an editor that
+            FRONTEND_ROOT names: it asks an older host for what that does not have.
     """
 
     def __init__(self, browser: Browser, url: str, screenshots: Path) -> None:
         httpx.post(f"{url}/api/settings", json=_QUIET, trust_env=False).raise_for_status()
         self.faults: list[str] = []
-        self._loaded = False
+        self._is_quiet = False
         self.screenshots = screenshots
         self.page = browser.new_context(viewport={"width": 1600, "height": 900}).new_page()
         self.page.on("console", self._note_console)
-        self.page.on("pageerror", lambda error: self.faults.append(f"uncaught: {error.stack or error}"))
+        self.page.on("pageerror", lambda error: self._note_error(f"uncaught: {error.stack or error}"))
         self.page.on("response", lambda response: self._note_request(response.url, response.status))
         self.page.goto(url)
         self.page.wait_for_function(READY, timeout=180_000)
-        self._loaded = True
+        self._is_quiet = "FRONTEND_ROOT" not in os.environ
         self.page.evaluate(_KEEP_EVENTS)
         self.page.keyboard.press("Escape")
 
@@ -77,8 +79,12 @@ class Editor:
 
     def _note_console(self, message: ConsoleMessage) -> None:
         of_request = any(text in message.text for text in _SAID_OF_REQUESTS)
-        if message.type == "error" and not of_request and (self._loaded or "ldm" in message.text.lower()):
-            self.faults.append(f"console: {message.text}")
+        if message.type == "error" and not of_request:
+            self._note_error(f"console: {message.text}")
+
+    def _note_error(self, text: str) -> None:
+        if self._is_quiet or "ldm" in text.lower():
+            self.faults.append(text)
 
     def _note_request(self, url: str, status: int) -> None:
         if "/comfyui-ldm/" in url and status >= 400 and not _OPTIONAL.search(url):

@@ -80,7 +80,7 @@ def expect_failure(client: ComfyClient, graph: Any, node_type: str) -> str:
     with pytest.raises(ExecutionError) as caught:
         client.follow(client.submit(graph.prompt))
     assert caught.value.node_type == node_type
-    assert ".errors." in caught.value.exception_type, caught.value
+    assert caught.value.exception_type.startswith("ldm_backend.errors."), caught.value
     return caught.value.exception_message
 
 
