@@ -5,6 +5,7 @@ Imports the client, private_host and host_install.
 
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -60,23 +61,34 @@ class HostWorker:
         expected: The `host_versions` without which pictures may differ.
 
     Raises:
-        HostError: The host is not installed there, does not start, or has other versions.
-        WorkerLostError: It was killed before it had any job.
+        HostError: The host is not installed there.
     """
 
     def __init__(self, threads: int, expected: Mapping[str, str]) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        with ExitStack() as stack:
+        self._expected = expected
+        self._starting = threading.Lock()
+        self._stack = ExitStack()
+        self._host = PrivateHost(find_host(), own_pack(), threads=threads)
+
+    def start(self) -> None:
+        """Start the host.
+
+        Raises:
+            HostError: It does not start, or has other versions.
+            WorkerLostError: It was killed before it had any job.
+        """
+        with self._starting, ExitStack() as stack:
             try:
-                self._host = stack.enter_context(PrivateHost(find_host(), own_pack(), threads=threads))
+                stack.enter_context(self._host)
                 self._client = stack.enter_context(ComfyClient(self._host.url))
                 found = host_versions(self._client.system_stats())
             except (HostKilledError, ServerError) as failure:
                 raise WorkerLostError(f"the private host of {self.name} went away: {failure}") from failure
-            if found != expected:
+            if found != self._expected:
                 raise HostError(
-                    f"the worker {self.name} has {found}, but the machine of the command {dict(expected)}; install the "
-                    "same on all nodes"
+                    f"the worker {self.name} has {found}, but the machine of the command {dict(self._expected)}; "
+                    "install the same on all nodes"
                 )
             self._stack = stack.pop_all()
 
@@ -104,8 +116,10 @@ class HostWorker:
         return HostAnswer(job.index, self.name, prompt_id, time.monotonic() - started, images, error)
 
     def stop(self) -> None:
-        """End the host."""
-        self._stack.close()
+        """End the host, and a start of it that another thread waits for."""
+        self._host.stop()
+        with self._starting:
+            self._stack.close()
 
     def _is_lost(self, failure: HeadlessError) -> bool:
         """Whether it is the end of the host, and not of the job alone."""

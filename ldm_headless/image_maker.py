@@ -42,17 +42,23 @@ class ImageMaker:
         source: The model.
         settings: Of the job.
         job: Its digest, written into each image.
-
-    Raises:
-        JobError: The checkpoint, torch or this package is another one here than the job says.
-        LDMError: What `ldm_backend.load` raises.
     """
 
     def __init__(self, source: Source, settings: Settings, job: str) -> None:
+        self._source = source
         self._settings = settings
         self._job = job
         self._stopped = False
         self._sampling = threading.Lock()
+
+    def start(self) -> None:
+        """Load the model.
+
+        Raises:
+            JobError: The checkpoint, torch or this package is another one here than the job says.
+            LDMError: What `ldm_backend.load` raises.
+        """
+        source, settings = self._source, self._settings
         here = {"checkpoint": checkpoint_hash(_read(source)), **versions()}
         for name, value in here.items():
             if value != getattr(settings, name):

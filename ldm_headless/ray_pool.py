@@ -27,7 +27,7 @@ LOCAL = "local"
 # At 0, Ray listens on 127.0.0.1 alone, on every system; by itself it resolves that address to one of the network.
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _ATTEMPTS = 3  # losses that one item may cause: it may be the item that kills
-_READY = object()
+_MADE, _READY = object(), object()
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,13 @@ class Needs:
 @dataclass(frozen=True)
 class _Task:
     actor: Any
-    item: Any  # or _READY, while the actor makes its worker
+    item: Any  # _MADE while the actor has no place yet or makes its worker, _READY while it starts it
     losses: int = 0
+
+    @property
+    def is_job(self) -> bool:
+        """Whether it has an item of the caller's."""
+        return self.item is not _MADE and self.item is not _READY
 
 
 @contextmanager
@@ -137,7 +142,7 @@ class RayPool(Generic[Item, Result]):
         options = {"num_cpus": self._needs.cpus, "num_gpus": self._needs.gpus, "max_concurrency": threads}
         # Spread out: an actor that starts where another one is already would share its memory bandwidth.
         actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", max_restarts=0, **options).remote()
-        self._running[actor.make.remote(self._factory)] = _Task(actor, _READY)
+        self._running[actor.make.remote(self._factory)] = _Task(actor, _MADE)
 
     def _hand_out(self, waiting: Iterator[Item]) -> bool:
         """Give items to workers that have room, the idle ones first; False when all items are done."""
@@ -149,7 +154,7 @@ class RayPool(Generic[Item, Result]):
             if item is _READY:
                 break
             self._running[actor.call.remote(item)] = _Task(actor, item, losses)
-        return not self._ready or any(task.item is not _READY for task in self._running.values())
+        return not self._ready or any(task.is_job for task in self._running.values())
 
     def _load(self, actor: Any) -> int:
         return sum(task.actor is actor for task in self._running.values())
@@ -178,7 +183,9 @@ class RayPool(Generic[Item, Result]):
             except ray.exceptions.RayError as error:
                 self._lose(task, error)
                 continue
-            if task.item is _READY:
+            if task.item is _MADE:
+                self._running[task.actor.start.remote()] = _Task(task.actor, _READY)
+            elif task.item is _READY:
                 self._ready.append(task.actor)
             else:
                 self._losses_in_a_row = 0
@@ -192,7 +199,7 @@ class RayPool(Generic[Item, Result]):
             del self._running[ref]
         self._ready = [actor for actor in self._ready if actor is not task.actor]
         ray.kill(task.actor)  # it may be out of reach only, and must not go on
-        lost = [other for other in (task, *(other for _, other in mine)) if other.item is not _READY]
+        lost = [other for other in (task, *(other for _, other in mine)) if other.is_job]
         self._losses_in_a_row += 1
         reason = str(error) if isinstance(error, WorkerLostError) else type(error).__name__  # Ray's is a page of text
         logger.warning("lost a worker; the %d item(s) that it had go to others: %s", len(lost), reason)
@@ -206,12 +213,10 @@ class RayPool(Generic[Item, Result]):
 
     def _end(self) -> None:
         ray = _ray()
-        for actor in {id(task.actor): task.actor for task in self._running.values()}.values():
-            if actor not in self._ready:
-                ray.kill(actor)
-        stops = [actor.stop.remote() for actor in self._ready]
+        placed = self._ready + [task.actor for task in self._running.values() if task.item is _READY]
+        stops = [actor.stop.remote() for actor in placed]
         ray.wait(stops, num_returns=len(stops), timeout=10.0) if stops else None
-        for actor in self._ready:
+        for actor in placed + [task.actor for task in self._running.values() if task.item is _MADE]:
             ray.kill(actor)
 
 
@@ -220,6 +225,9 @@ class _Actor:
 
     def make(self, factory: Callable[[], Worker[Any, Any]]) -> None:
         self._worker = factory()
+
+    def start(self) -> None:
+        self._worker.start()
 
     def call(self, item: Any) -> Any:
         return self._worker(item)

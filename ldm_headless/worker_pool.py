@@ -15,14 +15,18 @@ _Result = TypeVar("_Result", covariant=True)
 
 
 class Worker(Protocol[_Item, _Result]):
-    """Something that is expensive to make and then works on one item after the other."""
+    """Something that is cheap to make, expensive to start, and then works on one item after the other."""
+
+    def start(self) -> None:
+        """Get ready for items. A worker that cannot go on itself raises WorkerLostError."""
+        ...
 
     def __call__(self, item: _Item, /) -> _Result:
         """Work on one item. A worker that cannot go on itself raises WorkerLostError."""
         ...
 
     def stop(self) -> None:
-        """Break off, soon, and free what it holds."""
+        """Break off, soon, and free what it holds; also while it starts."""
         ...
 
 
@@ -53,6 +57,7 @@ class LocalPool(Generic[Item, Result]):
         with ThreadPoolExecutor(self._in_flight) as executor:
             running: set[Future[Result]] = set()
             try:
+                worker.start()
                 while True:
                     running |= {
                         executor.submit(worker, item) for item in islice(waiting, self._in_flight - len(running))

@@ -72,11 +72,30 @@ def test_a_node_killed_in_the_middle_costs_no_image(two_nodes: tuple[str, Callab
 # What workers do wrong. The classes are made here, so that Ray sends them along: the nodes cannot import a test.
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def make_worker(behaviour: str, folder: Path) -> object:
     class Misbehaving:
+        late = False
+
+        def start(self) -> None:
+            try:
+                (folder / "first").mkdir()
+            except FileExistsError:
+                if behaviour == "late":  # it starts until it is stopped
+                    self.late = True
+                    (folder / "second").mkdir()
+                    wait_for(folder / "stopped late")
+
         def __call__(self, item: int) -> int:
             fell = folder / f"{item}"
-            if item == 5 and (behaviour == "always" or not fell.exists()):
+            if behaviour == "late":
+                wait_for(folder / "second")
+            elif item == 5 and (behaviour == "always" or not fell.exists()):
                 fell.touch()
                 if behaviour == "gives up":
                     raise WorkerLostError("cannot go on")
@@ -88,7 +107,7 @@ def make_worker(behaviour: str, folder: Path) -> object:
             return 10 * item
 
         def stop(self) -> None:
-            (folder / "stopped").touch()
+            (folder / ("stopped late" if self.late else "stopped")).touch()
 
     if behaviour == "no factory":
         raise JobError("cannot be made")
@@ -107,6 +126,9 @@ def test_workers_that_fail(tmp_path: Path) -> None:
     with ray_cluster(LOCAL):
         assert sorted(pool("once").map(range(12))) == list(range(0, 120, 10))
         assert (tmp_path / "once" / "stopped").exists()
+        late: RayPool[int, int] = RayPool(pool("late")._factory, 2, Needs(), in_flight=2)
+        assert sorted(late.map(range(12))) == list(range(0, 120, 10))
+        assert (tmp_path / "late" / "stopped late").exists()
         assert sorted(pool("gives up").map(range(12))) == list(range(0, 120, 10))
         assert sorted(pool("at the end").map(range(6))) == list(range(0, 60, 10))
         with pytest.raises(GenerationError, match="lost again and again"):

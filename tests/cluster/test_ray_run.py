@@ -108,4 +108,4 @@ def test_a_job_that_fails_fails_alone_and_a_broken_workflow_is_told_at_once(tmp_
 
 def test_a_worker_with_other_versions_is_refused() -> None:
     with pytest.raises(HostError, match=r"has \{'comfyui': .* install the same on all nodes"):
-        HostWorker(1, {"comfyui": "0"})
+        HostWorker(1, {"comfyui": "0"}).start()

@@ -283,4 +283,4 @@ def test_a_worker_whose_host_is_killed_during_its_start_is_lost(
     """Another one takes its place. One whose host cannot start ends the run: another one's would not start either."""
     monkeypatch.setenv("COMFYUI_PYTHON", str(host_program(tmp_path / "python", script)))
     with pytest.raises(error, match="died during its start with exit code"):
-        HostWorker(1, {})
+        HostWorker(1, {}).start()

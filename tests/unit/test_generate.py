@@ -315,9 +315,13 @@ def lines(out: Path) -> int:
 
 class Doubler:
     def __init__(self) -> None:
-        self.stopped = False
+        self.started = self.stopped = False
+
+    def start(self) -> None:
+        self.started = True
 
     def __call__(self, item: int) -> int:
+        assert self.started
         if item == 13:
             raise JobError("thirteen")
         return 2 * item
