@@ -25,7 +25,8 @@ _LAYOUT = """() => {
   const place = app.canvas.canvas.getBoundingClientRect()
   const covered = nodes.filter(({left, top}) => {
     const [x, y] = app.canvas.ds.convertOffsetToCanvas([left, top])
-    return document.elementFromPoint(place.left + x, place.top + y) !== app.canvas.canvas
+    // None is there beyond the window, which some graphs are wider than.
+    return ![null, app.canvas.canvas].includes(document.elementFromPoint(place.left + x, place.top + y))
   }).map(({title}) => title)
   return {overlapping, backward, clipped, covered}
 }"""
