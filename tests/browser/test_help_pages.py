@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from editor_hands import click_title
-from editor_page import Editor
+from editor_page import NEWER, Editor
 from playwright.sync_api import Browser
 
 from ldm_headless import PACK_ROOT, PrivateHost
@@ -17,8 +17,9 @@ def test_faults_are_noted(browser: Browser, host: PrivateHost, tmp_path: Path) -
     """What every other test relies on."""
     editor = Editor(browser, host.url, tmp_path)
     editor.page.evaluate("() => fetch('/extensions/comfyui-ldm/docs/images/absent.jpg')")
-    editor.page.evaluate("() => console.error('LDM is wrong')")
-    with pytest.raises(AssertionError, match=r"404 for .*/absent\.jpg\nconsole: LDM is wrong"):
+    error = "ldm is wrong" if NEWER else "wrong"
+    editor.page.evaluate("(error) => console.error(error)", error)
+    with pytest.raises(AssertionError, match=rf"404 for .*/absent\.jpg\nconsole: {error}"):
         editor.close()
 
 

@@ -105,17 +105,10 @@ def test_a_killed_client_goes_on_where_it_was(host: PrivateHost, tmp_path: Path,
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_client_takes_its_prompts_back_and_reports(
-    number: int,
-    status: int,
-    host: PrivateHost,
-    proxy: FaultProxy,
-    client: ComfyClient,
-    tmp_path: Path,
-    undisturbed: dict[str, bytes],
+    number: int, status: int, host: PrivateHost, client: ComfyClient, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    run = Run(tmp_path / "out", proxy.url)
+    run = Run(tmp_path / "out", host.url)
     run.wait_for_images(2)
-    proxy.delay = 0.3  # the two prompts that it has are taken back one after the other
     run.process.send_signal(number)
     assert "the same command goes on from there" in run.end(status)
     deadline = time.monotonic() + LIMIT
@@ -124,8 +117,7 @@ def test_a_stopped_client_takes_its_prompts_back_and_reports(
     assert client.queue_length() == 0
     counts = run.report()["counts"]
     assert 0 < counts["left"] < JOBS
-    proxy.delay = 0
-    again = Run(tmp_path / "out", proxy.url)
+    again = Run(tmp_path / "out", host.url)
     again.end(0)
     assert again.report()["counts"]["kept"] == counts["done"]
     assert images(run.out) == undisturbed

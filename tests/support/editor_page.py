@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
+# FRONTEND_ROOT names another editor than the host's own, with places and faults of its own.
+NEWER = "FRONTEND_ROOT" in os.environ
 READY = "() => !!(window.app && window.LiteGraph && window.LiteGraph.registered_node_types['LDMCheckpointLoader'])"
 # What would stand in front of the graph at a first visit.
 _QUIET = {
@@ -43,8 +45,8 @@ class Editor:
         page: For what a user does.
         screenshots: Folder that they go to.
         faults: What no test may cause: errors of the page, and requests for the pack's files that failed. While it
-            loads, only errors that name the pack: the editor has errors of its own then. The same of an editor that
-            FRONTEND_ROOT names: it asks an older host for what that does not have.
+            loads, only errors that name the pack: the editor has errors of its own then. The same of a newer
+            editor than the host's: it asks for what that host does not have.
     """
 
     def __init__(self, browser: Browser, url: str, screenshots: Path) -> None:
@@ -58,7 +60,7 @@ class Editor:
         self.page.on("response", lambda response: self._note_request(response.url, response.status))
         self.page.goto(url)
         self.page.wait_for_function(READY, timeout=180_000)
-        self._is_quiet = "FRONTEND_ROOT" not in os.environ
+        self._is_quiet = not NEWER
         self.page.evaluate(_KEEP_EVENTS)
         self.page.keyboard.press("Escape")
 
