@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,22 +76,24 @@ def random_reference(seed: int) -> Reference:
     return Reference(unet.eval(), vq.eval(), DDIMScheduler.from_config(config("scheduler/scheduler_config.json")))
 
 
-@pytest.fixture(scope="session")
+# Of a module, not of the session: gigabytes of memory and of disk that only two modules use.
+@pytest.fixture(scope="module")
 def full_size_reference() -> Reference:
     """The real model's size with random weights, in diffusers."""
     return random_reference(seed=0)
 
 
-@pytest.fixture(scope="session")
-def full_size_folder(full_size_reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def full_size_folder(full_size_reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same as a folder, by `save_pretrained`."""
     folder = tmp_path_factory.mktemp("full-size")
     for part, module in zip(("unet", "vqvae", "scheduler"), full_size_reference, strict=True):
         module.save_pretrained(folder / part)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def full_size(full_size_reference: Reference, full_size_folder: Path) -> tuple[ldm_backend.LatentDiffusion, Reference]:
     """Ours and diffusers."""
     return ldm_backend.load(full_size_folder, device="cpu"), full_size_reference

@@ -6,8 +6,8 @@ The tolerances are those of test_full_size.py, relative to the standard deviatio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,47 +54,9 @@ def weights(full_size_folder: Path) -> ldm_backend.LatentDiffusion:
     return ldm_backend.load(full_size_folder, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def compvis_file(weights, tmp_path_factory) -> Path:
-    """The released layout, 2.4 GB: Lightning extras, raw and averaged UNet, first stage; its YAML beside it."""
-    unet = weights.unet.state_dict()
-    ema = {key: tensor * EMA_FACTOR for key, tensor in unet.items()}
-    folder = tmp_path_factory.mktemp("compvis")
-    state = compvis_state_dict(CELEBAHQ_256, unet, weights.vq.state_dict(), ema)
-    torch.save(
-        {"state_dict": state, "global_step": 410_000, "optimizer_states": [{"lr": 9.6e-5}]}, folder / "model.ckpt"
-    )
-    (folder / "config.yaml").write_text((DATA / "celeba256.yaml").read_text())
-    return folder / "model.ckpt"
-
-
-def test_compvis_raw_weights(weights, full_size_reference, compvis_file):
-    """Every tensor arrives to the last bit, the parts of qkv included; so test_full_size.py holds for it."""
-    loaded = ldm_backend.load(compvis_file, device="cpu", weights="raw")
-    assert_same_tensors(loaded.unet, weights.unet)
-    assert_same_tensors(loaded.vq, weights.vq)
-    assert_same_model(loaded, full_size_reference.unet, lambda z: full_size_reference.vq.decode(z)["sample"])
-
-
-@torch.no_grad()
-def test_compvis_averaged_weights(full_size_reference, compvis_file):
-    """`auto` takes the EMA; diffusers computes the same eps with the same weights, and another with the raw ones."""
-    reference = full_size_reference
-    loaded = ldm_backend.load(compvis_file, device="cpu")
-    averaged: Any = UNet2DModel.from_config(reference.unet.config)
-    averaged.load_state_dict({key: tensor * EMA_FACTOR for key, tensor in reference.unet.state_dict().items()})
-    assert_same_model(loaded, averaged.eval(), lambda z: reference.vq.decode(z)["sample"])
-    x = draw_noise([3], (3, 64, 64))
-    assert relative_error(loaded.unet(x, 500), reference.unet(x, 500)["sample"]) > 1e-2
-
-
-def test_single_files_and_back_to_the_folder(weights, compvis_file, tmp_path):
+def test_single_files_and_back_to_the_folder(weights, full_size_folder, tmp_path):
     """Folder -> single file -> folder is bit-identical; fp16 stays within its rounding."""
-    source = replace(
-        read_checkpoint(compvis_file, "raw"),
-        unet=dict(weights.unet.state_dict()),
-        first_stage=dict(weights.vq.state_dict()),
-    )
+    source = read_checkpoint(full_size_folder)
     convert_to_single_file(source, tmp_path / "model.safetensors")
     single = read_checkpoint(tmp_path / "model.safetensors")
     assert single.config == CELEBAHQ_256
@@ -156,3 +118,39 @@ def test_churches(tmp_path):
     x = draw_noise([4], (3, 256, 256)).clamp(-1, 1)
     reference = kl.encode(x)["latent_dist"].mean * 0.25
     assert relative_error(loaded.vq.encode(x), reference) < 1e-3
+
+
+# Last in this file: until the end of it the disk holds this, too.
+@pytest.fixture(scope="module")
+def compvis_file(weights, tmp_path_factory) -> Iterator[Path]:
+    """The released layout, 2.4 GB: Lightning extras, raw and averaged UNet, first stage; its YAML beside it."""
+    unet = weights.unet.state_dict()
+    ema = {key: tensor * EMA_FACTOR for key, tensor in unet.items()}
+    folder = tmp_path_factory.mktemp("compvis")
+    state = compvis_state_dict(CELEBAHQ_256, unet, weights.vq.state_dict(), ema)
+    torch.save(
+        {"state_dict": state, "global_step": 410_000, "optimizer_states": [{"lr": 9.6e-5}]}, folder / "model.ckpt"
+    )
+    (folder / "config.yaml").write_text((DATA / "celeba256.yaml").read_text())
+    yield folder / "model.ckpt"
+    shutil.rmtree(folder)
+
+
+def test_compvis_raw_weights(weights, full_size_reference, compvis_file):
+    """Every tensor arrives to the last bit, the parts of qkv included; so test_full_size.py holds for it."""
+    loaded = ldm_backend.load(compvis_file, device="cpu", weights="raw")
+    assert_same_tensors(loaded.unet, weights.unet)
+    assert_same_tensors(loaded.vq, weights.vq)
+    assert_same_model(loaded, full_size_reference.unet, lambda z: full_size_reference.vq.decode(z)["sample"])
+
+
+@torch.no_grad()
+def test_compvis_averaged_weights(full_size_reference, compvis_file):
+    """`auto` takes the EMA; diffusers computes the same eps with the same weights, and another with the raw ones."""
+    reference = full_size_reference
+    loaded = ldm_backend.load(compvis_file, device="cpu")
+    averaged: Any = UNet2DModel.from_config(reference.unet.config)
+    averaged.load_state_dict({key: tensor * EMA_FACTOR for key, tensor in reference.unet.state_dict().items()})
+    assert_same_model(loaded, averaged.eval(), lambda z: reference.vq.decode(z)["sample"])
+    x = draw_noise([3], (3, 64, 64))
+    assert relative_error(loaded.unet(x, 500), reference.unet(x, 500)["sample"]) > 1e-2
