@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from common import machine, spread, write_weights
+from common import machine, scratch_weights, spread
 
 import ldm_backend
 
@@ -59,11 +59,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="folder for batch-<date>.md")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
         models = {given.checkpoint.name: given.checkpoint} if given.checkpoint else {"Demo": DEMO}
         if not given.checkpoint:
-            write_weights(Path(folder))
-            models["Random weights of the real model's size"] = Path(folder)
+            models["Random weights of the real model's size"] = stack.enter_context(scratch_weights())
         tables = [
             table(name, shares(ldm_backend.load(path), given.batches, given.rounds)) for name, path in models.items()
         ]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +60,25 @@ def write_weights(folder: Path) -> None:
             # that rounding would choose.
             torch.nn.init.normal_(model.quantize.embedding.weight)
         model.save_pretrained(folder / name)
+
+
+@contextmanager
+def scratch_weights(within: str = ".") -> Iterator[Path]:
+    """A scratch folder with such weights in its subfolder `within`.
+
+    They are gigabytes, so they go also when SIGTERM ends this program, as `timeout` does. Another process writes them,
+    so that neither its memory nor its draws of random numbers are this one's.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix="ldm-benchmark-") as name:
+        weights = Path(name) / within
+        weights.mkdir(parents=True, exist_ok=True)
+        process = get_context("spawn").Process(target=write_weights, args=(weights,), daemon=True)
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit("The weights could not be written; see above.")
+        yield Path(name)
 
 
 def spread(values: Sequence[float], form: str) -> str:

@@ -11,16 +11,16 @@ is kept in results/. Needs Linux and the private host (`make host`).
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from common import machine, spread, write_weights
+from common import machine, scratch_weights, spread
 from speed_sides import SEED, Worker
 
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
+
+WEIGHTS = "models/ldm/weights"  # in the host's base folder
 
 
 def prompt(seed: int, steps: int) -> dict[str, Any]:
@@ -53,16 +53,11 @@ def through_host(client: ComfyClient, seed: int, steps: int) -> tuple[float, int
 
 def measure(folder: Path, steps: int, pairs: int) -> list[str]:
     """One line for each pair, then the ratio."""
-    weights = folder / "base" / "models" / "ldm" / "weights"
-    weights.parent.mkdir(parents=True)
-    process = get_context("spawn").Process(target=write_weights, args=(weights,))
-    process.start()
-    process.join()
     arguments = ("--preview-method", "latent2rgb")
     bare, graph, previews = [], [], 0
     with (
-        Worker("ours", weights, None) as worker,
-        PrivateHost(find_host(), {"comfyui-ldm": PACK_ROOT}, folder / "base", arguments=arguments) as host,
+        Worker("ours", folder / WEIGHTS, None) as worker,
+        PrivateHost(find_host(), {"comfyui-ldm": PACK_ROOT}, folder, arguments=arguments) as host,
         ComfyClient(host.url) as client,
     ):
         worker.run("image", 1)
@@ -89,8 +84,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        lines = measure(Path(folder), arguments.steps, arguments.pairs)
+    with scratch_weights(WEIGHTS) as folder:
+        lines = measure(folder, arguments.steps, arguments.pairs)
     print("\n".join([*lines, "", machine()]))  # noqa: T201 - its whole output
 
 

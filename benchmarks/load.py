@@ -14,13 +14,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import MIB, SIDES, forget_peak, machine, resident, spread, write_weights
+from common import MIB, SIDES, forget_peak, machine, resident, scratch_weights, spread
 
 # In the measured process
 
@@ -148,17 +147,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="measurements of each side (default: 5)")
     parser.add_argument("--measure", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--working-set", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.write:
-        write_weights(arguments.write)
-    elif arguments.measure:
+    if arguments.measure:
         sys.stdout.write(json.dumps(measure(arguments.measure[0], Path(arguments.measure[1]))) + "\n")
     else:
-        with tempfile.TemporaryDirectory() as name:
-            run("--write", name)
-            size = sum(file.stat().st_size for file in Path(name).rglob("*.safetensors")) / MIB
-            results, working = compare(Path(name), arguments.runs)
+        with scratch_weights() as folder:
+            size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / MIB
+            results, working = compare(folder, arguments.runs)
         sys.stdout.write(report(results, working, size) + "\n")
 
 

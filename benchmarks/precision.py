@@ -11,13 +11,11 @@ an evaluation takes a minute: `--pairs 0` leaves the times out.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from common import machine, psnr, spread, write_weights
+from common import machine, psnr, scratch_weights, spread
 from speed_sides import DEMO, TIMESTEP, latents
 
 import ldm_backend
@@ -57,11 +55,8 @@ def pictures(name: str, sampler: str, grid: str, steps: int) -> list[float]:
 
 def time_table(names: list[str], pairs: int) -> list[str]:
     """Markdown."""
-    with tempfile.TemporaryDirectory() as folder:
-        process = get_context("spawn").Process(target=write_weights, args=(Path(folder),))
-        process.start()
-        process.join()
-        seconds = times(Path(folder), names, pairs)
+    with scratch_weights() as folder:
+        seconds = times(folder, names, pairs)
     lines = ["| one evaluation | fp32, s | it, s | fp32 / it |", "|---|---|---|---|"]
     for name in names:
         exact, short = zip(*seconds[name], strict=True)

@@ -3,7 +3,7 @@
     python benchmarks/speed.py --parts unet decode image
 
 Writes speed-<date>.md and .png. Needs Linux, 6 GB of memory, 1.4 GB in the temporary folder and
-`pip install -e '.[bench]'`; all parts take about 20 minutes of two idle CPU cores. Each side has a process of its own
+`pip install -e '.[bench]'`; all parts take about 30 minutes of two idle CPU cores. Each side has a process of its own
 with the same number of threads, fp32, torch.inference_mode. The sides take turns and swap places, never at the same
 time; a warm-up is not counted. A ratio is diffusers' time over ours of two runs that are neighbours in time.
 """
@@ -13,24 +13,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from common import SIDES, machine, spread, write_weights
+from common import SIDES, machine, scratch_weights, spread
 from speed_report import Compared, Section, compared_table, difference, draw_plot, report, scaled
 from speed_sides import Result, Worker
 
 CARD_STEPS = 200
 SOLVER = {"sampler": "unipc", "grid": "log_snr", "steps": 20}
 DEMO_STEPS = 10
-COMPILED_STEPS = 20
 BATCHES = (1, 4, 16)
 
 Turn = dict[str, Result]
@@ -48,11 +45,11 @@ class Bench:
         """Pairs of a part: its own number, or that of the command line."""
         return self.arguments.pairs or usual
 
-    def turns(self, pairs: int, task: str, *arguments: Any) -> list[Turn]:
-        """Run a task on both sides, after a warm-up of each; one result of each side for each pair."""
+    def turns(self, pairs: int, task: str, argument: int, warm_up: int | None = None) -> list[Turn]:
+        """Results of each pair, after a warm-up of each side with the same argument or its own."""
         for worker in self.workers.values():
-            worker.run(task, *arguments)
-        return [{side: self.workers[side].run(task, *arguments) for side in order(number)} for number in range(pairs)]
+            worker.run(task, argument if warm_up is None else warm_up)
+        return [{side: self.workers[side].run(task, argument) for side in order(number)} for number in range(pairs)]
 
 
 def order(number: int) -> tuple[str, ...]:
@@ -86,22 +83,24 @@ def decode(bench: Bench) -> list[Section]:
 
 def compiled(bench: Bench) -> list[Section]:
     """Our UNet with the loader's input `compile` beside diffusers' eager one, and what starting it costs."""
-    theirs = bench.workers["diffusers"]
+    theirs, steps = bench.workers["diffusers"], bench.arguments.image_steps
     with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
         first = worker.loaded.seconds + worker.run("unet", 1).seconds
     with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
         second = worker.loaded.seconds + worker.run("unet", 1).seconds
         pair = replace(bench, workers={"ours": worker, "diffusers": theirs})
-        rows = [
-            seconds_of("UNet, one evaluation", pair.turns(bench.pairs(9), "unet", 1)),
-            seconds_of(f"Whole image, {COMPILED_STEPS} steps", pair.turns(1, "image", COMPILED_STEPS)),
-        ]
+        evaluations = pair.turns(bench.pairs(9), "unet", 1)
+        pictures = pair.turns(bench.arguments.images, "image", steps, warm_up=1)
+    rows = [
+        seconds_of("UNet, one evaluation, with compile", evaluations),
+        seconds_of(f"Whole image, {steps} steps, with compile", pictures),
+    ]
     text = (
         "The input `compile` of the loader, which on the CPU in fp32 keeps larger kernels and compiles nothing. "
         f"Loading and the first evaluation took {first:.1f} s in a first process, {second:.1f} s in a second one. "
         "diffusers runs eager, as above."
     )
-    return [Section("Compiled", [text, "", *compared_table(rows, "s")])]
+    return [Section("Compiled", [text, "", *compared_table(rows, "s")], rows)]
 
 
 def batch(bench: Bench) -> list[Section]:
@@ -203,12 +202,16 @@ def memory(bench: Bench) -> list[Section]:
         ours, theirs = ([pair[side] for pair in found] for side in SIDES)
         return Compared(name, ours, theirs, ".0f")
 
+    def of_image(ours: str) -> Callable[[str], float]:
+        return lambda side: max(result.peak for result in fresh(ours if side == "ours" else side, ("image", 2)))
+
     def of_decode(task: str, batch: int) -> Callable[[str], float]:
         # The small latent first: it reads the weights and compiles nothing that depends on the size.
         return lambda side: fresh(side, ("decode", 1, 8), (task, batch))[1].working_set
 
     rows = [
-        compared("Peak memory, image", lambda side: max(result.peak for result in fresh(side, ("image", 2)))),
+        compared("Peak memory, image", of_image("ours")),
+        compared("Peak memory, image, with compile", of_image("compiled")),
         compared("decode to uint8, 1 picture", of_decode("decode_pictures", 1)),
         compared("decode to uint8, 8 pictures (ours one by one)", of_decode("decode_pictures", 8)),
         compared("decode, 8 pictures in one batch", of_decode("decode", 8)),
@@ -217,7 +220,7 @@ def memory(bench: Bench) -> list[Section]:
         "Image: resident memory at most while loading, sampling (2 steps; more need no more) and decoding, above that "
         "after the imports; the weights are in it. Decoding: resident at most, above that before it."
     )
-    return [Section("Memory", [text, "", *compared_table(rows, "MiB")], rows[:1])]
+    return [Section("Memory", [text, "", *compared_table(rows, "MiB")], rows[:2])]
 
 
 PARTS: dict[str, Callable[[Bench], list[Section]]] = {
@@ -234,9 +237,6 @@ PARTS: dict[str, Callable[[Bench], list[Section]]] = {
 
 def measure(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[list[Section], int]]:
     """After each of the chosen parts: the sections so far, and the number of threads of each side."""
-    process = get_context("spawn").Process(target=write_weights, args=(folder,))
-    process.start()
-    process.join()
     sections = []
     with ExitStack() as stack:
         workers = {side: stack.enter_context(Worker(side, folder, arguments.threads)) for side in SIDES}
@@ -278,7 +278,12 @@ def main() -> None:
     parser.add_argument(
         "--pairs", "--runs", type=int, help="pairs of each part but whole images (default: 2 to 9, by part)"
     )
-    parser.add_argument("--images", type=int, default=1, help="pairs of whole images (default: 1, some 8 minutes each)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=1,
+        help="pairs of whole images (default: 1, some 8 minutes each, of `compiled` likewise)",
+    )
     parser.add_argument("--image-steps", type=int, default=CARD_STEPS, help=f"of a whole image (default: {CARD_STEPS})")
     parser.add_argument("--threads", type=int, help="of each side (default: as torch chooses)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table and the plot")
@@ -288,8 +293,8 @@ def main() -> None:
     if not find_spec("matplotlib"):
         sys.stderr.write("matplotlib is not installed: there will be no plot. pip install -e '.[bench]' brings it.\n")
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        for sections, threads in measure(Path(folder), arguments):
+    with scratch_weights() as folder:
+        for sections, threads in measure(folder, arguments):
             write(sections, threads, load, arguments.out)
 
 
