@@ -23,7 +23,7 @@ from typing import Any
 
 from common import SIDES, machine, scratch_weights, spread
 from speed_report import Compared, Section, compared_table, difference, draw_plot, report, scaled
-from speed_sides import Result, Worker
+from speed_sides import TURN, Result, Worker, images_in_turns
 
 CARD_STEPS = 200
 SOLVER = {"sampler": "unipc", "grid": "log_snr", "steps": 20}
@@ -45,11 +45,18 @@ class Bench:
         """Pairs of a part: its own number, or that of the command line."""
         return self.arguments.pairs or usual
 
-    def turns(self, pairs: int, task: str, argument: int, warm_up: int | None = None) -> list[Turn]:
-        """Results of each pair, after a warm-up of each side with the same argument or its own."""
+    def turns(self, pairs: int, task: str, *arguments: Any) -> list[Turn]:
+        """Run a task on both sides, after a warm-up of each; one result of each side for each pair."""
         for worker in self.workers.values():
-            worker.run(task, argument if warm_up is None else warm_up)
-        return [{side: self.workers[side].run(task, argument) for side in order(number)} for number in range(pairs)]
+            worker.run(task, *arguments)
+        return [{side: self.workers[side].run(task, *arguments) for side in order(number)} for number in range(pairs)]
+
+    def pictures(self) -> list[Turn]:
+        """Whole pictures of both sides, drawn side by side, after a warm-up of one step."""
+        for worker in self.workers.values():
+            worker.run("image", 1)
+        steps = self.arguments.image_steps
+        return [images_in_turns(self.workers, order(number), steps) for number in range(self.arguments.images)]
 
 
 def order(number: int) -> tuple[str, ...]:
@@ -83,18 +90,16 @@ def decode(bench: Bench) -> list[Section]:
 
 def compiled(bench: Bench) -> list[Section]:
     """Our UNet with the loader's input `compile` beside diffusers' eager one, and what starting it costs."""
-    theirs, steps = bench.workers["diffusers"], bench.arguments.image_steps
+    theirs = bench.workers["diffusers"]
     with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
         first = worker.loaded.seconds + worker.run("unet", 1).seconds
     with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
         second = worker.loaded.seconds + worker.run("unet", 1).seconds
         pair = replace(bench, workers={"ours": worker, "diffusers": theirs})
-        evaluations = pair.turns(bench.pairs(9), "unet", 1)
-        pictures = pair.turns(bench.arguments.images, "image", steps, warm_up=1)
-    rows = [
-        seconds_of("UNet, one evaluation, with compile", evaluations),
-        seconds_of(f"Whole image, {steps} steps, with compile", pictures),
-    ]
+        rows = [
+            seconds_of("UNet, one evaluation, with compile", pair.turns(bench.pairs(9), "unet", 1)),
+            seconds_of(f"Whole image, {bench.arguments.image_steps} steps, with compile", pair.pictures()),
+        ]
     text = (
         "The input `compile` of the loader, which on the CPU in fp32 keeps larger kernels and compiles nothing. "
         f"Loading and the first evaluation took {first:.1f} s in a first process, {second:.1f} s in a second one. "
@@ -114,18 +119,11 @@ def batch(bench: Bench) -> list[Section]:
 def images(bench: Bench) -> list[Section]:
     """Whole pictures: the same steps on both sides, and our fast solver against diffusers' steps."""
     steps, parts = bench.arguments.image_steps, bench.arguments.parts
-    for worker in bench.workers.values():
-        worker.run("image", 1)
-    card: list[Turn] = []
+    card = bench.pictures()
     fast: list[Turn] = []
-    for number in range(bench.arguments.images):
-        turn: Turn = {}
-        for side in order(number) if "image" in parts else ("diffusers",):
-            turn[side] = bench.workers[side].run("image", steps)
-            if side == "diffusers" and "solver" in parts:
-                solver = bench.workers["ours"].run("image", SOLVER["steps"], SOLVER["sampler"], SOLVER["grid"])
-                fast.append({"ours": solver, side: turn[side]})
-        card.append(turn)
+    if "solver" in parts:
+        solver = SOLVER["steps"], SOLVER["sampler"], SOLVER["grid"]
+        fast = [turn | {"ours": bench.workers["ours"].run("image", *solver)} for turn in card]
     return [
         *([card_section(card, steps)] if "image" in parts else []),
         *([solver_section(fast, steps)] if fast else []),
@@ -137,7 +135,8 @@ def card_section(turns: list[Turn], steps: int) -> Section:
     ours, theirs = ([turn[side].laps[-1] / steps for turn in turns] for side in SIDES)
     rows = [seconds_of(f"Whole image, {steps} steps", turns), Compared("for each step", ours, theirs, ".3f")]
     text = (
-        f"Seed 3, DDIM with {steps} steps, eta 0, decoded to uint8; loading excluded. diffusers: the model card's loop."
+        f"Seed 3, {steps} DDIM steps, eta 0, decoded to uint8; loading excluded. diffusers: the model card's loop. "
+        f"{TURN} steps here, {TURN} there, so that a machine that changes its pace changes it for both."
     )
     return Section("A whole image", [text, "", *compared_table(rows, "s")], rows[:1])
 

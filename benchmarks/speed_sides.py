@@ -1,6 +1,7 @@
 """The two programs that speed.py compares, and the process that each of them runs in.
 
 A program imports in `__init__`, loads in `load`; its other methods are tasks, each returning what it made as an array.
+A whole picture takes minutes, in which a machine may change its pace: two sides draw theirs in turns of a few steps.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from common import forget_peak, resident
 SEED = 3
 TIMESTEP = 500
 DEMO = Path(__file__).parents[1] / "demo" / "portraits-128"
+TURN = 10  # steps of a picture, until the other side goes on with its own
 
 
 @functools.cache
@@ -29,17 +31,46 @@ def latents(batch: int, size: int = 64, channels: int = 3) -> Any:
     return torch.randn((batch, channels, size, size), generator=torch.Generator().manual_seed(0))
 
 
+class Clock:
+    """Time of a task without its pauses, and the laps that it notes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.laps: list[float] = []
+        self.paused = 0.0
+        self.turn = 0
+
+    def start(self, turn: int) -> float:
+        """Forget the task before; pause after each `turn` steps, never if that is 0. Returns: now."""
+        self.laps.clear()
+        self.paused, self.turn = 0.0, turn
+        return self.now()
+
+    def now(self) -> float:
+        """Seconds, without pauses."""
+        return time.perf_counter() - self.paused
+
+    def step(self) -> None:
+        """Note the end of a step; at the end of a turn, wait until told to go on."""
+        self.laps.append(self.now())
+        if self.turn and len(self.laps) % self.turn == 0:
+            start = time.perf_counter()
+            self.connection.send(None)
+            self.connection.recv()
+            self.paused += time.perf_counter() - start
+
+
 class Ours:
     """ldm_backend."""
 
     compiled = False
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         import ldm_backend.pipeline
         import ldm_backend.samplers
 
         self.backend = ldm_backend
-        self.laps: list[float] = []
+        self.clock = clock
 
     def load(self, folder: Path) -> None:
         """Both networks and the schedule from the folder of the weights."""
@@ -58,14 +89,14 @@ class Ours:
         return self.backend.pipeline.decode_to_uint8(self.model, latents(batch))
 
     def image(self, steps: int, sampler: str = "ddim", grid: str = "leading") -> np.ndarray:
-        """A whole picture; in `laps`, when each step ended."""
+        """A whole picture; each step ends with one of the clock."""
         return self.backend.generate(
             self.model,
             [SEED],
             steps,
             sampler=sampler,
             grid=grid,
-            callback=lambda _: self.laps.append(time.perf_counter()),
+            callback=lambda _: self.clock.step(),
         )
 
     def load_demo(self) -> None:
@@ -73,14 +104,14 @@ class Ours:
         self.demo = self.backend.load(DEMO, device="cpu")
 
     def solver(self, name: str, steps: int) -> np.ndarray:
-        """Latents of a sampler on the demo model; in `laps`, the seconds of each evaluation of the network."""
+        """Latents of a sampler on the demo model; as laps, the seconds of each evaluation of the network."""
         config = self.demo.config.unet
         x_T = latents(1, config.sample_size, config.in_channels)
 
         def eps_model(x: Any, t: float) -> Any:
             start = time.perf_counter()
             eps = self.demo.unet(x, t)
-            self.laps.append(time.perf_counter() - start)
+            self.clock.laps.append(time.perf_counter() - start)
             return eps
 
         step_noise = self.backend.pipeline.StepNoise([SEED], x_T.shape[1:])
@@ -98,13 +129,13 @@ class OursCompiled(Ours):
 class Diffusers:
     """diffusers' networks and scheduler, eager; the picture by the unrolled loop of the model card."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         from diffusers.models.autoencoders.vq_model import VQModel
         from diffusers.models.unets.unet_2d import UNet2DModel
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         self.classes: tuple[Any, ...] = (UNet2DModel, VQModel, DDIMScheduler)
-        self.laps: list[float] = []
+        self.clock = clock
 
     def load(self, folder: Path) -> None:
         """Both networks and the schedule from the folder of the weights."""
@@ -126,7 +157,7 @@ class Diffusers:
         return self.to_uint8(self.vq.decode(latents(batch)).sample)
 
     def image(self, steps: int) -> np.ndarray:
-        """The model card's picture; in `laps`, when each step ended."""
+        """The model card's picture; each step ends with one of the clock."""
         import torch
 
         config = self.network.config
@@ -136,7 +167,7 @@ class Diffusers:
         for t in self.scheduler.timesteps:
             residual = self.network(image, t)["sample"]
             image = self.scheduler.step(residual, t, image, eta=0.0)["prev_sample"]
-            self.laps.append(time.perf_counter())
+            self.clock.step()
         return self.to_uint8(self.vq.decode(image)["sample"])
 
     @staticmethod
@@ -164,19 +195,19 @@ def serve(side: str, threads: int | None, connection: Connection) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-    program: Any = PROGRAMS[side]()
+    clock = Clock(connection)
+    program: Any = PROGRAMS[side](clock)
     connection.send(torch.get_num_threads())
     imports = resident()
     while task := connection.recv():
-        name, arguments = task
-        program.laps.clear()
+        name, arguments, turn = task
         forget_peak()
         before = resident()
-        start = time.perf_counter()
+        start = clock.start(turn)
         with torch.inference_mode(name not in {"load", "load_demo"}):
             output = getattr(program, name)(*arguments)
-        seconds, peak = time.perf_counter() - start, resident("VmHWM")
-        laps = [lap - start for lap in program.laps] if name == "image" else list(program.laps)
+        seconds, peak = clock.now() - start, resident("VmHWM")
+        laps = [lap - start for lap in clock.laps] if name == "image" else list(clock.laps)
         connection.send(Result(seconds, laps, output, peak - imports, peak - before))
 
 
@@ -201,7 +232,7 @@ class Worker(AbstractContextManager["Worker"]):
 
     def run(self, task: str, *arguments: Any) -> Result:
         """Do a task and wait for it."""
-        self.connection.send((task, arguments))
+        self.connection.send((task, arguments, 0))
         return self.receive(task)
 
     def receive(self, task: str) -> Any:
@@ -218,7 +249,29 @@ class Worker(AbstractContextManager["Worker"]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.process.is_alive():
+    def __exit__(self, error: object, *_: object) -> None:
+        if error:
+            self.process.kill()  # it may be in the midst of a long task
+        elif self.process.is_alive():
             self.connection.send(None)
         self.process.join()
+
+
+def images_in_turns(workers: dict[str, Worker], sides: tuple[str, ...], steps: int) -> dict[str, Result]:
+    """The same picture on each side, in turns of TURN steps; who was first in a round is last in the next.
+
+    Args:
+        workers: by side.
+        sides: which, and who begins.
+        steps: of the picture.
+    """
+    results: dict[str, Result] = {}
+    message: dict[str, Any] = dict.fromkeys(sides, ("image", (steps,), TURN))
+    while len(results) < len(sides):
+        for side in [side for side in sides if side not in results]:
+            workers[side].connection.send(message[side])
+            message[side] = "go on"
+            if (reply := workers[side].receive("image")) is not None:
+                results[side] = reply
+        sides = sides[::-1]
+    return results
