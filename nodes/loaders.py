@@ -28,6 +28,7 @@ class LDMCheckpointLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """What the host shows."""
+        names = checkpoint_names()
         return make_schema(
             node_id="LDMCheckpointLoader",
             display_name="LDM Checkpoint Loader",
@@ -40,7 +41,8 @@ class LDMCheckpointLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=checkpoint_names(),
+                    options=names,
+                    default=next(iter(names), ""),  # what a new node holds; the editor's search shows it
                     tooltip=(
                         "Folder of the model, below ComfyUI/models/ldm. After copying a new one there, press R to "
                         "refresh this list."

@@ -36,10 +36,15 @@ def other_host(
         yield running
 
 
+def choices(spec: list[Any]) -> list[str] | None:
+    """What an input lets choose from, in the notation of any host; None for one that is no list."""
+    kind, options = spec
+    return options["options"] if kind == "COMBO" else kind if isinstance(kind, list) else None
+
+
 def names(client: ComfyClient) -> list[str]:
     """What the loader offers."""
-    kind, options = client.object_info()["LDMCheckpointLoader"]["input"]["required"]["checkpoint"]
-    return options["options"] if kind == "COMBO" else kind
+    return choices(client.object_info()["LDMCheckpointLoader"]["input"]["required"]["checkpoint"]) or []
 
 
 def test_awkward_folder_name_and_own_paths(other_host, graph):
@@ -134,7 +139,7 @@ def test_batch_whose_index_is_wrong(other_host, graph):
 
 
 def test_every_node_explains_itself(client: ComfyClient):
-    """Names, category, description, and a tooltip on every input and output."""
+    """Names, category, description, a tooltip on every input and output, and what a new node chooses in lists."""
     info = client.object_info()
     assert sorted(name for name in info if name.startswith("LDM")) == NODE_IDS
     for node_id in NODE_IDS:
@@ -146,6 +151,7 @@ def test_every_node_explains_itself(client: ComfyClient):
         for kind in ("required", "optional"):
             for name, spec in node["input"].get(kind, {}).items():
                 assert len(spec[1].get("tooltip", "")) > 20, f"{node_id}.{name}"
+                assert (listed := choices(spec)) is None or spec[1]["default"] in listed, f"{node_id}.{name}"
 
 
 def test_help_pages_are_served(client: ComfyClient):
