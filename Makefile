@@ -70,7 +70,7 @@ format: $(DEV_STAMP) ## Repair what ruff can repair
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-bench: .venv/.installed-bench ## Speed and memory beside diffusers, 30 minutes; ARGS=... goes to benchmarks/speed.py
+bench: .venv/.installed-bench ## Speed and memory beside diffusers, 45 minutes; ARGS=... goes to benchmarks/speed.py
 	.venv/bin/python benchmarks/speed.py $(ARGS)
 
 host: $(RUN_STAMP) $(HOST_STAMP) ## Install the private ComfyUI into .comfyui

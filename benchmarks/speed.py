@@ -3,7 +3,7 @@
     python benchmarks/speed.py --parts unet decode image
 
 Writes speed-<date>.md and .png. Needs Linux, 6 GB of memory, 1.4 GB in the temporary folder and
-`pip install -e '.[bench]'`; all parts take about 30 minutes of two idle CPU cores. Each side has a process of its own
+`pip install -e '.[bench]'`; all parts take about 45 minutes of two idle CPU cores. Each side has a process of its own
 with the same number of threads, fp32, torch.inference_mode. The sides take turns and swap places, never at the same
 time; a warm-up is not counted. A ratio is diffusers' time over ours of two runs that are neighbours in time.
 """
@@ -190,14 +190,13 @@ def solvers(bench: Bench) -> list[Section]:
 
 def memory(bench: Bench) -> list[Section]:
     """Peak of a whole image, and working sets of decoding; each number from a fresh process."""
-    pairs = bench.pairs(2)
 
     def fresh(side: str, *tasks: tuple[Any, ...]) -> tuple[Result, Result]:
         with Worker(side, bench.folder, bench.arguments.threads) as worker:
             return worker.loaded, [worker.run(*task) for task in tasks][-1]
 
-    def compared(name: str, value: Callable[[str], float]) -> Compared:
-        found = [{side: value(side) for side in order(number)} for number in range(pairs)]
+    def compared(name: str, value: Callable[[str], float], usual: int = 2) -> Compared:
+        found = [{side: value(side) for side in order(number)} for number in range(bench.pairs(usual))]
         ours, theirs = ([pair[side] for pair in found] for side in SIDES)
         return Compared(name, ours, theirs, ".0f")
 
@@ -209,8 +208,8 @@ def memory(bench: Bench) -> list[Section]:
         return lambda side: fresh(side, ("decode", 1, 8), (task, batch))[1].working_set
 
     rows = [
-        compared("Peak memory, image", of_image("ours")),
-        compared("Peak memory, image, with compile", of_image("compiled")),
+        compared("Peak memory, image", of_image("ours"), 5),
+        compared("Peak memory, image, with compile", of_image("compiled"), 5),
         compared("decode to uint8, 1 picture", of_decode("decode_pictures", 1)),
         compared("decode to uint8, 8 pictures (ours one by one)", of_decode("decode_pictures", 8)),
         compared("decode, 8 pictures in one batch", of_decode("decode", 8)),
