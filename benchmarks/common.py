@@ -8,7 +8,6 @@ import re
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,19 +65,23 @@ def write_weights(folder: Path) -> None:
 def scratch_weights(within: str = ".") -> Iterator[Path]:
     """A scratch folder with such weights in its subfolder `within`.
 
-    They are gigabytes, so they go also when SIGTERM ends this program, as `timeout` does. Another process writes them,
-    so that neither its memory nor its draws of random numbers are this one's.
+    They are gigabytes, so they go also when SIGTERM ends this program, as `timeout` does; after SIGKILL the next one
+    clears them away. Another process writes them, so that neither its memory nor its draws of random numbers are this
+    one's.
     """
+    from ldm_headless.scratch_folder import ScratchFolder
+
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    with tempfile.TemporaryDirectory(prefix="ldm-benchmark-") as name:
-        weights = Path(name) / within
-        weights.mkdir(parents=True, exist_ok=True)
-        process = get_context("spawn").Process(target=write_weights, args=(weights,), daemon=True)
+    folder = ScratchFolder()
+    try:
+        process = get_context("spawn").Process(target=write_weights, args=(folder.path / within,), daemon=True)
         process.start()
         process.join()
         if process.exitcode:
             raise SystemExit("The weights could not be written; see above.")
-        yield Path(name)
+        yield folder.path
+    finally:
+        folder.remove()
 
 
 def spread(values: Sequence[float], form: str) -> str:

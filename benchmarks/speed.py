@@ -51,17 +51,17 @@ class Bench:
             worker.run(task, *arguments)
         return [{side: self.workers[side].run(task, *arguments) for side in order(number)} for number in range(pairs)]
 
-    def pictures(self) -> list[Turn]:
-        """Whole pictures of both sides, drawn side by side, after a warm-up of one step."""
+    def pictures(self, sides: tuple[str, ...] = SIDES) -> list[Turn]:
+        """Whole pictures of these sides, drawn in turns, after a warm-up of one step on both."""
         for worker in self.workers.values():
             worker.run("image", 1)
         steps = self.arguments.image_steps
-        return [images_in_turns(self.workers, order(number), steps) for number in range(self.arguments.images)]
+        return [images_in_turns(self.workers, order(number, sides), steps) for number in range(self.arguments.images)]
 
 
-def order(number: int) -> tuple[str, ...]:
+def order(number: int, sides: tuple[str, ...] = SIDES) -> tuple[str, ...]:
     """Sides of a pair, in turn."""
-    return SIDES if number % 2 == 0 else SIDES[::-1]
+    return sides if number % 2 == 0 else sides[::-1]
 
 
 def seconds_of(name: str, turns: list[Turn], images: int = 0) -> Compared:
@@ -119,7 +119,7 @@ def batch(bench: Bench) -> list[Section]:
 def images(bench: Bench) -> list[Section]:
     """Whole pictures: the same steps on both sides, and our fast solver against diffusers' steps."""
     steps, parts = bench.arguments.image_steps, bench.arguments.parts
-    card = bench.pictures()
+    card = bench.pictures(SIDES if "image" in parts else ("diffusers",))
     fast: list[Turn] = []
     if "solver" in parts:
         solver = SOLVER["steps"], SOLVER["sampler"], SOLVER["grid"]

@@ -182,7 +182,7 @@ PROGRAMS = {"ours": Ours, "compiled": OursCompiled, "diffusers": Diffusers}
 class Result(NamedTuple):
     """What a task took and made."""
 
-    seconds: float
+    seconds: float  # without pauses
     laps: list[float]  # as the task wrote them; those of `image` are seconds from its start to the end of each step
     output: np.ndarray | None
     peak: float  # MiB resident at most during the task, above what was resident after the imports
@@ -236,7 +236,7 @@ class Worker(AbstractContextManager["Worker"]):
         return self.receive(task)
 
     def receive(self, task: str) -> Any:
-        """What the process answers, or why it cannot."""
+        """What the process answers, None where it pauses, or why it cannot."""
         try:
             return self.connection.recv()
         except EOFError:
