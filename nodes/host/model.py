@@ -27,6 +27,7 @@ from ...ldm_backend.precision import FORMATS, resolve, set_precision
 from ...ldm_backend.schedule import Schedule
 from ...ldm_backend.unet import UNet
 from ...ldm_backend.vq import VQModel
+from .layers import host_layers
 from .memory import make_chunks
 from .model_sampling import LDMModelSampling
 
@@ -91,7 +92,7 @@ class HostUNet(UNet):
 
     def __init__(self, config: UNetConfig, dtype: torch.dtype, operations: Any, device: torch.device) -> None:
         # Built without memory: the weights of the checkpoint become the parameters, so nothing is allocated twice.
-        super().__init__(config, operations=operations, dtype=dtype, device="meta")
+        super().__init__(config, operations=host_layers(operations), dtype=dtype, device="meta")
         self._chunks = make_chunks("UNet", self)
 
     def forward(self, x: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -177,6 +178,10 @@ def make_model(
     model = LDMModel(name, checkpoint, vq, resolve(precision, device))
     if compiled:
         model.diffusion_model.compile_evaluation()
+    # The plain patcher on every host. The one of DynamicVRAM leaves the weights where they were read and hands layers a
+    # copy at each call; the kernels and graphs that this network keeps belong to weights that stay in their place, and
+    # saving a merged model needs all patches applied at once, which that one cannot do. The host moves these 1.1 GB out
+    # for other models, and back, as it did before.
     return ModelPatcher(
         model,
         load_device=device,

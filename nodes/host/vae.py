@@ -27,6 +27,7 @@ from ...ldm_backend.kl import KLModel
 from ...ldm_backend.memory import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
 from ...ldm_backend.tiled_decode import MIN_TILE
 from ...ldm_backend.vq import VQModel
+from .layers import host_layers
 from .memory import check_first_stage, make_chunks
 
 # The smallest network that the host's constructor accepts. It only serves to have the host set every attribute of a
@@ -182,7 +183,7 @@ def make_vq(config: FirstStageConfig, state_dict: dict[str, Tensor], source: str
         source: file, for errors.
     Raises: CheckpointError: keys or shapes do not fit the configuration.
     """
-    vq = build_first_stage(config, comfy.ops.disable_weight_init, "meta")
+    vq = build_first_stage(config, host_layers(comfy.ops.disable_weight_init), "meta")
     load_into(vq, state_dict, source)
     return vq
 
