@@ -8,6 +8,7 @@ from importlib import import_module
 from comfy_api.latest import ComfyExtension, io
 
 from .host.folders import register_folders
+from .host.replacements import Renamed, register_renamed
 
 NODES: dict[str, tuple[str, ...]] = {
     "loaders": ("LDMCheckpointLoader",),
@@ -27,9 +28,16 @@ NODES: dict[str, tuple[str, ...]] = {
 }
 """Module -> its nodes. Each module is imported by itself: one that fails takes no other along."""
 
+RENAMED: tuple[Renamed, ...] = ()
+"""Nodes of earlier versions that are called otherwise now; none so far."""
+
 
 class LDMExtension(ComfyExtension):
     """The pack as ComfyUI sees it."""
+
+    async def on_load(self) -> None:
+        """Make workflows with old names of nodes run. Hosts up to 0.3.75 do not call this."""
+        await register_renamed(RENAMED)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes; the model folders are registered first, since the loader lists them."""

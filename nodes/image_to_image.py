@@ -59,6 +59,7 @@ class LDMImageToImage(io.ComfyNode):
                 eta_input("Only for ddim: noise added at each step. 0: none. 1: as much as DDPM adds."),
                 grid_input("trailing"),
             ],
+            advanced=("eta", "grid"),
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT", tooltip="The changed latents, for LDM VQ Decode, VAE Decode or latent nodes."

@@ -69,6 +69,7 @@ class LDMInpaint(io.ComfyNode):
                     ),
                 ),
             ],
+            advanced=("grid", "jump_length"),
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",

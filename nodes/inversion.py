@@ -53,6 +53,7 @@ class LDMDDIMInversion(io.ComfyNode):
                     ),
                 ),
             ],
+            advanced=("grid", "iterations"),
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",

@@ -9,15 +9,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ldm_backend.checkpoint import WEIGHTS, read_checkpoint
+from ..ldm_backend.checkpoint import WEIGHTS
 from ..ldm_backend.errors import ConfigError, LDMError, brief
-from ..ldm_backend.file_marks import FileMark
 from ..ldm_backend.precision import PRECISIONS
 from ..ldm_backend.presets import PRESETS
-from .host.folders import checkpoint_fingerprint, checkpoint_names, checkpoint_path
-from .host.model import make_model
+from .host.folders import checkpoint_fingerprint, checkpoint_names
+from .host.loading import Choice, load_checkpoint
 from .host.schema import make_schema
-from .host.vae import LDMVAE, make_vq
 
 AUTO = "auto"
 
@@ -90,6 +88,7 @@ class LDMCheckpointLoader(io.ComfyNode):
                     ),
                 ),
             ],
+            advanced=("weights", "config", "precision", "compile"),
             outputs=[
                 io.Model.Output(
                     display_name="MODEL",
@@ -104,6 +103,14 @@ class LDMCheckpointLoader(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: Any) -> bool:
+        """Let every name pass, so that `execute` says on every host where it looked and where checkpoints belong.
+
+        Hosts from 0.8 check choices themselves unless a node names them here, and say only that this is none.
+        """
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, **_: Any) -> object:
@@ -130,8 +137,5 @@ class LDMCheckpointLoader(io.ComfyNode):
         if config not in (AUTO, *PRESETS):
             # Only names: a path from a workflow could be any file of this machine.
             raise ConfigError(f"config is {brief(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
-        path = checkpoint_path(checkpoint)
-        found = read_checkpoint(path, weights, None if config == AUTO else config)
-        mark = FileMark.of(found.first_stage_file)
-        vq = make_vq(found.config.vq, found.first_stage, found.first_stage_file)
-        return io.NodeOutput(make_model(checkpoint, found, vq, precision, compile), LDMVAE(vq, mark))
+        choice = Choice(checkpoint, weights, None if config == AUTO else config, precision, compile)
+        return io.NodeOutput(*load_checkpoint(choice))

@@ -63,6 +63,7 @@ class LDMDDIMSampler(io.ComfyNode):
                     ),
                 ),
             ],
+            advanced=("grid", "cache_interval", "cache_depth"),
             outputs=[finished_latents()],
             hidden=[io.Hidden.unique_id],
         )
@@ -118,6 +119,7 @@ class LDMSampler(io.ComfyNode):
                 grid_input("log_snr"),
                 step_seed_input("for samplers that add noise (ddpm, dpmpp_2m_sde)"),
             ],
+            advanced=("grid",),
             outputs=[finished_latents()],
             hidden=[io.Hidden.unique_id],
         )

@@ -8,21 +8,28 @@ from pathlib import Path, PurePosixPath
 import folder_paths
 
 from ...ldm_backend.checkpoint import single_files
-from ...ldm_backend.errors import CheckpointError
-from ...ldm_backend.file_names import SINGLE_FILE_ENDINGS
+from ...ldm_backend.errors import CheckpointError, brief
+from ...ldm_backend.file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
 
 FOLDER_KIND = "ldm"
 DEMO_NAME = "portraits-128"
 MARKER = Path("unet", "config.json")  # what makes a directory a checkpoint
 
 _DEMO_ROOT = Path(__file__).parents[2] / "demo"
+_PART_ENDINGS = {Path(name).suffix for name in WEIGHT_NAMES}  # of the files in a Hugging Face folder
 _MAX_DEPTH = 2  # "celebahq-256" and "CompVis/ldm-celebahq-256"
 
 
 def register_folders() -> None:
-    """Add `models/ldm` and, last, the pack's demo to the host's paths. The user's own entries stay in front."""
+    """Add `models/ldm` and, last, the pack's demo to the host's paths. The user's own entries stay in front.
+
+    The host itself lists the files of a kind (`/models/ldm`, the assets of newer hosts) by their endings: weights, not
+    the texts and scripts beside them.
+    """
     for root in (Path(folder_paths.models_dir, FOLDER_KIND), _DEMO_ROOT):
         folder_paths.add_model_folder_path(FOLDER_KIND, str(root))
+    paths, endings = folder_paths.folder_names_and_paths[FOLDER_KIND]
+    folder_paths.folder_names_and_paths[FOLDER_KIND] = (paths, {*endings, *SINGLE_FILE_ENDINGS, *_PART_ENDINGS})
 
 
 def checkpoint_names() -> list[str]:
@@ -101,9 +108,9 @@ def _not_found_message(name: str) -> str:
                 f"layout with the folders unet, vqvae and scheduler. Checkpoints available: {available}."
             )
     return (
-        f"No checkpoint named {name!r}. Searched: {searched}. Checkpoints available: {available}. Put the checkpoint's "
-        f"file, or the folder that holds unet, vqvae and scheduler, into {roots[0]} and press R in the browser to "
-        "refresh the list."
+        f"No checkpoint named {brief(name)}. Searched: {searched}. Checkpoints available: {available}. Put the "
+        f"checkpoint's file, or the folder that holds unet, vqvae and scheduler, into {roots[0]} and press R in the "
+        "browser to refresh the list."
     )
 
 

@@ -29,8 +29,9 @@ def reachable_memory(device: torch.device) -> int:
     free = free_memory(device)
     if device.type == "cpu":
         return free
-    loaded = [model for model in comfy.model_management.loaded_models() if model.load_device == device]
-    return free + sum(model.loaded_size() for model in loaded)
+    # A model that has just ended stays in the host's list, as None, until the host looks through it.
+    loaded = [model for model in comfy.model_management.loaded_models() if model is not None]
+    return free + sum(model.loaded_size() for model in loaded if model.load_device == device)
 
 
 def whole_memory() -> int:
@@ -76,9 +77,14 @@ def make_chunks(task: str, network: nn.Module) -> Chunks:
         device = comfy.model_management.get_torch_device()
         if here is not None and device.type != "cpu":
             running = comfy.model_management.current_loaded_models
-            keep = [one for one in running if one.model is not None and here in set(one.model.model.modules())]
+            keep = [one for one in running if one.model is not None and _holds(one.model.model, here)]
             comfy.model_management.free_memory(_EVERYTHING, device, keep)
         comfy.model_management.soft_empty_cache()
         trim()
 
     return Chunks(task, free_memory, recover)
+
+
+def _holds(model: object, network: nn.Module) -> bool:
+    """Whether a model of the host, which may be of any pack, is built around this network."""
+    return isinstance(model, nn.Module) and any(part is network for part in model.modules())

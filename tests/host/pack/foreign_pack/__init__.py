@@ -3,6 +3,7 @@
 Loaded by the host, not by pytest.
 """
 
+import copy
 import gc
 import hashlib
 import json
@@ -115,8 +116,38 @@ def python():
     }
 
 
+class TestLoadedAgain:
+    """MODEL and VAE as newer hosts make them for a second device: by the factory that the loader left."""
+
+    RETURN_TYPES = ("MODEL", "VAE")
+    FUNCTION = "load"
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - the host's name
+        return {"required": {"model": ("MODEL",), "vae": ("VAE",)}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_):  # noqa: N802 - the host's name
+        return float("nan")
+
+    def load(self, model, vae):
+        vae = copy.copy(vae)
+        vae.patcher = self.again(vae.patcher)
+        assert vae.patcher.model is not vae.first_stage_model
+        vae.first_stage_model = vae.patcher.model
+        return (self.again(model), vae)
+
+    def again(self, patcher):
+        if hasattr(patcher, "deepclone_multigpu"):
+            return patcher.deepclone_multigpu(new_load_device=patcher.load_device)
+        factory, arguments, place = patcher.cached_patcher_init
+        return factory(*arguments, disable_dynamic=True)[place]
+
+
 NODE_CLASS_MAPPINGS = {
     "TestForeignModel": TestForeignModel,
     "TestCutBatch": TestCutBatch,
+    "TestLoadedAgain": TestLoadedAgain,
     "TestProcessState": TestProcessState,
 }

@@ -1,0 +1,70 @@
+"""A checkpoint as MODEL and VAE, and again as other ones where the host asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comfy.model_patcher import ModelPatcher
+
+from ...ldm_backend.checkpoint import read_checkpoint
+from ...ldm_backend.errors import CheckpointError
+from ...ldm_backend.file_marks import FileMark
+from .folders import checkpoint_path
+from .model import make_model
+from .vae import LDMVAE, make_vq
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose.
+
+    Attributes:
+        name: of the checkpoint, as listed.
+        weights: one of `WEIGHTS`.
+        config: name of a preset; None reads the configuration in the file or beside it.
+        precision: of the UNet, one of `PRECISIONS`.
+        compiled: see `UNet.compile_evaluation`.
+    """
+
+    name: str
+    weights: str
+    config: str | None
+    precision: str
+    compiled: bool
+
+
+def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
+    """Read, check and wrap both networks.
+
+    Raises: LDMError: unknown name, or files that are missing, damaged, refused or of another family.
+    """
+    found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
+    files = FileMark.of(found.unet_file), FileMark.of(found.first_stage_file)
+    vq = make_vq(found.config.vq, found.first_stage, found.first_stage_file)
+    model = make_model(choice.name, found, vq, choice.precision, choice.compiled)
+    vae = LDMVAE(vq, files[1])
+    for place, patcher in enumerate((model, vae.patcher)):
+        # Hosts newer than 0.3.75 load a model anew for a second device; older ones do not look at it.
+        patcher.cached_patcher_init = (_again, (choice, files), place)  # pyright: ignore[reportAttributeAccessIssue]
+    return model, vae
+
+
+def _again(
+    choice: Choice, files: tuple[FileMark, FileMark], disable_dynamic: bool = False
+) -> tuple[ModelPatcher, ModelPatcher]:
+    """The patchers of MODEL and VAE from the files that they were read from before.
+
+    Args:
+        choice: as then.
+        files: as they were then; others would give another model under the same name.
+        disable_dynamic: the host's wish for a plain ModelPatcher, which ours are anyway.
+    Raises: LDMError: as `load_checkpoint`; CheckpointError: the files are not what they were.
+    """
+    for mark in files:
+        if FileMark.of(mark.path) != mark:
+            raise CheckpointError(
+                f"{mark.path}: the file is not the one that this model was loaded from any more, so the model cannot "
+                "be loaded for a second device. Run LDM Checkpoint Loader again."
+            )
+    model, vae = load_checkpoint(choice)
+    return model, vae.patcher
