@@ -4,6 +4,9 @@
 #   PYTHON=<file>           makes .venv; default: python3 (3.11 or newer)
 #   WORKERS=<number>        of processes that test at the same time; default: 2
 #   FRONTEND=<version>      test-browser takes that version of the editor instead of the one that ComfyUI pins
+#   HOST=<dir>              test-hosts takes that ComfyUI tree, in an environment of its own; nothing is written into it
+#   DYNAMIC_VRAM=1          and a copy of the tree that builds its layers as with DynamicVRAM on, without a card
+#   HOST_ARGS=<flags>       more flags for the ComfyUI that the tests share, such as --enable-assets
 
 PYTHON ?= python3
 PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -22,8 +25,18 @@ endif
 # An interpreter of its own needs nothing from us.
 HOST_STAMP := $(if $(COMFYUI_PYTHON),,.venv/.installed-host)
 
-# The oldest ComfyUI that the nodes support, as pyproject.toml says.
+# What `make test-hosts` tests: the oldest ComfyUI that the nodes support, as pyproject.toml says, or any tree.
 OLDEST := 0.3.52
+ifdef HOST
+  HOSTS_VENV := .venv-host-$(notdir $(abspath $(HOST)))
+  HOSTS_DIR := $(if $(DYNAMIC_VRAM),$(abspath .comfyui-dynamic),$(abspath $(HOST)))
+  HOSTS_TESTS := tests/host
+  export HOST_ARGS
+else
+  HOSTS_VENV := .venv-hosts
+  HOSTS_DIR := $(abspath .comfyui-$(OLDEST))
+  HOSTS_TESTS := tests/host/pack
+endif
 
 ifdef FRONTEND
   FRONTEND_STAMP := .frontend-$(FRONTEND)/.installed
@@ -35,7 +48,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hosts test-browser test-clients test-ray chromium check format bench host clean distclean
+.PHONY: help demo test test-hosts test-browser test-clients test-ray chromium dynamic-host check format bench host clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,9 +59,9 @@ demo: $(RUN_STAMP) $(HOST_STAMP) ## Make the demo portrait through a real ComfyU
 test: $(DEV_STAMP) $(HOST_STAMP) ## Run all tests; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
 
-test-hosts: $(DEV_STAMP) .venv-hosts/.installed ## Run the tests of the nodes on the oldest ComfyUI that they support
-	COMFYUI_PATH="$(abspath .comfyui-$(OLDEST))" COMFYUI_PYTHON="$(abspath .venv-hosts/bin/python)" \
-	  $(PYTEST) tests/host/pack $(ARGS)
+test-hosts: $(DEV_STAMP) $(HOSTS_VENV)/.installed $(if $(DYNAMIC_VRAM),dynamic-host) ## Run the host tests on the oldest supported ComfyUI, or on HOST=<dir>
+	COMFYUI_PATH="$(HOSTS_DIR)" COMFYUI_PYTHON="$(abspath $(HOSTS_VENV)/bin/python)" \
+	  $(PYTEST) -p host_table $(HOSTS_TESTS) $(ARGS)
 
 test-browser: $(DEV_STAMP) $(HOST_STAMP) $(FRONTEND_STAMP) chromium ## Run the tests of the editor in Chromium; CHROMIUM=<file> names another
 	$(PYTEST) tests/browser $(ARGS)
@@ -80,7 +93,7 @@ clean: ## Remove caches and images; keep .venv and .comfyui
 	find . -name __pycache__ -not -path './.venv*' -not -path './.comfyui*' -prune -exec rm -rf {} +
 
 distclean: clean ## Also remove everything that was installed
-	rm -rf .venv .venv-clients .venv-hosts .comfyui .comfyui-$(OLDEST) .frontend-*
+	rm -rf .venv .venv-* .comfyui .comfyui-* .frontend-*
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -121,13 +134,29 @@ chromium:
 
 # Only what that ComfyUI pins differently is installed a second time; the rest, torch above all, is found in .venv.
 SITE_PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
+define HOSTS_ENVIRONMENT
+.venv/bin/python -m venv --clear $(@D)
+echo "import site; site.addsitedir('$$(.venv/bin/python -c '$(SITE_PACKAGES)')')" \
+  > "$$($(@D)/bin/python -c '$(SITE_PACKAGES)')/beside.pth"
+endef
+
 .venv-hosts/.installed: $(DEV_STAMP) ldm_headless/host_install.py
-	.venv/bin/python -m venv --clear .venv-hosts
-	echo "import site; site.addsitedir('$$(.venv/bin/python -c '$(SITE_PACKAGES)')')" \
-	  > "$$(.venv-hosts/bin/python -c '$(SITE_PACKAGES)')/beside.pth"
+	$(HOSTS_ENVIRONMENT)
 	.venv-hosts/bin/python -m ldm_headless install-private-host .comfyui-$(OLDEST) --version $(OLDEST) \
 	  --constraints constraints.txt
 	@touch $@
+
+.venv-host-%/.installed: $(HOST)/requirements.txt $(DEV_STAMP)
+	$(HOSTS_ENVIRONMENT)
+	$(@D)/bin/python -m pip install --disable-pip-version-check -c constraints.txt requests -r $<
+	@touch $@
+
+# What DynamicVRAM does to layers can be seen without a card; what it does on a card cannot.
+dynamic-host:
+	rm -rf .comfyui-dynamic
+	cp -r "$(HOST)" .comfyui-dynamic
+	sed -i 's/^aimdo_enabled = False/aimdo_enabled = True/' .comfyui-dynamic/comfy/memory_management.py
+	grep -q '^aimdo_enabled = True' .comfyui-dynamic/comfy/memory_management.py
 
 .frontend-%/.installed: | .venv/bin/python
 	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --target $(@D) comfyui-frontend-package==$*

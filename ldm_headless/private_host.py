@@ -186,6 +186,8 @@ class PrivateHost:
             command += ["--whitelist-custom-nodes", *self.packs]
         if "--disable-api-nodes" in known:
             command.append("--disable-api-nodes")
+        if '"--offline"' in known:  # a run needs nothing from elsewhere
+            command.append("--offline")
         if "--database-url" in known:
             command += ["--database-url", "sqlite:///:memory:"]
         if self._cpu:

@@ -1,6 +1,7 @@
 """For all tests: the import path, which tests this machine can run, and one real ComfyUI for those that want one."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,11 +43,13 @@ def data() -> Path:
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateHost]:
     """A running host with this checkout as its only pack, in a folder with a hyphen.
 
-    One that is missing is a failure, not a reason to skip. FRONTEND_ROOT names another frontend than its own.
+    One that is missing is a failure, not a reason to skip. FRONTEND_ROOT names another frontend than its own, HOST_ARGS
+    holds more flags.
     """
     base = tmp_path_factory.mktemp("host")
     frontend = os.environ.get("FRONTEND_ROOT")
-    arguments = ["--front-end-root", frontend] if frontend else []
+    arguments = shlex.split(os.environ.get("HOST_ARGS", ""))
+    arguments += ["--front-end-root", frontend] if frontend else []
     packs = {"comfyui-ldm": PACK_ROOT}
     with PrivateHost(find_host(), packs, base, required_nodes=NODE_IDS, arguments=arguments) as running:
         yield running
