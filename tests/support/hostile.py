@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
 from prompts import cycle
+
+from ldm_headless import find_host
 
 Json = Any
 
@@ -159,13 +162,14 @@ def made_up_prompts(draw: st.DrawFn, nodes: Nodes) -> dict[str, Any]:
 
 
 def would_stop_the_host(prompt: dict[str, Any], nodes: Nodes) -> bool:
-    """Whether ComfyUI 0.3.75 itself gives up its queue for good on it, whatever packs it has.
+    """Whether ComfyUI itself gives up its queue for good on it, whatever packs it has.
 
     It follows links that it has not checked: those of inputs that a node does not have, and those disguised as values.
-    A missing node at their end, or further up, ends the thread that runs prompts. So does any node without inputs, once
-    a prompt runs at all.
+    A missing node at their end, or further up, ends the thread that runs prompts (seen in 0.3.75). So does any node
+    without inputs, once a prompt runs at all. Newer versions (0.33 for one) also look up the output at once, so that
+    one which the node does not have ends it, too.
     """
-    unchecked = missing = False
+    unchecked = missing = beyond = False
     for node in prompt.values():
         if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
             return True
@@ -174,6 +178,22 @@ def would_stop_the_host(prompt: dict[str, Any], nodes: Nodes) -> bool:
             disguised = isinstance(value, dict) and "__value__" in value
             link = value["__value__"] if disguised else value
             if isinstance(link, list) and len(link) == 2:
-                unchecked |= disguised or name not in known
+                free = disguised or name not in known
+                unchecked |= free
                 missing |= isinstance(link[0], str) and link[0] not in prompt
-    return unchecked and missing
+                beyond |= free and not _has_output(prompt, nodes, link)
+    return (unchecked and missing) or (beyond and looks_up_outputs_at_once())
+
+
+def _has_output(prompt: dict[str, Any], nodes: Nodes, link: list[Any]) -> bool:
+    """Whether an output is there; of nodes that take no part nothing is known."""
+    node = prompt.get(link[0]) if isinstance(link[0], str) else None
+    class_type = node.get("class_type") if isinstance(node, dict) else None
+    outputs = nodes.info[class_type]["output"] if isinstance(class_type, str) and class_type in nodes.info else []
+    return type(link[1]) is int and -len(outputs) <= link[1] < len(outputs)
+
+
+@cache
+def looks_up_outputs_at_once() -> bool:
+    """Whether the host at hand is one of those newer versions."""
+    return "from_socket" in (find_host().path / "comfy_execution" / "graph.py").read_text()

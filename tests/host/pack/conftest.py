@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import ldm_backend
 from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
-from ldm_headless import ComfyClient, Event, PrivateHost
-from ldm_headless.errors import PromptInterruptedError
+from ldm_headless import ComfyClient, Event, PrivateHost, find_host
+from ldm_headless.errors import ExecutionError, PromptInterruptedError, PromptRejectedError
 
 TINY = LDMConfig(
     unet=UNetConfig(
@@ -119,6 +119,28 @@ def run(client: ComfyClient) -> Callable[..., dict[str, np.ndarray]]:
         return {node_id: np.stack(arrays) for node_id, arrays in images.items()}
 
     return run_graph
+
+
+@pytest.fixture
+def refusal(client: ComfyClient) -> Callable[[Graph, str], str]:
+    """Runs a graph that one node must refuse with an error of ours; returns its message.
+
+    Hosts from 0.8 on see by themselves that a choice is none of a node's, before anything runs, and list what there is.
+    """
+    checks_choices = "io.Combo.io_type" in (find_host().path / "execution.py").read_text()
+
+    def run_and_catch(graph: Graph, node_type: str) -> str:
+        with pytest.raises((PromptRejectedError, ExecutionError)) as caught:
+            client.follow(client.submit(graph.prompt))
+        if isinstance(caught.value, ExecutionError):
+            assert caught.value.node_type == node_type
+            assert ".errors." in caught.value.exception_type, caught.value
+            return caught.value.exception_message
+        assert checks_choices, caught.value
+        assert f"({node_type}): Value not in list" in str(caught.value)
+        return str(caught.value)
+
+    return run_and_catch
 
 
 @pytest.fixture

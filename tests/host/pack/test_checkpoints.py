@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,14 +65,14 @@ def test_a_file_without_configuration_asks_for_it(graph, client: ComfyClient, fo
         client.follow(client.submit(graph.prompt))
 
 
-def test_a_wrong_answer_is_named(graph, client: ComfyClient, formats):
+def test_a_wrong_answer_is_named(graph, refusal, formats):
     """The preset of another model, and a path in its place, which must not be read."""
-    for config, message in (("celebahq-256", "do not fit|missing keys"), ("/etc/passwd", "choose auto or one of")):
+    no_path = "choose auto or one of|not in .'auto', "
+    for config, message in (("celebahq-256", "do not fit|missing keys"), ("/etc/passwd", no_path)):
         wrong = type(graph)()
         loader = wrong.add("LDMCheckpointLoader", checkpoint="original.ckpt", weights="raw", config=config)
         wrong.save(wrong.add("LDMVQDecode", vae=loader[1], latent=wrong.noise()[0]))
-        with pytest.raises(ExecutionError, match=message):
-            client.follow(client.submit(wrong.prompt))
+        assert re.search(message, refusal(wrong, "LDMCheckpointLoader"))
 
 
 def test_saved_checkpoint_is_the_loaded_one(graph, client: ComfyClient, host: PrivateHost, formats):

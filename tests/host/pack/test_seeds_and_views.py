@@ -1,6 +1,7 @@
 """Walks, variations, contact sheets and code views on the real host."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import ldm_backend
 from ldm_backend.code_view import view_codes
 from ldm_backend.contact_sheet import plan
 from ldm_backend.noise import draw_noise
-from ldm_headless.errors import ExecutionError
 
 SIZE = {"width": 64, "height": 64}
 
@@ -30,14 +30,6 @@ def pictures(graph):
 def sheet(graph, images, latent=None, columns=0):
     inputs = {"images": images[0], "columns": columns} | ({"latent": latent[0]} if latent else {})
     return graph.save(graph.add("LDMContactSheet", **inputs))
-
-
-def refused(graph, client, node_type):
-    with pytest.raises(ExecutionError) as caught:
-        client.follow(client.submit(graph.prompt))
-    assert caught.value.node_type == node_type
-    assert ".errors." in caught.value.exception_type
-    return caught.value.exception_message
 
 
 def test_seed_walk_on_a_line(graph, run, tiny, assert_same_images, pictures):
@@ -109,33 +101,33 @@ def test_variations_do_not_depend_on_their_number(graph, run, assert_same_images
     assert_same_images(result[saved[0].id][2:3], result[saved[1].id][1:])
 
 
-def test_a_walk_has_no_seed_for_step_noise(graph, client, pictures):
+def test_a_walk_has_no_seed_for_step_noise(graph, pictures, refusal):
     """eta above 0 asks for one instead of guessing."""
     walk = graph.add("LDMSeedWalk", seed_from=3, seed_to=9, frames=2, path="line", **SIZE)
     pictures(walk, eta=1.0)
-    assert "carries no seed" in refused(graph, client, "LDMDDIMSampler")
+    assert "carries no seed" in refusal(graph, "LDMDDIMSampler")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"seed_to": 3, "path": "circle"}, "span no circle"),
-        ({"path": "spiral"}, "line, circle"),
+        ({"path": "spiral"}, "line'?, '?circle"),
         ({"width": 50}, "multiple"),
     ],
 )
-def test_walks_that_cannot_be(graph, client, pictures, changes, message):
+def test_walks_that_cannot_be(graph, pictures, changes, message, refusal):
     inputs = {"seed_from": 3, "seed_to": 9, "frames": 4, "path": "line", **SIZE} | changes
     pictures(graph.add("LDMSeedWalk", **inputs))
-    assert message in refused(graph, client, "LDMSeedWalk")
+    assert re.search(message, refusal(graph, "LDMSeedWalk"))
 
 
-def test_latent_walk_of_unequal_batches(graph, client, pictures):
+def test_latent_walk_of_unequal_batches(graph, pictures, refusal):
     walk = graph.add(
         "LDMLatentWalk", latent_from=graph.noise(1, 2)[0], latent_to=graph.noise(5)[0], frames=3, path="line"
     )
     pictures(walk)
-    message = refused(graph, client, "LDMLatentWalk")
+    message = refusal(graph, "LDMLatentWalk")
     assert "(2, 3, 16, 16)" in message
     assert "(1, 3, 16, 16)" in message
 
@@ -183,10 +175,10 @@ def test_joined_batches_are_numbered(graph, run, pictures):
     np.testing.assert_array_equal(result[with_latent.id], result[without.id])
 
 
-def test_contact_sheet_of_other_latents(graph, client, pictures):
+def test_contact_sheet_of_other_latents(graph, pictures, refusal):
     _, images, _ = pictures(graph.noise(1, 3), steps=1)
     sheet(graph, images, graph.noise(1, 2))
-    assert "3 images but 2 latents" in refused(graph, client, "LDMContactSheet")
+    assert "3 images but 2 latents" in refusal(graph, "LDMContactSheet")
 
 
 def test_code_view(graph, run, client, tiny, pictures):
@@ -220,7 +212,7 @@ def test_code_view_is_that_of_the_backend(graph, run, tiny, assert_same_images):
         assert_same_images(result[node.id], (picture.numpy() * 255).astype(np.uint8))
 
 
-def test_code_view_of_a_foreign_latent(graph, client):
+def test_code_view_of_a_foreign_latent(graph, refusal):
     latent = graph.add("EmptyLatentImage", width=128, height=128, batch_size=1)
     graph.save(graph.add("LDMCodeView", vae=graph.checkpoint()[1], latent=latent[0]))
-    assert "(1, 4, 16, 16)" in refused(graph, client, "LDMCodeView")
+    assert "(1, 4, 16, 16)" in refusal(graph, "LDMCodeView")
