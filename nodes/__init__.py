@@ -11,7 +11,7 @@ from .host.folders import register_folders
 
 NODES: dict[str, tuple[str, ...]] = {
     "loaders": ("LDMCheckpointLoader",),
-    "latents": ("LDMLatentNoise",),
+    "latents": ("LDMLatentNoise", "LDMEmptyLatent"),
     "samplers": ("LDMDDIMSampler", "LDMSampler"),
     "decoders": ("LDMVQDecode", "LDMVQDecodeTiled"),
     "conditioning": ("LDMEmptyConditioning",),
