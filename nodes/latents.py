@@ -92,7 +92,7 @@ class LDMEmptyLatent(io.ComfyNode):
         """What the host shows."""
         return make_schema(
             node_id="LDMEmptyLatent",
-            display_name=EMPTY_TASK,
+            display_name="LDM Empty Latent",
             description=(
                 "An empty latent for KSampler, SamplerCustomAdvanced and other samplers that draw their own noise. "
                 "Enter the size that the picture shall have: it comes out right on every version of ComfyUI, which "
