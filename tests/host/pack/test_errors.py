@@ -175,18 +175,20 @@ def test_latent_of_another_family_in_a_native_sampler(graph, fails, host: Privat
 
 def test_odd_latent_in_a_native_sampler(graph, fails):
     """17 latent cells cannot be halved twice; the message names the nearest size that can."""
-    native(graph, graph.add("EmptyLatentImage", width=136, height=128, batch_size=1))
+    native(graph, graph.odd())
     message = fails("KSampler")
     assert "16x17" in message
     assert "16x16" in message
 
 
 @pytest.mark.parametrize("side", ["width", "height"])
-def test_odd_size(graph, fails, side):
+@pytest.mark.parametrize("node", ["LDMLatentNoise", "LDMEmptyLatent"])
+def test_odd_size(graph, fails, side, node):
     """The widget steps by 32, but a workflow may hold anything."""
-    graph.core()
-    graph.prompt["2"]["inputs"][side] = 130
-    message = fails("LDMLatentNoise")
+    latent = graph.noise() if node == "LDMLatentNoise" else graph.empty()
+    graph.prompt[latent.id]["inputs"][side] = 130
+    native(graph, latent)
+    message = fails(node)
     assert f"{side} is 130" in message
     assert "128 or 160" in message
 
