@@ -202,6 +202,17 @@ def test_odd_latent_in_our_sampler(graph, fails):
     assert "16x17" in fails("LDMDDIMSampler")
 
 
+@pytest.mark.parametrize("node", ["LDMDDIMSampler", "LDMSampler"])
+def test_empty_latent_in_our_sampler(graph, fails, node):
+    """It fits in shape, and zeros have no picture in them; the message names both ways out."""
+    loader, latent = graph.checkpoint(), graph.empty(2)
+    more = {"eta": 0.0, "grid": "leading"} if node == "LDMDDIMSampler" else {"sampler": "unipc", "grid": "log_snr"}
+    sampled = graph.add(node, model=loader[0], latent=latent[0], steps=2, **more)
+    graph.save(graph.add("LDMVQDecode", latent=sampled[0], vae=loader[1]))
+    message = fails(node)
+    assert all(words in message for words in ("The latent is empty", "LDM Latent Noise", "KSampler"))
+
+
 def test_eta_without_a_seed(graph, fails, host: PrivateHost):
     """A latent from a file carries no seed; the message names the three ways out."""
     file = host.base_directory / "input" / "noise-without-seed.latent"
