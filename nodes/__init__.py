@@ -12,7 +12,7 @@ from .host.replacements import Renamed, register_renamed
 
 NODES: dict[str, tuple[str, ...]] = {
     "loaders": ("LDMCheckpointLoader",),
-    "latents": ("LDMLatentNoise",),
+    "latents": ("LDMLatentNoise", "LDMEmptyLatent"),
     "samplers": ("LDMDDIMSampler", "LDMSampler"),
     "decoders": ("LDMVQDecode", "LDMVQDecodeTiled"),
     "conditioning": ("LDMEmptyConditioning",),

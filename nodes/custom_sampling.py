@@ -160,7 +160,7 @@ class ImageNoise:
         shape = input_latent["samples"].shape
         if len(shape) != 4:
             raise InputError(
-                f"The latent has shape {tuple(shape)}; LDM Noise expects (N, C, H, W), as Empty Latent Image or an "
+                f"The latent has shape {tuple(shape)}; LDM Noise expects (N, C, H, W), as LDM Empty Latent or an "
                 "encoded image has."
             )
         seeds = image_seeds(input_latent, int(self.seed)) or []  # empty for an empty batch only; draw_noise refuses it

@@ -110,14 +110,23 @@ def side_input(name: str) -> io.Int.Input:
     )
 
 
-def other_model_input() -> io.Model.Input:
-    """Optional MODEL of nodes that make noise."""
+def batch_input() -> io.Int.Input:
+    """Images of a new batch."""
+    return io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of images to make in one run.")
+
+
+def other_model_input(purpose: str = "remove this noise") -> io.Model.Input:
+    """Optional MODEL of nodes that make the first latent.
+
+    Args:
+        purpose: what the MODEL will do with that latent, for the tooltip.
+    """
     return io.Model.Input(
         "model",
         optional=True,
         tooltip=(
-            "Only for models with another kind of latent, such as LSUN-Churches: the MODEL that will remove this "
-            "noise. Without it the latent has 3 channels at a quarter of the image's size."
+            f"Only for models with another kind of latent, such as LSUN-Churches: the MODEL that will {purpose}. "
+            "Without it the latent has 3 channels at a quarter of the image's size."
         ),
     )
 

@@ -1,4 +1,4 @@
-"""The starting noise, one seed for each image."""
+"""What a run starts from: noise with one seed for each image, or an empty latent for samplers that draw their own."""
 
 # The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
 # pyright: reportIncompatibleMethodOverride=false
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
@@ -16,10 +17,11 @@ from ..ldm_backend.noise import draw_noise, seeds_of
 from ..ldm_backend.presets import CELEBAHQ_256
 from .host.model import intermediate_device, ldm_model_of
 from .host.schema import make_schema
-from .inputs import SIZE_STEP, other_model_input, seed_input, side_input
+from .inputs import SIZE_STEP, batch_input, other_model_input, seed_input, side_input
 from .limits import check_noise, noise_refusal
 
 TASK = "LDM Latent Noise"
+EMPTY_TASK = "LDM Empty Latent"
 
 
 class LDMLatentNoise(io.ComfyNode):
@@ -40,14 +42,14 @@ class LDMLatentNoise(io.ComfyNode):
                 seed_input("Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on."),
                 side_input("width"),
                 side_input("height"),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of images to make in one run."),
+                batch_input(),
                 other_model_input(),
             ],
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",
                     tooltip=(
-                        "Pure noise, for LDM DDIM Sampler. KSampler adds its own noise: give it Empty Latent Image "
+                        "Pure noise, for LDM DDIM Sampler. KSampler adds its own noise: give it LDM Empty Latent "
                         "instead."
                     ),
                 ),
@@ -80,6 +82,59 @@ class LDMLatentNoise(io.ComfyNode):
                 "downscale_ratio_spacial": downscale,
             }
         )
+
+
+class LDMEmptyLatent(io.ComfyNode):
+    """Zeros of the right shape for samplers that draw their own noise."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            node_id="LDMEmptyLatent",
+            display_name="LDM Empty Latent",
+            description=(
+                "An empty latent for KSampler, SamplerCustomAdvanced and other samplers that draw their own noise. "
+                "Enter the size that the picture shall have: it comes out right on every version of ComfyUI, which "
+                "Empty Latent Image does not do for these models."
+            ),
+            search_aliases=["EmptyLatentImage", "KSampler", "blank latent", "new latent"],
+            inputs=[
+                side_input("width"),
+                side_input("height"),
+                batch_input(),
+                other_model_input("draw the picture"),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip=(
+                        "An empty latent, for latent_image of KSampler or SamplerCustomAdvanced. LDM Sampler and LDM "
+                        "DDIM Sampler add no noise: give them LDM Latent Noise instead."
+                    ),
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, width: Any, height: Any, batch_size: Any) -> str | bool:
+        """What no memory of this machine could hold is refused before the prompt runs."""
+        size = Size(batch_size, height, width)
+        return noise_refusal(cls, EMPTY_TASK, size, width=width, height=height, batch_size=batch_size)
+
+    @classmethod
+    def execute(cls, width: int, height: int, batch_size: int, model: ModelPatcher | None = None) -> io.NodeOutput:
+        """(batch_size, C, height / downscale, width / downscale) zeros; C is 3 and downscale 4 without a model.
+
+        Raises:
+            InputError: a side that is no multiple of 32, a model of another family, or more than fits into memory.
+        """
+        shape, downscale = latent_shape(width, height, model)
+        # Zeros alone would take less, but whoever takes them draws as much noise.
+        check_noise(EMPTY_TASK, Size(batch_size, height, width), model)
+        samples = torch.zeros((batch_size, *shape), dtype=torch.float32, device=intermediate_device())
+        # Hosts since 0.11.0 scale an empty latent by this ratio to that of the model; older ones take it as it is.
+        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": downscale})
 
 
 def latent_shape(width: int, height: int, model: ModelPatcher | None = None) -> tuple[tuple[int, int, int], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
 from ..ldm_backend.deep_cache import DeepCache
 from ..ldm_backend.errors import InputError
@@ -40,12 +41,13 @@ def run_sampler(
         seed: of the noise of the steps; None takes the latent's own.
         cache: interval and depth of `DeepCache`; None evaluates the whole network each time.
     Returns: the LATENT with its samples finished and everything else kept; "ldm_info" tells the checkpoint.
-    Raises: LDMError: a model or latent of another family, a batch or size that does not fit into memory, a sampler that
-        adds noise without a seed, or a cache depth that the network does not have.
+    Raises: LDMError: a model or latent of another family, an empty latent, a batch or size that does not fit into
+        memory, a sampler that adds noise without a seed, or a cache depth that the network does not have.
     """
     x_T = samples_of(latent)
     step_noise = step_noise_of(latent, sampler, seed) if adds_noise(sampler, eta) else None
     check_sampling("Sampling", model, x_T.shape, whole=cache is not None)
+    check_noisy(x_T)
     with loaded(model, x_T.shape) as inner:
         x_0 = sample(
             sampler,
@@ -58,6 +60,18 @@ def run_sampler(
             callback=step_callback(model, len(pairs), node_id),
         )
     return latent | {"samples": x_0.to(intermediate_device()), "ldm_info": dict(inner.ldm_source)}
+
+
+def check_noisy(x_T: Tensor) -> None:  # noqa: N803 - the papers' name
+    """Refuse the latent of LDM Empty Latent, which fits in shape: zeros would give a grey picture instead of a message.
+
+    Raises: InputError: nothing but zeros.
+    """
+    if x_T.numel() and not x_T.any():
+        raise InputError(
+            "The latent is empty: all its values are 0. This sampler draws no noise of its own and expects noise. "
+            "Connect LDM Latent Noise, or give the empty latent to KSampler or SamplerCustomAdvanced."
+        )
 
 
 def step_noise_of(latent: dict[str, Any], sampler: str, seed: int | None) -> StepNoise:

@@ -22,6 +22,7 @@ SNIPPETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "LDMDDIMSampler": ("demo", ("Noise to latent", "Save portrait")),
     "LDMVQDecode": ("demo", ("Latent to image", "Save portrait")),
     "LDMLatentNoise": ("batch-of-seeds", ("Noise for each seed", "Save portraits")),
+    "LDMEmptyLatent": ("ksampler", ("Empty latent", "Noise to latent", "Save portrait")),
     "LDMSampler": ("fast-sampling", ("Noise to latent", "Save portraits")),
     "LDMVQDecodeTiled": ("tiled-decode", ("Latent to image, in tiles", "Save large picture")),
     "LDMEmptyConditioning": ("ksampler", ("No prompt", "Noise to latent", "Save portrait")),

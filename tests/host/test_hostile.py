@@ -153,7 +153,8 @@ def wires() -> list[tuple[str, str, str]]:
         for name, value in node["inputs"].items()
         if node["class_type"].startswith("LDM") and isinstance(value, list)
     }
-    optional = {("LDMLatentNoise", "model", "MODEL"), ("LDMContactSheet", "latent", "LATENT")}  # null is nothing there
+    optional = {("LDMLatentNoise", "model", "MODEL"), ("LDMEmptyLatent", "model", "MODEL")}  # null is nothing there
+    optional |= {("LDMContactSheet", "latent", "LATENT")}
     return sorted(found - optional)
 
 

@@ -135,7 +135,7 @@ def _tiled(seed: int) -> Case:
 def _native_sampler(seed: int) -> Case:
     prompt = Prompt()
     loader, empty = prompt.loader(), prompt.add("LDMEmptyConditioning")(0)
-    latent = prompt.add("EmptyLatentImage", width=128, height=128, batch_size=2)(0)  # 8 pixels a cell: 64 of ours
+    latent = prompt.add("LDMEmptyLatent", width=64, height=64, batch_size=2)(0)
     sampled = prompt.add(
         "KSampler", model=loader(0), positive=empty, negative=empty, latent_image=latent, seed=seed, steps=2, cfg=1.0,
         sampler_name="euler", scheduler="simple", denoise=1.0,
@@ -154,7 +154,7 @@ def _custom_sampling(seed: int) -> Case:
         guider=prompt.add("LDMGuider", model=model)(0),
         sampler=prompt.add("LDMSamplerSelect", sampler="unipc", eta=0.0)(0),
         sigmas=prompt.add("LDMSigmas", model=model, steps=2, grid="log_snr", strength=1.0)(0),
-        latent_image=prompt.add("EmptyLatentImage", width=128, height=128, batch_size=1)(0),
+        latent_image=prompt.add("LDMEmptyLatent", width=64, height=64, batch_size=1, model=model)(0),
     )(0)
     prompt.save(prompt.decoded(vae, sampled))
     return Case("custom sampling", prompt, images=1)

@@ -59,6 +59,15 @@ class Graph:
     def noise(self, seed: int = 3, batch_size: int = 1, width: int = 64, height: int = 64) -> Node:
         return self.add("LDMLatentNoise", seed=seed, width=width, height=height, batch_size=batch_size)
 
+    def empty(self, batch_size: int = 1, width: int = 64, height: int = 64, **model: Any) -> Node:
+        """For samplers that draw their own noise."""
+        return self.add("LDMEmptyLatent", width=width, height=height, batch_size=batch_size, **model)
+
+    def odd(self) -> Node:
+        """16x17 cells, of an empty latent: no size of a picture, and 17 cannot be halved twice."""
+        cells = {"width": 8 * 17, "height": 8 * 16, "x": 0, "y": 0}  # LatentCrop counts eight pixels for each
+        return self.add("LatentCrop", samples=self.empty(width=96, height=64)[0], **cells)
+
     def ddim(self, model: Node, latent: Node, steps: int = 5, eta: float = 0.0, grid: str = "leading") -> Node:
         return self.add("LDMDDIMSampler", model=model[0], latent=latent[0], steps=steps, eta=eta, grid=grid)
 

@@ -183,6 +183,40 @@ def test_model_of_the_churches_kind(graph, run, churches, assert_same_images):
     assert images[again.id].shape == (1, 64, 64, 3)
 
 
+def drawn(graph: Any, loader: Any, latent: Any) -> Any:
+    """By KSampler from an empty latent, and saved."""
+    empty = graph.add("LDMEmptyConditioning")
+    sampled = graph.add(
+        "KSampler", model=loader[0], positive=empty[0], negative=empty[0], latent_image=latent[0], seed=3, steps=2,
+        cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0,
+    )  # fmt: skip
+    return graph.save(graph.add("VAEDecode", vae=loader[1], samples=sampled[0]))
+
+
+@pytest.mark.usefixtures("churches")
+def test_an_empty_latent_for_a_model_of_the_churches_kind(graph, run, save_latent):
+    """Four channels at an eighth, from the model."""
+    loader = graph.checkpoint("churches.safetensors")
+    latent = graph.empty(width=96, model=loader[0])
+    saved = drawn(graph, loader, latent)
+    assert run(graph)[saved.id].shape == (1, 64, 96, 3)
+    assert save_latent(graph, latent).shape == (1, 4, 8, 12)
+
+
+@pytest.mark.usefixtures("churches")
+@pytest.mark.parametrize(("made_for", "drawn_by"), [(None, "churches.safetensors"), ("churches.safetensors", "tiny")])
+def test_an_empty_latent_for_a_model_of_another_kind(graph, run, made_for, drawn_by):
+    """The host mends the channels of what is empty; the size too since 0.11.0.
+
+    Before, its cells are taken as they are, which no node of ours can notice: cells of 4 pixels are drawn as such of 8,
+    and the reverse. The help page says so.
+    """
+    model = {"model": graph.checkpoint(made_for)[0]} if made_for else {}
+    saved = drawn(graph, graph.checkpoint(drawn_by), graph.empty(**model))
+    wrong = 32 if made_for else 128
+    assert run(graph)[saved.id].shape in ((1, 64, 64, 3), (1, wrong, wrong, 3))
+
+
 def test_noise_of_another_kind_is_refused(graph, client: ComfyClient, churches):
     loader = graph.checkpoint("churches.safetensors")
     graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=graph.ddim(loader, graph.noise())[0]))

@@ -21,11 +21,6 @@ SCHEDULERS = ["simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", 
               "kl_optimal"]  # fmt: skip
 
 
-def empty_latent(graph: Any, batch_size: int = 1) -> Any:
-    """EmptyLatentImage of 0.3 divides by 8 and makes 4 channels: 128 are 64 pixels for us, the channels are mended."""
-    return graph.add("EmptyLatentImage", width=128, height=128, batch_size=batch_size)
-
-
 def ldm_sigmas(graph: Any, loader: Any, steps: int = 5, grid: str = "trailing", strength: float = 1.0) -> Any:
     return graph.add("LDMSigmas", model=loader[0], steps=steps, grid=grid, strength=strength)
 
@@ -91,7 +86,7 @@ def test_picture_of_the_single_node(graph, run, assert_same_images, sampler, gri
     loader = graph.checkpoint()
     single = graph.add("LDMSampler", model=loader[0], latent=graph.noise(3, 2)[0], sampler=sampler, steps=6, grid=grid)
     parts = advanced(
-        graph, loader, empty_latent(graph, 2), sampler=ldm_sampler(graph, sampler),
+        graph, loader, graph.empty(2), sampler=ldm_sampler(graph, sampler),
         sigmas=ldm_sigmas(graph, loader, 6, grid),
     )  # fmt: skip
     saved = [decode(graph, loader, single), decode(graph, loader, parts), decode(graph, loader, parts, 1)]
@@ -107,7 +102,7 @@ def test_fractions_of_a_timestep_reach_the_network(graph, run, assert_same_image
     loader = graph.checkpoint("portraits-128")
     noise = graph.noise(3, width=128, height=128)
     single = graph.add("LDMSampler", model=loader[0], latent=noise[0], sampler="ddim", steps=8, grid="log_snr")
-    latent = graph.add("EmptyLatentImage", width=256, height=256, batch_size=1)
+    latent = graph.empty(width=128, height=128)
     parts = advanced(graph, loader, latent, sigmas=ldm_sigmas(graph, loader, 8, "log_snr"))
     saved = [decode(graph, loader, node) for node in (single, parts)]
     result = run(graph)
@@ -121,7 +116,7 @@ def test_noise_of_the_steps(graph, run, assert_same_images):
     parts = advanced(
         graph,
         loader,
-        empty_latent(graph, 3),
+        graph.empty(3),
         noise=graph.add("LDMNoise", seed=seed),
         sampler=ldm_sampler(graph, eta=1.0),
     )
@@ -134,7 +129,7 @@ def test_noise_of_the_steps(graph, run, assert_same_images):
 def test_part_of_a_batch_keeps_its_seeds(graph, run, assert_same_images):
     """One LDM Noise for a batch and for its third image alone: the same picture, noise of the steps included."""
     loader, noise, sampler = graph.checkpoint(), graph.add("LDMNoise", seed=8), ldm_sampler(graph, eta=1.0)
-    batch = empty_latent(graph, 4)
+    batch = graph.empty(4)
     third = graph.add("LatentFromBatch", samples=batch[0], batch_index=2, length=1)
     saved = [
         decode(graph, loader, advanced(graph, loader, latent, noise=noise, sampler=sampler))
@@ -152,14 +147,14 @@ def test_random_noise_and_sampler_custom(graph, run, assert_same_images):
     random = advanced(
         graph,
         loader,
-        empty_latent(graph),
+        graph.empty(),
         noise=graph.add("RandomNoise", noise_seed=12),
         sampler=sampler,
         sigmas=sigmas,
     )
     custom = graph.add(
         "SamplerCustom", model=loader[0], add_noise=True, noise_seed=12, cfg=4.0, positive=empty[0], negative=empty[0],
-        sampler=sampler[0], sigmas=sigmas[0], latent_image=empty_latent(graph)[0],
+        sampler=sampler[0], sigmas=sigmas[0], latent_image=graph.empty()[0],
     )  # fmt: skip
     saved = [decode(graph, loader, latent) for latent in (single, random, custom)]
     result = run(graph)
@@ -173,7 +168,7 @@ def test_two_halves_are_the_whole(graph, run, assert_same_images, grid):
     loader = graph.checkpoint()
     sigmas = ldm_sigmas(graph, loader, 8, grid)
     split = graph.add("SplitSigmas", sigmas=sigmas[0], step=3)
-    latent = empty_latent(graph, 2)
+    latent = graph.empty(2)
     whole = advanced(graph, loader, latent, sigmas=sigmas)
     first = advanced(graph, loader, latent, sigmas=split)
     second = graph.add(
@@ -197,7 +192,7 @@ def test_native_euler_is_ddim(graph, run, assert_same_images, scheduler):
         if scheduler == "LDMSigmas"
         else graph.add("BasicScheduler", model=loader[0], scheduler=scheduler, steps=8, denoise=1.0)
     )
-    latent = empty_latent(graph, 2)
+    latent = graph.empty(2)
     ours = advanced(graph, loader, latent, sigmas=sigmas)
     native = advanced(graph, loader, latent, sigmas=sigmas, sampler=euler(graph))
     saved = [decode(graph, loader, node) for node in (ours, native)]
@@ -211,7 +206,7 @@ def test_samplers_on_karras_sigmas(graph, run, sampler):
     loader = graph.checkpoint()
     sigmas = graph.add("BasicScheduler", model=loader[0], scheduler="karras", steps=10, denoise=1.0)
     saved = decode(
-        graph, loader, advanced(graph, loader, empty_latent(graph), sigmas=sigmas, sampler=ldm_sampler(graph, sampler))
+        graph, loader, advanced(graph, loader, graph.empty(), sigmas=sigmas, sampler=ldm_sampler(graph, sampler))
     )
     assert run(graph)[saved.id].std() > 0
 
@@ -254,7 +249,7 @@ def test_one_noise_for_two_batches(graph, run, assert_same_images):
     """A node that feeds two samplers does not remember the first of them."""
     loader, noise, sampler = graph.checkpoint(), graph.add("LDMNoise", seed=20), ldm_sampler(graph, eta=1.0)
     saved = [
-        decode(graph, loader, advanced(graph, loader, empty_latent(graph, size), noise=noise, sampler=sampler))
+        decode(graph, loader, advanced(graph, loader, graph.empty(size), noise=noise, sampler=sampler))
         for size in (1, 3)
     ]
     result = run(graph)
@@ -264,7 +259,7 @@ def test_one_noise_for_two_batches(graph, run, assert_same_images):
 def test_sigmas_that_rise_are_refused(graph, client):
     loader = graph.checkpoint()
     flipped = graph.add("FlipSigmas", sigmas=ldm_sigmas(graph, loader)[0])
-    decode(graph, loader, advanced(graph, loader, empty_latent(graph), sigmas=flipped))
+    decode(graph, loader, advanced(graph, loader, graph.empty(), sigmas=flipped))
     message = expect_failure(client, graph, "SamplerCustomAdvanced")
     assert "sigmas[1]" in message
     assert "FlipSigmas" in message
@@ -274,7 +269,7 @@ def test_sigmas_that_the_model_does_not_know_are_refused(graph, client):
     """KarrasScheduler's own defaults belong to another model and end below the least noise of ours."""
     loader = graph.checkpoint()
     karras = graph.add("KarrasScheduler", steps=5, sigma_max=14.614642, sigma_min=0.0291675, rho=7.0)
-    decode(graph, loader, advanced(graph, loader, empty_latent(graph), sigmas=karras))
+    decode(graph, loader, advanced(graph, loader, graph.empty(), sigmas=karras))
     message = expect_failure(client, graph, "SamplerCustomAdvanced")
     assert "0.0291675" in message
     assert "0.0387" in message
@@ -283,14 +278,14 @@ def test_sigmas_that_the_model_does_not_know_are_refused(graph, client):
 
 def test_strength_of_nothing_is_refused(graph, client):
     loader = graph.checkpoint()
-    decode(graph, loader, advanced(graph, loader, empty_latent(graph), sigmas=ldm_sigmas(graph, loader, strength=0.0)))
+    decode(graph, loader, advanced(graph, loader, graph.empty(), sigmas=ldm_sigmas(graph, loader, strength=0.0)))
     assert "strength is 0" in expect_failure(client, graph, "LDMSigmas")
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "ddim"])
 def test_eta_of_a_sampler_without_one_is_refused(graph, client, sampler):
     loader = graph.checkpoint()
-    decode(graph, loader, advanced(graph, loader, empty_latent(graph), sampler=ldm_sampler(graph, sampler, 0.5)))
+    decode(graph, loader, advanced(graph, loader, graph.empty(), sampler=ldm_sampler(graph, sampler, 0.5)))
     assert f"{sampler} has no eta" in expect_failure(client, graph, "LDMSamplerSelect")
 
 
@@ -310,20 +305,19 @@ def test_nan_names_the_step(graph, client, host):
 def test_latent_of_another_size_is_refused(graph, client):
     """17 latent cells cannot be halved twice."""
     loader = graph.checkpoint()
-    odd = graph.add("EmptyLatentImage", width=136, height=128, batch_size=1)
-    decode(graph, loader, advanced(graph, loader, odd))
+    decode(graph, loader, advanced(graph, loader, graph.odd()))
     assert "16x17" in expect_failure(client, graph, "SamplerCustomAdvanced")
 
 
 def test_cancel_stops_within_a_step(graph, client: ComfyClient, progress_until_cancelled):
     """Cancelled at the first step of a run of 1000, the host is free at once and the next prompt works."""
     loader = graph.checkpoint()
-    sampled = advanced(graph, loader, empty_latent(graph, 16), sigmas=ldm_sigmas(graph, loader, 1000))
+    sampled = advanced(graph, loader, graph.empty(16), sigmas=ldm_sigmas(graph, loader, 1000))
     decode(graph, loader, sampled)
     assert progress_until_cancelled(graph, sampled.id)[-1] < 100
     good = type(graph)()
     loader = good.checkpoint()
-    decode(good, loader, advanced(good, loader, empty_latent(good), sigmas=ldm_sigmas(good, loader, 1)))
+    decode(good, loader, advanced(good, loader, good.empty(), sigmas=ldm_sigmas(good, loader, 1)))
     client.follow(client.submit(good.prompt))
 
 
@@ -342,7 +336,7 @@ def test_foreign_model_is_refused(foreign_host, graph, node):
     foreign, ours = graph.add("TestForeignModel"), graph.checkpoint("portraits-128")
     parts = {"guider": foreign if node == "LDMGuider" else ours, "sigmas": foreign if node == "LDMSigmas" else ours}
     sampled = advanced(
-        graph, ours, empty_latent(graph), guider=graph.add("LDMGuider", model=parts["guider"][0]),
+        graph, ours, graph.empty(), guider=graph.add("LDMGuider", model=parts["guider"][0]),
         sigmas=ldm_sigmas(graph, parts["sigmas"], 1),
     )  # fmt: skip
     graph.add("SaveLatent", samples=sampled[0], filename_prefix="never")

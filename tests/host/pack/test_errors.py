@@ -172,18 +172,20 @@ def test_latent_of_another_family_in_a_native_sampler(graph, fails, host: Privat
 
 def test_odd_latent_in_a_native_sampler(graph, fails):
     """17 latent cells cannot be halved twice; the message names the nearest size that can."""
-    native(graph, graph.add("EmptyLatentImage", width=136, height=128, batch_size=1))
+    native(graph, graph.odd())
     message = fails("KSampler")
     assert "16x17" in message
     assert "16x16" in message
 
 
 @pytest.mark.parametrize("side", ["width", "height"])
-def test_odd_size(graph, fails, side):
+@pytest.mark.parametrize("node", ["LDMLatentNoise", "LDMEmptyLatent"])
+def test_odd_size(graph, fails, side, node):
     """The widget steps by 32, but a workflow may hold anything."""
-    graph.core()
-    graph.prompt["2"]["inputs"][side] = 130
-    message = fails("LDMLatentNoise")
+    latent = graph.noise() if node == "LDMLatentNoise" else graph.empty()
+    graph.prompt[latent.id]["inputs"][side] = 130
+    native(graph, latent)
+    message = fails(node)
     assert f"{side} is 130" in message
     assert "128 or 160" in message
 
@@ -195,6 +197,17 @@ def test_odd_latent_in_our_sampler(graph, fails):
     loader = graph.checkpoint()
     graph.save(graph.add("LDMVQDecode", latent=graph.ddim(loader, cut)[0], vae=loader[1]))
     assert "16x17" in fails("LDMDDIMSampler")
+
+
+@pytest.mark.parametrize("node", ["LDMDDIMSampler", "LDMSampler"])
+def test_empty_latent_in_our_sampler(graph, fails, node):
+    """It fits in shape, and zeros have no picture in them; the message names both ways out."""
+    loader, latent = graph.checkpoint(), graph.empty(2)
+    more = {"eta": 0.0, "grid": "leading"} if node == "LDMDDIMSampler" else {"sampler": "unipc", "grid": "log_snr"}
+    sampled = graph.add(node, model=loader[0], latent=latent[0], steps=2, **more)
+    graph.save(graph.add("LDMVQDecode", latent=sampled[0], vae=loader[1]))
+    message = fails(node)
+    assert all(words in message for words in ("The latent is empty", "LDM Latent Noise", "KSampler"))
 
 
 def test_eta_without_a_seed(graph, fails, host: PrivateHost):

@@ -45,6 +45,7 @@ def idle(graph, run) -> None:
 
 NOISES = {
     "LDMLatentNoise": {"seed": 1, "batch_size": 4096},
+    "LDMEmptyLatent": {"batch_size": 4096},
     "LDMSeedWalk": {"seed_from": 1, "seed_to": 2, "frames": 4096, "path": "line"},
     "LDMSeedVariations": {"seed": 1, "variation_seed": 2, "variations": 4095, "strength": 0.1},
 }
@@ -58,7 +59,10 @@ def test_noise_that_no_machine_holds_is_refused_before_the_prompt_runs(graph, cl
         client.submit(graph.prompt)
 
 
-@pytest.mark.parametrize(("node", "name"), [("LDMSeedWalk", "frames"), ("LDMSeedVariations", "variations")])
+RANGES = [("LDMEmptyLatent", "batch_size"), ("LDMSeedWalk", "frames"), ("LDMSeedVariations", "variations")]
+
+
+@pytest.mark.parametrize(("node", "name"), RANGES)
 @pytest.mark.parametrize("value", [0, 10**6, 10**30])
 def test_ranges_of_noise_are_still_checked(graph, client: ComfyClient, node, name, value):
     """The host leaves them to a node that validates these inputs itself."""

@@ -25,9 +25,17 @@ def ksampler(graph: Any, loader: Any, latent: Any, **changes: Any) -> Any:
     return graph.add("KSampler", **(inputs | changes))
 
 
-def empty_latent(graph: Any, batch_size: int = 2) -> Any:
-    """EmptyLatentImage of 0.3 divides by 8 and makes 4 channels: 128 are 64 pixels for us, the channels are mended."""
-    return graph.add("EmptyLatentImage", width=128, height=128, batch_size=batch_size)
+def advanced(graph: Any, loader: Any, latent: Any) -> Any:
+    """SamplerCustomAdvanced with the host's own parts."""
+    guider = graph.add("BasicGuider", model=loader[0], conditioning=graph.add("LDMEmptyConditioning")[0])
+    return graph.add(
+        "SamplerCustomAdvanced",
+        noise=graph.add("RandomNoise", noise_seed=3)[0],
+        guider=guider[0],
+        sampler=graph.add("KSamplerSelect", sampler_name="euler_ancestral")[0],
+        sigmas=graph.add("BasicScheduler", model=loader[0], scheduler="normal", steps=4, denoise=1.0)[0],
+        latent_image=latent[0],
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,11 +45,49 @@ def empty_latent(graph: Any, batch_size: int = 2) -> Any:
 def test_ksampler(graph, run, sampler, scheduler):
     """Native samplers and schedulers run and make different images from different noise."""
     loader = graph.checkpoint()
-    sampled = ksampler(graph, loader, empty_latent(graph), sampler_name=sampler, scheduler=scheduler)
+    sampled = ksampler(graph, loader, graph.empty(2), sampler_name=sampler, scheduler=scheduler)
     shown = graph.add("PreviewImage", images=graph.add("VAEDecode", samples=sampled[0], vae=loader[1])[0])
     images = run(graph)[shown.id]
     assert images.shape == (2, 64, 64, 3)
     assert (images[0] != images[1]).any()
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_an_empty_latent_has_the_size_that_was_entered(graph, run, custom):
+    """Each side for itself, in both of the host's ways to sample, for every image of the batch."""
+    loader, latent = graph.checkpoint(), graph.empty(3, width=96, height=64)
+    sampled = advanced(graph, loader, latent) if custom else ksampler(graph, loader, latent)
+    saved = graph.save(graph.add("VAEDecode", samples=sampled[0], vae=loader[1]))
+    assert run(graph)[saved.id].shape == (3, 64, 96, 3)
+
+
+def test_an_empty_latent_is_zeros(graph, save_latent):
+    """Of the model's channels and ratio, which are those without a model too."""
+    for latent in (graph.empty(2, width=96), graph.empty(2, width=96, model=graph.checkpoint()[0])):
+        found = save_latent(graph, latent)
+        assert (found.shape, found.dtype) == ((2, 3, 16, 24), torch.float32)
+        assert not found.any()
+
+
+def test_an_empty_latent_adds_nothing_to_the_seed(graph, save_latent):
+    """The picture is that of the host's own zeros of this shape, for each image of a batch."""
+    loader, drawn = graph.checkpoint(), graph.noise(1, 2)
+    zeros = graph.add("LatentSubtract", samples1=drawn[0], samples2=drawn[0])
+    found, expected = (save_latent(graph, ksampler(graph, loader, latent)) for latent in (graph.empty(2), zeros))
+    assert torch.equal(found, expected)
+
+
+def test_the_empty_latent_of_the_host(graph, run):
+    """256 are 32 cells for it, of eight pixels, and a cell of ours has four.
+
+    Before 0.11.0 the host takes the cells as they are: a picture of 128 pixels. Since then the latent carries its
+    ratio, and the host makes 64 cells of it. This is why there is LDM Empty Latent, and why all other tests use it.
+    """
+    loader = graph.checkpoint()
+    latent = graph.add("EmptyLatentImage", width=256, height=256, batch_size=1)
+    sampled = ksampler(graph, loader, latent)
+    saved = graph.save(graph.add("VAEDecode", samples=sampled[0], vae=loader[1]))
+    assert run(graph)[saved.id].shape in ((1, 128, 128, 3), (1, 256, 256, 3))
 
 
 def test_native_ddim_is_our_ddim(graph, save_latent, tiny):
@@ -51,7 +97,7 @@ def test_native_ddim_is_our_ddim(graph, save_latent, tiny):
     compared. What remains is the host's start, scaled by sigma instead of sqrt(1 + sigma^2), and rounding.
     """
     sampled = ksampler(
-        graph, graph.checkpoint(), empty_latent(graph, 1), steps=10, sampler_name="ddim", scheduler="ddim_uniform"
+        graph, graph.checkpoint(), graph.empty(), steps=10, sampler_name="ddim", scheduler="ddim_uniform"
     )
     found = save_latent(graph, sampled)
     last = []
@@ -63,7 +109,7 @@ def test_native_ddim_is_our_ddim(graph, save_latent, tiny):
 
 def test_cfg_makes_no_difference(graph, save_latent):
     """Both conditionings are ignored, so guidance between them changes nothing but rounding."""
-    loader, latent = graph.checkpoint(), empty_latent(graph)
+    loader, latent = graph.checkpoint(), graph.empty(2)
     plain = save_latent(graph, ksampler(graph, loader, latent))
     guided = save_latent(graph, ksampler(graph, loader, latent, cfg=7.0))
     torch.testing.assert_close(plain, guided, atol=1e-4, rtol=1e-4)
@@ -72,15 +118,7 @@ def test_cfg_makes_no_difference(graph, save_latent):
 def test_sampler_custom_advanced(graph, run):
     """Guider, sigmas and sampler as separate nodes; VAEDecodeTiled and PreviewImage at the end."""
     loader = graph.checkpoint()
-    guider = graph.add("BasicGuider", model=loader[0], conditioning=graph.add("LDMEmptyConditioning")[0])
-    sampled = graph.add(
-        "SamplerCustomAdvanced",
-        noise=graph.add("RandomNoise", noise_seed=3)[0],
-        guider=guider[0],
-        sampler=graph.add("KSamplerSelect", sampler_name="euler_ancestral")[0],
-        sigmas=graph.add("BasicScheduler", model=loader[0], scheduler="normal", steps=4, denoise=1.0)[0],
-        latent_image=empty_latent(graph)[0],
-    )
+    sampled = advanced(graph, loader, graph.empty(2))
     tiled = graph.add(
         "VAEDecodeTiled", samples=sampled[0], vae=loader[1], tile_size=64, overlap=0, temporal_size=64,
         temporal_overlap=8,

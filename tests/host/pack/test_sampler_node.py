@@ -49,9 +49,8 @@ def test_defaults_of_the_node(client: ComfyClient):
 def test_noise_without_a_seed(graph, client: ComfyClient):
     """A latent of other nodes has no seed, so the noise of the steps would be undefined."""
     loader = graph.checkpoint()
-    empty = graph.add("EmptyLatentImage", width=128, height=128, batch_size=1)
     latent = graph.add(
-        "LDMSampler", model=loader[0], latent=empty[0], sampler="ddpm", steps=2, grid="trailing"
+        "LDMSampler", model=loader[0], latent=graph.empty()[0], sampler="ddpm", steps=2, grid="trailing"
     )  # fmt: skip
     graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=latent[0]))
     with pytest.raises(ExecutionError) as caught:
