@@ -78,7 +78,10 @@ def inspect(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show what is in a checkpoint: layout, weights, parameters, precision, hashes, configuration."""
+    """Show what is in a checkpoint: layout, weights, parameters, precision, hashes, configuration.
+
+    Nothing is loaded or computed; `ldm verify` tells whether it draws what it should.
+    """
     from ldm_backend.inspection import inspect_checkpoint
 
     info = inspect_checkpoint(path, config)
