@@ -132,13 +132,17 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
             "Take the configuration and the weights from the same model."
         )
     module.load_state_dict(
-        {key: _usable(tensor, key, source) for key, tensor in state_dict.items()},
+        {key: as_float32(tensor, key, source) for key, tensor in state_dict.items()},
         assign=True,
     )
     module.eval().requires_grad_(False)
 
 
-def _usable(tensor: Tensor, key: str, source: str | Path) -> Tensor:
+def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:
+    """The numbers of a tensor on the CPU, uncopied where they are float32; `key` and `source` are named in errors.
+
+    Raises: CheckpointError: another dtype, or values that are not finite numbers.
+    """
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}.")
     tensor = tensor.float()

@@ -118,6 +118,27 @@ def generate(
         setting out of range; TooLargeError: more than fits into memory; SamplingError: the model gave NaN or infinity;
         CheckpointError: a file of the model was changed since it was loaded.
     """
+    z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth)
+    images = decode_to_uint8(model, z)
+    rest(model.vq)
+    return images
+
+
+def sample_latents(
+    model: LatentDiffusion,
+    seeds: Sequence[int],
+    steps: int,
+    eta: float = 0.0,
+    sampler: str = "ddim",
+    grid: str = "leading",
+    callback: Callback | None = None,
+    cache_interval: int = 1,
+    cache_depth: int = 1,
+) -> Tensor:
+    """What `generate` decodes; its arguments and errors.
+
+    Returns: (N, C, h, w) float32 latents on the model's device.
+    """
     for file in model.files:
         file.check()
     check_memory(model, len(seeds), whole=cache_interval > 1)
@@ -130,9 +151,7 @@ def generate(
     step_noise = StepNoise(seeds, shape) if noisy else None
     z = sample(sampler, eps_model, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
     rest(model.unet)
-    images = decode_to_uint8(model, z)
-    rest(model.vq)
-    return images
+    return z
 
 
 def check_memory(model: LatentDiffusion, images: int, whole: bool = False) -> None:

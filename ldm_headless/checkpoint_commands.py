@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ldm_backend.errors import InputError
 from ldm_backend.hub import DEFAULT_REPO, DEFAULT_REVISION
 
 from .host_install import find_host
+from .text_tables import print_table
 
 if TYPE_CHECKING:
     from ldm_backend.config import LDMConfig
@@ -23,10 +21,9 @@ if TYPE_CHECKING:
     from ldm_backend.latent_rgb import LatentRGB
 
 _console = Console(stderr=True)
-_PIPE_WIDTH = 240  # columns of a table that no terminal shows, so that its lines stay whole
 _WEIGHTS_TEXT = {"ema": "EMA", "raw": "raw", "only": "one set, of unknown kind"}
 
-_Config = Annotated[
+ConfigOption = Annotated[
     str | None, typer.Option(metavar="PRESET|YAML", help="For files without: a model's name, or CompVis' config.yaml.")
 ]
 
@@ -60,7 +57,7 @@ def convert(
     to: Annotated[Layout, typer.Option(help="One safetensors file, or the Hugging Face folder.")] = Layout.SINGLE_FILE,
     dtype: Annotated[Dtype, typer.Option(help="Precision on disk.")] = Dtype.FP32,
     weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
-    config: _Config = None,
+    config: ConfigOption = None,
     scale_factor: Annotated[float | None, typer.Option(help="Replaces that of the configuration.")] = None,
 ) -> None:
     """Convert a checkpoint, and print the path of the result. A single file gets its checksum beside it."""
@@ -78,22 +75,22 @@ def convert(
 
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint in any layout: file or folder.")],
-    config: _Config = None,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show what is in a checkpoint: layout, weights, parameters, precision, hashes, configuration."""
+    """Show what is in a checkpoint: layout, weights, parameters, precision, hashes, configuration.
+
+    Nothing is loaded or computed; `ldm verify` tells whether it draws what it should.
+    """
     from ldm_backend.inspection import inspect_checkpoint
 
     info = inspect_checkpoint(path, config)
     if as_json:
         typer.echo(json.dumps(_as_json(info), indent=2))
         return
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    console.print(_table(_summary(info)))
+    print_table(_summary(info))
     if info.config:
-        console.print(_table(_settings(info.config)))
+        print_table(_settings(info.config))
     if info.problem:
         _note(info.problem, "yellow")
 
@@ -145,7 +142,7 @@ def fit_preview(
         rows.append(("explains", f"{latent_rgb.explained_variance(fit, cells):.3f} of the images' colours"))
         rows += [("fit on", f"the images in {images}"), *_colour_rows(refit)]
         rows.append(("explains", f"{latent_rgb.explained_variance(refit, cells):.3f} of the images' colours"))
-    Console(width=None if Console().is_terminal else _PIPE_WIDTH).print(_table(rows))
+    print_table(rows)
 
 
 def _colour_rows(fit: "LatentRGB") -> list[tuple[str, str]]:
@@ -181,12 +178,17 @@ def _as_json(info: "CheckpointInfo") -> dict[str, Any]:
     }
 
 
+def weights_text(weights: str, has_ema: bool) -> str:
+    """Which set of weights was taken, and whether the file holds the other one too."""
+    also = {"ema": " (the file holds raw ones too)", "raw": " (the file holds EMA too)"}
+    return _WEIGHTS_TEXT[weights] + (also.get(weights, "") if has_ema else "")
+
+
 def _summary(info: "CheckpointInfo") -> list[tuple[str, str]]:
-    also_raw = " (the file holds raw ones too)" if info.has_ema and info.weights == "ema" else ""
     rows = [
         ("path", str(info.path)),
         ("layout", info.layout),
-        ("weights", _WEIGHTS_TEXT[info.weights] + also_raw),
+        ("weights", weights_text(info.weights, info.has_ema)),
         ("UNet", f"{info.unet_parameters:,} parameters"),
         ("first stage", f"{info.first_stage_parameters:,} parameters"),
         ("dtypes", ", ".join(info.dtypes)),
@@ -201,15 +203,6 @@ def _settings(config: "LDMConfig") -> list[tuple[str, str]]:
 
     parts = config_to_json(config)
     return [(f"{part}.{name}", json.dumps(value)) for part, values in parts.items() for name, value in values.items()]
-
-
-def _table(rows: list[tuple[str, str]]) -> Table:
-    table = Table(box=box.HORIZONTALS, show_header=False, padding=(0, 1, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in rows:
-        table.add_row(Text(label), Text(value))  # as Text: to rich, [brackets] in a path are a style
-    return table
 
 
 def _note(text: str, style: str | None = None) -> None:

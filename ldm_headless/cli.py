@@ -1,10 +1,11 @@
 """The `ldm` command. Results go to standard output, progress and messages to standard error.
 
-Exit codes: 0 done; 1 a node failed, the prompt was lost, no image came, an image cannot be written, or workers fail;
-2 wrong usage, workflow file, output folder, checkpoint or configuration, a model that cannot be downloaded, or a folder
-or image set that does not fit the command; 3 refused by the host's validation or a dry run; 4 no host, server or Ray
-cluster; 130 interrupted; 143 ended by SIGTERM. A run of several jobs has the code of its first failure. They stand on
-the headless error classes; the backend's errors, which know of no command, all mean 2.
+Exit codes: 0 done; 1 a node failed, the prompt was lost, no image came, an image cannot be written, workers fail, or a
+checkpoint draws other pixels than it should; 2 wrong usage, workflow file, output folder, checkpoint or configuration,
+a model that cannot be downloaded, or a folder or image set that does not fit the command; 3 refused by the host's
+validation or a dry run; 4 no host, server or Ray cluster; 130 interrupted; 143 ended by SIGTERM. A run of several jobs
+has the code of its first failure. They stand on the headless error classes; the backend's errors, which know of no
+command, all mean 2.
 """
 
 import signal
@@ -23,6 +24,7 @@ from .evaluate_command import evaluate
 from .generate_command import generate
 from .host_install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
 from .run_command import run
+from .verify_command import verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _console = Console(stderr=True)
@@ -43,7 +45,7 @@ def install_private_host(
     typer.echo(install_host(directory, constraints, version).path)
 
 
-for _command in (run, generate, evaluate, convert, inspect, download, fit_preview):
+for _command in (run, generate, evaluate, convert, inspect, verify, download, fit_preview):
     app.command()(_command)
 
 

@@ -135,6 +135,12 @@ class GenerationError(HeadlessError):
     """A generation that broke off: an image cannot be written, or workers fail or are lost again and again."""
 
 
+class VerificationError(HeadlessError):
+    """A checkpoint that draws other pixels than the release it should be."""
+
+    exit_code = 1
+
+
 class WorkerLostError(HeadlessError):
     """A worker of a pool that cannot go on: another one takes what it had."""
 

@@ -82,7 +82,7 @@ def generate(
             sampler=sampler,
             grid=grid,
             batch=_batch(batch, out, resources),
-            device=_device(device, resources),
+            device=device_here(device, resources),
             precision=precision.value,
             compiled=compiled,
             threads=threads,
@@ -113,8 +113,12 @@ def _batch(text: str, out: Path, resources: dict[str, float] | None) -> int | No
     return int(text)
 
 
-def _device(asked: Device | None, resources: dict[str, float] | None) -> str:
-    """Where the workers compute; what this machine has counts only without a cluster."""
+def device_here(asked: Device | None, resources: dict[str, float] | None = None) -> str:
+    """Where to compute; what this machine has counts only without a cluster, whose `resources` count otherwise.
+
+    Raises:
+        JobError: CUDA was asked for, and there is none.
+    """
     import torch
 
     has_gpu = torch.cuda.is_available() if resources is None else resources.get("GPU", 0) >= 1

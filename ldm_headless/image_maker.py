@@ -75,9 +75,7 @@ class ImageMaker:
             precision=settings.precision,
             compiled=settings.compiled,
         )
-        self._machine = (
-            torch.cuda.get_device_name() if settings.device == "cuda" else torch.backends.cpu.get_cpu_capability()
-        )
+        self._machine = machine_name(settings.device)
 
     def __call__(self, unit: Unit) -> list[MadeImage]:
         """The missing images of one batch.
@@ -147,6 +145,11 @@ def settings_of(
 def versions() -> dict[str, str]:
     """Of what computes pixels here."""
     return {"torch": torch.__version__, "ldm": version("comfyui-ldm")}
+
+
+def machine_name(device: str) -> str:
+    """The card's name for "cuda", else the instructions that torch found the processor to have."""
+    return torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
