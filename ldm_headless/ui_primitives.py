@@ -1,6 +1,6 @@
 """Values that travel through the editor alone: from primitive nodes to widgets, and from subgraph nodes inwards.
 
-Imports the instances.
+Imports the instances, the widget types and the errors.
 """
 
 import math
@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from .node_types import WidgetType
+from .errors import WorkflowError
 from .ui_instances import PRIMITIVE, Instance, Scope, Widget
+from .widget_types import CHOICE, WidgetType
 
 _FILLS_PLACEHOLDERS = "Run widget replace on values"
 # What two inputs may differ in and still be fed by one primitive.
@@ -34,6 +35,11 @@ def apply_primitives(root: Scope, fill: Callable[[str], str]) -> None:
         if isinstance(value, str) and instance.node.properties.get(_FILLS_PLACEHOLDERS):
             value = fill(value)
         for widget in widgets:
+            if widget.type.kind == CHOICE and widget.value != value:
+                raise WorkflowError(
+                    f"{instance}: it sets {widget.type.name!r} to {value!r}, a choice that brings inputs of its own, "
+                    "which would all have their defaults; choose it on the node itself"
+                )
             widget.value = widget.type.snap(value)
 
 
