@@ -93,6 +93,7 @@ class DynamicNode:
         self._restore_values(node)
         names = {widget.name for widget in self.widgets}
         self.slots = [slot for slot in self.slots if slot.widget is None or slot.widget in names]
+        self._check_names(node)
         self._check_links(node, links)
 
     def _restore_values(self, node: Node) -> None:
@@ -112,6 +113,17 @@ class DynamicNode:
             raise WorkflowError(
                 f"it was saved with {len(values)} values, but has {place} here: {_shown(self.widgets)}; "
                 "the file comes from another version of the node: open it in the editor of this host and save it"
+            )
+
+    def _check_names(self, node: Node) -> None:
+        """Where the file names the widgets of the options, they are the same here: else values have other places."""
+        saved = {name for name in node.widget_names if "." in name}
+        own = {widget.name for widget in self.widgets if widget.saved and "." in widget.name}
+        differ = saved ^ own if saved and node.knows_widgets else saved - own
+        if differ:
+            raise WorkflowError(
+                f"its inputs {', '.join(sorted(differ))} are not the same in the file and on this host; "
+                "open the file in the editor of this host, correct the values, and save it"
             )
 
     def _check_links(self, node: Node, links: set[int]) -> None:

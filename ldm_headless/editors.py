@@ -50,6 +50,7 @@ class Editor:
         previews_text: Preview Any has a text, which goes into the prompt.
         sees_muted: A muted node still stands in the prompt's links, which are then left out; and what is inside a muted
             or bypassed subgraph is still sent. Today a muted node is as if it was not linked.
+        fills_linked: The value on a subgraph's node gets inside also where its input is linked, as by a primitive.
         gives_views: The views on a subgraph's node of widgets inside have values of their own.
         grows_options: Custom Combo has as many options as are filled in.
     """
@@ -63,6 +64,7 @@ class Editor:
     keeps_slot: bool = False
     previews_text: bool = True
     sees_muted: bool = True
+    fills_linked: bool = True
     gives_views: bool = False
     grows_options: bool = False
 
@@ -78,6 +80,7 @@ TODAY = Editor(
     keeps_slot=True,
     previews_text=False,
     sees_muted=False,
+    fills_linked=False,
     gives_views=True,
     grows_options=True,
 )

@@ -141,13 +141,13 @@ class NodeType:
         """A file may have been saved where this type had inputs that depend on a choice, and its values with them."""
         builders = {entry.name for entry in self._inputs if entry.kind in (CHOICE, GROWING)}
         names = {entry.name for entry in self._inputs}
-        for slot in node.inputs:
-            whole, dot, _ = slot.name.partition(".")
-            if slot.widget == slot.name and dot and whole in names - builders and slot.name not in names:
+        for name in node.widget_names:
+            whole, dot, _ = name.partition(".")
+            if dot and whole not in builders and name not in names:
                 raise WorkflowError(
-                    f"it was saved with an input {slot.name!r}, which belongs to a choice {whole!r}; on this host "
-                    f"{whole!r} brings no inputs, so the saved values have other places: convert it for the host "
-                    "that it was made on, or open it in the editor of this one, correct its values, and save it"
+                    f"it was saved with an input {name!r}, which belongs to a choice {whole!r}; on this host there is "
+                    "no such choice, so the saved values have other places: convert it for the host that it was made "
+                    "on, or open it in the editor of this one, correct its values, and save it"
                 )
 
 

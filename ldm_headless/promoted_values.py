@@ -3,7 +3,8 @@
 Files keep them by place: in the order of the inputs that have a widget or, where the node has the property
 `proxyWidgets`, in the order of its entries. An entry names a node inside and a widget of it, or "-1" and an input.
 Editors differ in what a view is. In the older one it shows the widget inside and has no value of its own. Today's makes
-an input of it when it opens the file, and the value is that on the node. Imports the instances and the errors.
+an input of it when it opens the file, and the value is that on the node. Imports the graph, the instances and the
+errors.
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import WorkflowError
+from .ui_graph import Node
 from .ui_instances import PRIMITIVE, Instance, Widget
 
 _OF_INPUT = "-1"
@@ -20,11 +22,17 @@ _SET_ASIDE = "proxyWidgetErrorQuarantine"  # values that the editor could not pl
 _PREFIX = re.compile(r"\s*\d+\s*:\s*(?=.)")  # of names of older files: the node further inside
 
 
-def load_promoted(instance: Instance) -> None:
+def has_views(node: Node) -> bool:
+    """Whether a subgraph's node has views of widgets inside."""
+    return any(place != _OF_INPUT for place, *_ in _entries(node.properties.get("proxyWidgets")))
+
+
+def load_promoted(instance: Instance, is_viewed: bool) -> None:
     """Give the widgets on a subgraph's node their own saved values.
 
     Args:
         instance: The subgraph's node; its inside is complete. Changed.
+        is_viewed: Nodes of the same subgraph inside other subgraphs have views.
 
     Raises:
         WorkflowError: The values cannot be told apart.
@@ -34,6 +42,11 @@ def load_promoted(instance: Instance) -> None:
         values = [values.get(name) for name in instance.widgets]
     entries = _entries(instance.node.properties.get("proxyWidgets"))
     if instance.scope.editor.gives_views:
+        if is_viewed and len(values) > len(instance.widgets):
+            raise WorkflowError(
+                f"{instance}: it was saved with {len(values)} values, more than its inputs have; the editor gives them "
+                "to views that the subgraph has elsewhere; open the file there, correct the values, and save it"
+            )
         _load_today(instance, values, entries)
     elif not entries:
         _load_by_place(instance, values)
@@ -64,7 +77,7 @@ def _load_today(instance: Instance, values: Sequence[Any], entries: Sequence[Seq
             instance.widgets[name].value = value
     if not entries:
         return
-    settled = set()
+    settled: set[str | None] = {slot.name for slot in instance.inputs if slot.link is not None}
     for index, (place, name, *_) in enumerate(entries):
         value = values[index] if index < len(values) else None
         settled.add(_settle(instance, place, name, value))

@@ -9,7 +9,7 @@ from typing import Any
 from .editors import editor_of
 from .errors import MissingNodesError, WorkflowError
 from .node_types import NodeType
-from .promoted_values import load_promoted
+from .promoted_values import has_views, load_promoted
 from .ui_graph import BYPASSED, MUTED, Graph, InputSlot, Node, UIWorkflow
 from .ui_instances import EDITOR_ONLY, Instance, Scope, Widget
 
@@ -31,6 +31,8 @@ class Unfolding:
         self._workflow = workflow
         self._object_info = object_info
         self._editor = editor_of(object_info)
+        inside = (each for graph in workflow.subgraphs.values() for each in graph.nodes.values())
+        self._viewed = {each.type for each in inside if each.type in workflow.subgraphs and has_views(each)}
         self._kinds: dict[str, NodeType] = {}
         self._missing: dict[str, list[str]] = {}
         self.root = self._scope(workflow.root, None)
@@ -94,5 +96,5 @@ class Unfolding:
                 instance.widgets[port.name] = Widget(widget.type, widget.value)
             slot = InputSlot(port.name, port.type, links.get(port.name), port.name if widget else None)
             instance.inputs = (*instance.inputs, slot)
-        load_promoted(instance)
+        load_promoted(instance, node.type in self._viewed)
         return instance
