@@ -63,7 +63,9 @@ def test_recorded_graphs(
     """
     record = json.loads(path.read_text())
     graph = record["graph"]
-    if not types_of(graph) <= object_info.keys():
+    # Old names of nodes are in the graph, today's in the record. Newer editors do not translate them.
+    types = types_of(graph) if NEWER or "object_info" not in record else record["object_info"].keys()
+    if not types <= object_info.keys():
         pytest.skip("the host lacks nodes of it")
     is_own = "object_info" not in record or editor_of(record["object_info"]) is editor_of(object_info) is EDITOR
     with contextlib.nullcontext() if is_own else contextlib.suppress(WorkflowError):
