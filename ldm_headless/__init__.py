@@ -6,9 +6,10 @@
         png = client.fetch(client.outputs(prompt_id)[0])
 
 Read on in this order: errors, async_client (with protocol and event_socket), client, workflow (with embedded),
-ui_export (with ui_graph, node_types, ui_instances, ui_primitives, text_widgets), overrides, sweep, private_host (with
-host_install, torch_probe and scratch_folder), plan, validation, output_folder (with atomic_files, journal and
-output_names), report, run_record, runner, pool_runner (with worker_pool, ray_pool and host_worker), run_command, cli.
+ui_export (with ui_graph, editors, widget_types, dynamic_inputs, node_types, ui_instances, promoted_values,
+ui_unfolding, ui_primitives, text_widgets), overrides, sweep, private_host (with host_install, torch_probe and
+scratch_folder), plan, validation, output_folder (with atomic_files, journal and output_names), report, run_record,
+runner, pool_runner (with worker_pool, ray_pool and host_worker), run_command, cli.
 Speaks HTTP to the host and imports neither the host nor torch.
 """
 

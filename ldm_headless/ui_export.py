@@ -12,17 +12,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .errors import WorkflowError
-from .node_types import IN_BROWSER_ONLY, UNSET
 from .text_widgets import MISSING, fill_placeholders, plain_prompt
 from .ui_graph import BYPASSED, MUTED, SUBGRAPH_INPUT, parse_ui
-from .ui_instances import Instance, Scope, Unfolding, Widget
+from .ui_instances import Instance, Scope, Widget
 from .ui_primitives import apply_primitives, push_inwards
+from .ui_unfolding import Unfolding
+from .widget_types import IN_BROWSER_ONLY, UNSET
 
-# Nodes whose file name may hold placeholders.
-_SAVING = {
-    *("SaveImage", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio", "SaveGLB", "SaveAnimatedPNG"),
-    *("CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent"),
-}
+_SILENT = (MUTED, BYPASSED)
 _ALIAS = "Node name for S&R"  # the property by which placeholders name a node
 
 
@@ -56,8 +53,8 @@ def export_prompt(
 
     Raises:
         MissingNodesError: The host lacks node types.
-        WorkflowError: The file is damaged, links run in a circle, or a value comes into being in a browser only (a
-            choice in braces, a camera).
+        WorkflowError: The file is damaged, links run in a circle, a value comes into being in a browser only (a
+            choice in braces, a camera), or a node has inputs of a kind that is not known or values that do not suit it.
     """
     root = Unfolding(parse_ui(document, source), object_info, source).root
     fill = partial(fill_placeholders, lookup=partial(_lookup, root), now=datetime.now())
@@ -70,7 +67,7 @@ def export_prompt(
             "_meta": {"title": instance.title},
         }
         for instance in root.walk()
-        if instance.kind is not None and instance.node.mode not in (MUTED, BYPASSED)
+        if instance.kind is not None and _is_sent(instance)
     }
     for node in prompt.values():
         inputs = node["inputs"].items()
@@ -80,6 +77,16 @@ def export_prompt(
     return {key: prompt[key] for key in [*numbers, *(key for key in prompt if not key.isdecimal())]}
 
 
+def _is_sent(instance: Instance) -> bool:
+    """Whether a node of the host is in the prompt."""
+    if instance.node.mode in _SILENT:
+        return False
+    outermost = instance
+    while outermost.scope.owner is not None:
+        outermost = outermost.scope.owner
+    return instance.scope.editor.sees_muted or outermost.node.mode not in _SILENT
+
+
 def _inputs(instance: Instance, fill: _Fill) -> dict[str, Any]:
     """Widgets in their order, each with what is linked to it if anything is; then the other links."""
     origins = ((slot.name, _origin_of_input(instance, index, set())) for index, slot in enumerate(instance.inputs))
@@ -87,10 +94,16 @@ def _inputs(instance: Instance, fill: _Fill) -> dict[str, Any]:
     linked = {name: origin for name, origin in linked.items() if origin is not None}
     widgets = [widget for widget in instance.widgets.values() if widget.type.sent and widget.value is not UNSET]
     own = {
-        widget.type.name: None if widget.type.name in linked else _wrapped(_sent_value(instance, widget, fill))
+        widget.type.name: None if widget.type.name in linked else _own_value(instance, widget, fill)
         for widget in widgets
     }
     return own | linked
+
+
+def _own_value(instance: Instance, widget: Widget, fill: _Fill) -> Any:
+    value = _wrapped(_sent_value(instance, widget, fill))
+    is_curve = widget.type.kind == "CURVE" and isinstance(widget.value, list)  # as older files have them
+    return {"__type__": "CURVE", **value} if is_curve else value
 
 
 def _sent_value(instance: Instance, widget: Widget, fill: _Fill) -> Any:
@@ -106,7 +119,7 @@ def _sent_value(instance: Instance, widget: Widget, fill: _Fill) -> Any:
             return plain_prompt(value)
         except WorkflowError as error:
             raise WorkflowError(f"{instance}: input {kind.name!r}: {error}") from error
-    is_name = kind.name == "filename_prefix" and instance.node.type in _SAVING
+    is_name = kind.name == "filename_prefix" and instance.node.type in instance.scope.editor.saving
     return fill(value) if is_name and isinstance(value, str) else value
 
 
@@ -142,6 +155,8 @@ def _origin_of_input(instance: Instance, index: int, visited: _Visited, kind: st
 def _origin_of_output(instance: Instance, index: int, kind: str, visited: _Visited) -> _Origin:
     """The real output that an output stands for. `kind` is the type that the far end takes."""
     _visit(instance, "output", index, visited)
+    if instance.node.mode == MUTED and not instance.scope.editor.sees_muted:
+        return None
     if instance.node.mode == BYPASSED:
         passed = _bypass(instance, index, kind)
         return None if passed is None else _origin_of_input(instance, passed, visited)
@@ -208,5 +223,5 @@ def _lookup(root: Scope, name: str, widget: str) -> Any:
 
 
 def _alias(instance: Instance) -> Any:
-    default = None if instance.kind is None or instance.node.type in _SAVING else instance.node.type
-    return instance.node.properties.get(_ALIAS, default)
+    has_none = instance.kind is None or instance.node.type in instance.scope.editor.saving
+    return instance.node.properties.get(_ALIAS, None if has_none else instance.node.type)

@@ -58,7 +58,11 @@ class OutputSlot:
 
 @dataclass(frozen=True)
 class Node:
-    """A node as saved. What belongs to its type is in the host's description of that type, not here."""
+    """A node as saved. What belongs to its type is in the host's description of that type, not here.
+
+    `widget_names` are those of the widgets that it was saved with, as far as the file says so; `knows_widgets` tells
+    whether they are all. Older editors name none, and files inside images only those that are linked.
+    """
 
     id: str
     type: str
@@ -68,6 +72,8 @@ class Node:
     outputs: tuple[OutputSlot, ...]
     values: list[Any] | dict[str, Any]
     properties: dict[str, Any] = field(repr=False)
+    widget_names: tuple[str, ...] = ()
+    knows_widgets: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,18 +161,23 @@ def _link(entry: Mapping[str, Any] | list[Any]) -> Link:
 
 def _node(entry: Mapping[str, Any]) -> Node:
     values = entry.get("widgets_values")
+    named = entry.get("widgets_values_named")
+    inputs = tuple(_input(slot) for slot in entry.get("inputs") or [])
+    with_widget = [slot for slot in inputs if slot.widget is not None]
     kind = str(entry["type"])
     return Node(
         id=str(entry["id"]),
         type=_RENAMED.get(kind, kind),
         title=str(entry.get("title") or ""),
         mode=int(entry.get("mode") or 0),
-        inputs=tuple(_input(slot) for slot in entry.get("inputs") or []),
+        inputs=inputs,
         outputs=tuple(
             OutputSlot(_type(slot.get("type")), tuple(slot.get("links") or ())) for slot in entry.get("outputs") or []
         ),
         values=values if isinstance(values, list | dict) else [],
         properties=dict(entry.get("properties") or {}),
+        widget_names=tuple(named) if isinstance(named, dict) else tuple(slot.name for slot in with_widget),
+        knows_widgets=isinstance(named, dict) or any(slot.link is None for slot in with_widget),
     )
 
 

@@ -1,21 +1,21 @@
-"""A UI-format workflow unfolded: one instance of each node for each place where its subgraph is used, with its values.
+"""The parts of an unfolded workflow: one instance of each node for each place where its subgraph is used.
 
-Imports the graph, the node types and the errors.
+Imports the graph, the editors, the node types and the widget types.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import MissingNodesError, WorkflowError
-from .node_types import NodeType, WidgetType
-from .ui_graph import BYPASSED, MUTED, Graph, InputSlot, Node, UIWorkflow
+from .editors import Editor
+from .node_types import NodeType
+from .ui_graph import Graph, InputSlot, Node
+from .widget_types import WidgetType
 
 NOTES = ("Note", "MarkdownNote")
 PRIMITIVE = "PrimitiveNode"
 REROUTE = "Reroute"
-_EDITOR_ONLY = {*NOTES, PRIMITIVE, REROUTE}
+EDITOR_ONLY = {*NOTES, PRIMITIVE, REROUTE}
 _TITLES = {PRIMITIVE: "Primitive", "MarkdownNote": "Markdown Note"}
 
 
@@ -43,7 +43,7 @@ class Instance:
     @property
     def is_virtual(self) -> bool:
         """Whether it exists in the editor only."""
-        return self.inner is not None or self.node.type in _EDITOR_ONLY
+        return self.inner is not None or self.node.type in EDITOR_ONLY
 
     @property
     def title(self) -> str:
@@ -65,6 +65,7 @@ class Scope:
 
     graph: Graph
     owner: Instance | None
+    editor: Editor
     instances: dict[str, Instance] = field(default_factory=dict)
 
     def walk(self) -> Iterator[Instance]:
@@ -81,105 +82,6 @@ class Scope:
             instance = self.instances.get(link.target_id)
             if instance is not None:
                 yield from ((instance, slot) for slot in instance.inputs if slot.link == link.id)
-
-
-class Unfolding:
-    """Unfolds one workflow for one host.
-
-    Args:
-        workflow: Parsed.
-        object_info: The host's description of all its nodes.
-        source: Where the workflow comes from, for messages.
-
-    Raises:
-        MissingNodesError: The host lacks node types that the prompt needs.
-        WorkflowError: A subgraph contains itself.
-    """
-
-    def __init__(self, workflow: UIWorkflow, object_info: Mapping[str, Any], source: str) -> None:
-        self._workflow = workflow
-        self._object_info = object_info
-        self._kinds: dict[str, NodeType] = {}
-        self._missing: dict[str, list[str]] = {}
-        self.root = self._scope(workflow.root, None)
-        if self._missing:
-            listed = "; ".join(f"{kind}: {', '.join(places)}" for kind, places in self._missing.items())
-            raise MissingNodesError(
-                f"{source} uses node types that the host does not have ({listed}); install the packs that bring them, "
-                "or delete, mute or bypass these nodes. Nodes that are a pack's JavaScript alone need a browser: "
-                "use Export (API) there"
-            )
-
-    def _scope(self, graph: Graph, owner: Instance | None) -> Scope:
-        scope = Scope(graph, owner)
-        for node in graph.nodes.values():
-            scope.instances[node.id] = self._instance(node, scope)
-        return scope
-
-    def _instance(self, node: Node, scope: Scope) -> Instance:
-        path = f"{scope.owner.path}:{node.id}" if scope.owner else node.id
-        definition = self._workflow.subgraphs.get(node.type)
-        if definition is not None:
-            return self._subgraph(node, scope, path, definition)
-        kind = self._kind(node.type)
-        if kind is None:
-            if node.type not in _EDITOR_ONLY and node.mode not in (MUTED, BYPASSED):
-                self._missing.setdefault(node.type, []).append(f"node {path}")
-            return Instance(path, node, scope, None, node.inputs, tuple(slot.type for slot in node.outputs), {})
-        values = kind.values(node)
-        widgets = {widget.name: Widget(widget, values[widget.name]) for widget in kind.widgets}
-        return Instance(path, node, scope, kind, kind.inputs(node), kind.output_types(node), widgets)
-
-    def _kind(self, name: str) -> NodeType | None:
-        if name not in self._kinds:
-            if name not in self._object_info:
-                return None
-            self._kinds[name] = NodeType(name, self._object_info[name])
-        return self._kinds[name]
-
-    def _subgraph(self, node: Node, scope: Scope, path: str, definition: Graph) -> Instance:
-        above = scope.owner
-        while above is not None:
-            if above.node.type == node.type:
-                raise WorkflowError(
-                    f"the subgraph {definition.name!r} contains itself (node {path}); remove one of both"
-                )
-            above = above.scope.owner
-        outputs = tuple(port.type for port in definition.outputs)
-        instance = Instance(path, node, scope, None, (), outputs, {})
-        instance.inner = self._scope(definition, instance)
-        links = {slot.name: slot.link for slot in node.inputs}
-        for port in definition.inputs:
-            behind = (target.widget(slot) for target, slot in instance.inner.targets(port.links))
-            widget = next((widget for widget in behind if widget is not None), None)
-            if widget is not None:
-                instance.widgets[port.name] = Widget(widget.type, widget.value)
-            slot = InputSlot(port.name, port.type, links.get(port.name), port.name if widget else None)
-            instance.inputs = (*instance.inputs, slot)
-        _load_promoted(instance)
-        return instance
-
-
-def _load_promoted(instance: Instance) -> None:
-    """Give the widgets on a subgraph's node their own saved values.
-
-    Files keep the values in the order of the property `proxyWidgets`, where "-1" marks a widget of the subgraph's
-    inputs; what else stands there are views of widgets inside, which have no value of their own. Older files have no
-    such property and no views.
-    """
-    values = instance.node.values
-    if isinstance(values, dict):
-        values = [values.get(name) for name in instance.widgets]
-    proxies = instance.node.properties.get("proxyWidgets")
-    if isinstance(proxies, str):
-        proxies = json.loads(proxies)
-    if not proxies:
-        for widget, value in zip(instance.widgets.values(), values, strict=False):
-            widget.value = value
-        return
-    for (place, name), value in zip(proxies, values, strict=False):
-        if str(place) == "-1" and value is not None and name in instance.widgets:
-            instance.widgets[name].value = value
 
 
 def _execution_order(scope: Scope) -> list[Instance]:

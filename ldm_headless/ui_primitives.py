@@ -1,6 +1,6 @@
 """Values that travel through the editor alone: from primitive nodes to widgets, and from subgraph nodes inwards.
 
-Imports the instances.
+Imports the graph, the instances, the widget types and the errors.
 """
 
 import math
@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from .node_types import WidgetType
+from .errors import WorkflowError
+from .ui_graph import InputSlot
 from .ui_instances import PRIMITIVE, Instance, Scope, Widget
+from .widget_types import CHOICE, WidgetType
 
 _FILLS_PLACEHOLDERS = "Run widget replace on values"
 # What two inputs may differ in and still be fed by one primitive.
@@ -33,8 +35,29 @@ def apply_primitives(root: Scope, fill: Callable[[str], str]) -> None:
         value = _value(instance, widgets)
         if isinstance(value, str) and instance.node.properties.get(_FILLS_PLACEHOLDERS):
             value = fill(value)
+        if not root.editor.fills_linked:
+            for target, slot in instance.scope.targets(instance.node.outputs[0].links):
+                _refuse_unreached(instance, target, slot, value)
         for widget in widgets:
+            if widget.type.kind == CHOICE and widget.value != value:
+                raise WorkflowError(
+                    f"{instance}: it sets {widget.type.name!r} to {value!r}, a choice that brings inputs of its own, "
+                    "which would all have their defaults; choose it on the node itself"
+                )
             widget.value = widget.type.snap(value)
+
+
+def _refuse_unreached(primitive: Instance, target: Instance, slot: InputSlot, value: Any) -> None:
+    """Today's editor shows a primitive's value on a subgraph's node, but sends what the widgets inside have."""
+    inside = target.inner
+    for port in inside.graph.inputs if inside else ():
+        for inner, inner_slot in inside.targets(port.links) if inside and port.name == slot.name else ():
+            widget = inner.widget(inner_slot)
+            if widget is not None and widget.value != value:
+                raise WorkflowError(
+                    f"{primitive}: its value {value!r} does not get into the subgraph of {target}: the editor of this "
+                    f"host sends the {widget.value!r} of {inner} instead; set {slot.name!r} on the subgraph's node"
+                )
 
 
 def push_inwards(scope: Scope) -> None:
@@ -42,8 +65,11 @@ def push_inwards(scope: Scope) -> None:
     for instance in scope.instances.values():
         if instance.inner is None:
             continue
+        linked = {slot.name for slot in instance.inputs if slot.link is not None}
         for port in instance.inner.graph.inputs:
             outer = instance.widgets.get(port.name)
+            if port.name in linked and not scope.editor.fills_linked:
+                continue
             for target, slot in instance.inner.targets(port.links) if outer else ():
                 widget = target.widget(slot)
                 if outer is not None and widget is not None:

@@ -1,27 +1,39 @@
-"""Our conversion of UI graphs gives what the editor's own Export (API) gives, with the order of nodes and inputs."""
+"""Our conversion of UI graphs gives what the editor's own Export (API) gives, with the order of nodes and inputs.
 
+It holds for the pinned editor, for a newer one on the pinned host (FRONTEND_ROOT), and for a newer host with its own
+(COMFYUI_PATH). There a graph may also be refused, with the reason.
+"""
+
+import contextlib
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from editor_page import NEWER, exported, first_difference, titled, types_of
+from editor_page import NEWER, as_saved, exported, first_difference, titled, types_of
 from playwright.sync_api import Page
 
 from ldm_headless import PACK_ROOT, PrivateHost
+from ldm_headless.editors import OLDER, TODAY, editor_of
+from ldm_headless.errors import WorkflowError
 from ldm_headless.ui_export import export_prompt
+
+logger = logging.getLogger(__name__)
 
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
 RECORDED = sorted((PACK_ROOT / "tests" / "data" / "exports").glob("*.json"))
-
-pinned = pytest.mark.skipif(NEWER, reason="newer editors number the nodes of subgraphs anew and note versions")
+EDITOR = TODAY if NEWER else OLDER
+VERSION = "() => window.__COMFYUI_FRONTEND_VERSION__"
 
 
 def compare(page: Page, graph: dict[str, Any], object_info: dict[str, Any]) -> str:
     theirs, titles = exported(page, graph)
     assert theirs
-    return first_difference(as_written(export_prompt(graph, titled(object_info, titles), "graph")), theirs)
+    ours = export_prompt(graph, titled(object_info, titles), "graph")
+    return first_difference(ours, as_saved(theirs, ours) if NEWER else theirs)
 
 
 def as_written(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -37,33 +49,49 @@ def test_workflows_of_the_pack(shared_page: Page, object_info: dict[str, Any], p
     graph = json.loads(path.read_text())
     assert compare(shared_page, graph, object_info) == ""
     theirs, _ = exported(shared_page, graph)
-    assert theirs == as_written(json.loads((path.parent / "api" / path.name).read_text()))
+    written = as_written(json.loads((path.parent / "api" / path.name).read_text()))
+    assert (as_saved(theirs, written) if NEWER else theirs) == written
 
 
-@pinned
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_recorded_graphs(
     request: pytest.FixtureRequest, shared_page: Page, object_info: dict[str, Any], path: Path
 ) -> None:
+    """Records are of the pinned editor, or of today's on the host that has the nodes.
+
+    Other graphs are compared without the record. One that the pinned editor converts, today's may leave a value out of,
+    which is refused.
+    """
     record = json.loads(path.read_text())
     graph = record["graph"]
+    # Old names of nodes are in the graph, today's in the record. Newer editors do not translate them.
+    types = types_of(graph) if NEWER or "object_info" not in record else record["object_info"].keys()
+    if not types <= object_info.keys():
+        pytest.skip("the host lacks nodes of it")
+    is_own = "object_info" not in record or editor_of(record["object_info"]) is editor_of(object_info) is EDITOR
+    with contextlib.nullcontext() if is_own else contextlib.suppress(WorkflowError):
+        assert compare(shared_page, graph, object_info) == ""
+    if not is_own:
+        return
     theirs, titles = exported(shared_page, graph)
     if request.config.getoption("--record-exports", default=False):
         known = titled(object_info, titles)
         types = types_of(graph) | {node["class_type"] for node in theirs.values()}  # old names, and today's
         record |= {
-            "frontend": shared_page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__"),
+            "frontend": shared_page.evaluate(VERSION),
             "object_info": {kind: known[kind] for kind in sorted(types & known.keys())},
-            "expected": theirs,
+            "expected": as_saved(theirs, export_prompt(graph, known, path.stem)) if NEWER else theirs,
         }
         path.write_text(json.dumps(record, indent=1) + "\n")
-    assert first_difference(export_prompt(graph, titled(object_info, titles), path.stem), theirs) == ""
-    assert record["expected"] == theirs, "run `pytest tests/browser --record-exports`"
+    expected = record["expected"]
+    assert expected == (as_saved(theirs, expected) if NEWER else theirs), "run `pytest tests/browser --record-exports`"
 
 
-@pinned
 def test_templates_of_the_host(shared_page: Page, object_info: dict[str, Any], host: PrivateHost) -> None:
-    """Every template that the editor offers and whose nodes the host has, over a hundred."""
+    """Every template that the editor offers and whose nodes the host has, over a hundred. None comes out wrong.
+
+    `--log-cli-level=INFO` shows the figures.
+    """
     with httpx.Client(base_url=host.url, trust_env=False) as http:
         groups = http.get("/templates/index.json").raise_for_status().json()
         names = [template["name"] for group in groups for template in group["templates"]]
@@ -71,11 +99,19 @@ def test_templates_of_the_host(shared_page: Page, object_info: dict[str, Any], h
     runnable = {name: graph for name, graph in graphs.items() if types_of(graph) <= object_info.keys()}
     assert len(runnable) > 50
     assert sum("definitions" in graph for graph in runnable.values()) > 5
-    differences = {name: compare(shared_page, graph, object_info) for name, graph in runnable.items()}
-    assert {name: text for name, text in differences.items() if text} == {}
+    wrong, refused = {}, {}
+    for name, graph in runnable.items():
+        try:
+            wrong[name] = compare(shared_page, graph, object_info)
+        except WorkflowError as error:
+            refused[name] = str(error)
+    wrong = {name: text for name, text in wrong.items() if text}
+    logger.info("%d templates, %d wrong, %d refused: %s", len(runnable), len(wrong), len(refused), refused)
+    assert wrong == {}
+    assert len(refused) <= (len(runnable) // 20 if NEWER else 0), refused
 
 
-@pinned
+@pytest.mark.skipif("FRONTEND_ROOT" in os.environ, reason="1.58.1 gives an empty prompt for what it has saved here")
 def test_subgraphs_that_the_editor_makes_and_saves(page: Page, object_info: dict[str, Any]) -> None:
     """Two nodes of the demo become a subgraph, and that one a nested subgraph, by the editor's own commands."""
     graph = json.loads((PACK_ROOT / "workflows" / "demo.json").read_text())

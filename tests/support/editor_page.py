@@ -9,8 +9,23 @@ from typing import Any
 import httpx
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
-# FRONTEND_ROOT names another editor than the host's own, with places and faults of its own.
-NEWER = "FRONTEND_ROOT" in os.environ
+from ldm_headless import find_host
+from ldm_headless.editors import MARK
+from ldm_headless.errors import HostError
+
+PINNED = "comfyui-frontend-package==1.32.9"
+
+
+def _is_newer() -> bool:
+    """Whether this is another editor than the pinned one: FRONTEND_ROOT names one, or the host has one of its own."""
+    try:
+        return "FRONTEND_ROOT" in os.environ or PINNED not in (find_host().path / "requirements.txt").read_text()
+    except (HostError, OSError):
+        return False  # whoever needs the host will say so
+
+
+# It has places and faults of its own.
+NEWER = _is_newer()
 READY = "() => !!(window.app && window.LiteGraph && window.LiteGraph.registered_node_types['LDMCheckpointLoader'])"
 # What would stand in front of the graph at a first visit.
 _QUIET = {
@@ -34,7 +49,7 @@ _EXPORT = """async (graph) => {
   const {output} = await app.graphToPrompt()
   const types = Object.values(output).map((node) => node.class_type)
   const titles = types.map((type) => [type, LiteGraph.registered_node_types[type].title])
-  return {output, titles: Object.fromEntries(titles)}
+  return JSON.parse(JSON.stringify({output, titles: Object.fromEntries(titles)}))  // as it is sent
 }"""
 
 
@@ -100,8 +115,41 @@ def exported(page: Page, graph: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 
 def titled(object_info: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:
-    """The descriptions with the editor's titles: it translates some display names, even into English."""
-    return {**object_info, **{kind: {**object_info[kind], "display_name": title} for kind, title in titles.items()}}
+    """The descriptions with the editor's titles: it translates some display names, even into English.
+
+    And with what tells that the editor is one of today, which a host with another editor than its own does not know.
+    """
+    mark = {MARK: False} if NEWER else {}
+    known = {kind: {**mark, **entry} for kind, entry in object_info.items()}
+    return {**known, **{kind: {**known[kind], "display_name": title} for kind, title in titles.items()}}
+
+
+def as_saved(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An export with the numbers that nodes have in the file, and without notes on packs.
+
+    Newer editors give a node of a subgraph another number when they open a file in which two graphs use the same one,
+    and write the pack of a node beside its title. Numbers are matched by the places of nodes, and only where the types
+    and the depths agree.
+    """
+    if len(ours) != len(theirs):
+        return theirs
+    numbers = dict(zip(theirs, ours, strict=True))
+    if any(theirs[its]["class_type"] != ours[our]["class_type"] for its, our in numbers.items()):
+        return theirs
+    if any(its.count(":") != our.count(":") or (":" not in its and its != our) for its, our in numbers.items()):
+        return theirs
+
+    def moved(value: Any) -> Any:
+        return [numbers.get(value[0], value[0]), *value[1:]] if isinstance(value, list) else value
+
+    return {
+        numbers[number]: {
+            **node,
+            "inputs": {name: moved(value) for name, value in node["inputs"].items()},
+            "_meta": {"title": node["_meta"]["title"]},
+        }
+        for number, node in theirs.items()
+    }
 
 
 def types_of(graph: Mapping[str, Any]) -> set[str]:
