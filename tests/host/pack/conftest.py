@@ -109,6 +109,9 @@ def tiny(models: Path, write_checkpoint: Callable[[Path], Path]) -> ldm_backend.
 @pytest.fixture(scope="session")
 def foreign_vae(host: PrivateHost) -> str:
     """Name of a VAE of another family: a file with the one key by which every host knows a tiny autoencoder."""
+    memory = find_host().path / "comfy" / "memory_management.py"
+    if memory.is_file() and "\naimdo_enabled = True" in memory.read_text():
+        pytest.skip("while DynamicVRAM is on without a card, the host's own VAELoader does not work")
     file = host.base_directory / "models" / "vae" / "foreign.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({"taesd_decoder.1.weight": torch.zeros(64, 4, 3, 3)}, file)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def test_both_formats_and_a_picture_run_and_give_the_same_pixels(path: Path, cli
     options = ["--server", client.base_url, *(part for text in sets for part in ("--set", text))]
     options += ["--report", str(tmp_path / "report.json")]
     client.free()
+    time.sleep(0.5)  # the host does it after its answer
     pictures = ldm_run(path.parent / "api" / path.name, "--out", tmp_path / "api", *options)
     assert cached_nodes(client, tmp_path / "report.json") == []
     files = client.outputs(prompt_id(tmp_path / "report.json"))  # previews too
