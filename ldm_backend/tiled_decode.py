@@ -50,8 +50,9 @@ def decode_tiled(
     three times the time. On the demo at 3072 pixels: 0.7 GB of memory at tile 64, against 4.3 GB.
 
     Args:
-        first_stage: on any device; the tiles are computed there, and what is kept whole stays on the CPU.
-        z: (N, C, h, w) latents on the device of `first_stage`.
+        first_stage: on the device of `z`, or anywhere if its layers hand their weights over to where they compute, as
+            those of a host do.
+        z: (N, C, h, w) latents; the tiles are computed on their device, and what is kept whole stays on the CPU.
         tile: side of a tile in latent cells, at least MIN_TILE. Memory grows with its square.
         callback: progress; one image of one tile counts as one tile.
     Returns: (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped, on the CPU.
@@ -231,15 +232,19 @@ def _moments(x: Tensor, norm: Any) -> Tensor:
 
 
 def _affine(norm: Any, moments: list[Tensor]) -> _Affine:
-    """The norm with the mean and variance of all tiles together, by the law of total variance."""
+    """The norm with the mean and variance of all tiles together, by the law of total variance; where these are."""
     number, mean, var = torch.stack(moments, dim=1)  # (tiles, groups) each
     share = number / number.sum(dim=0)
     whole_mean = (share * mean).sum(dim=0)
     whole_var = (share * (var + (mean - whole_mean) ** 2)).sum(dim=0)
-    weight, bias = (parameter.double().view(norm.num_groups, -1) for parameter in (norm.weight, norm.bias))
+    # Read directly, and not by calling the layer: a host may keep them elsewhere than the tiles.
+    weight, bias = (
+        parameter.to(mean.device, torch.float64).view(norm.num_groups, -1) for parameter in (norm.weight, norm.bias)
+    )
     scale = weight * (whole_var + norm.eps).rsqrt()[:, None]
     shift = bias - scale * whole_mean[:, None]
-    return scale.to(norm.weight).view(1, -1, 1, 1), shift.to(norm.weight).view(1, -1, 1, 1)
+    dtype = norm.weight.dtype
+    return scale.to(dtype).view(1, -1, 1, 1), shift.to(dtype).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)
