@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from .autoencoder import Decoder, check_latent
 from .errors import InputError
+from .fp32 import fp32, in_fp32
 from .kl import KLModel
 from .layers import Attention, ResnetBlock, Upsample
 from .vq import VQModel
@@ -159,6 +160,7 @@ class _Stage:
             tick()
         return out
 
+    @in_fp32
     def _run_tile(self, x: Tensor, region: _Region, device: torch.device, known: list[_Affine]) -> tuple[Any, Tensor]:
         """The first norm that is not in `known`, and a region of its input; if all are known, of the output."""
         source = region.source(self.margin, self.factor, x.shape)
@@ -193,13 +195,15 @@ class _AttentionStage:
         def tokens(group: Tensor) -> Tensor:
             return torch.addcmul(shift, group.to(device), scale).transpose(1, 2)  # (1, cells, C)
 
-        keys, values = (
-            torch.cat([projection(tokens(group)) for group in groups], dim=1)[:, None]  # a single head
-            for projection in (layer.to_k, layer.to_v)
-        )
+        with fp32():
+            keys, values = (
+                torch.cat([projection(tokens(group)) for group in groups], dim=1)[:, None]  # a single head
+                for projection in (layer.to_k, layer.to_v)
+            )
         for group in groups:
-            h = scaled_dot_product_attention(layer.to_q(tokens(group))[:, None], keys, values)[:, 0]
-            group += layer.to_out[0](h).transpose(1, 2).to(group.device)
+            with fp32():
+                h = scaled_dot_product_attention(layer.to_q(tokens(group))[:, None], keys, values)[:, 0]
+                group += layer.to_out[0](h).transpose(1, 2).to(group.device)
             tick()
         return x
 
