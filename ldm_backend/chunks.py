@@ -20,14 +20,28 @@ logger = logging.getLogger("comfyui_ldm")
 
 _SMALL = 128 * 2**20  # bytes: below that nobody asks how much is free
 
-# What torch says where the CPU's allocator, the C++ library or oneDNN gets no memory. It has no class of its own.
-_CPU_MESSAGES = (
+# What torch says where memory ran out and it has no class for that.
+_MESSAGES = (
+    # The CPU's allocator, the C++ library, oneDNN.
     "can't allocate memory",
     "Cannot allocate memory",
     "std::bad_alloc",
     "could not create a primitive",
     "could not create a memory",
     "could not execute a primitive",
+    # Cards, where not torch's own allocator asked: the driver, for a stream or a kernel's code; cuBLAS and cuDNN, for a
+    # handle or a workspace (cuDNN before 9 and since). NOT_INITIALIZED, NOT_SUPPORTED, EXECUTION_FAILED and "unable to
+    # find an engine" have other causes too, which fewer images would not mend, so they stay the errors that they are.
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "HIP out of memory",
+    "HIP error: out of memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
 
 
@@ -35,7 +49,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_MESSAGES)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _MESSAGES)
 
 
 def attempt(work: Callable[[], Tensor]) -> Tensor | None:

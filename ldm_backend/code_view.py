@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .autoencoder import check_latent
 from .errors import InputError
+from .fp32 import in_fp32
 from .kl import KLModel
 from .latent_rgb import fit_latent_rgb
 from .vq import VQModel
@@ -33,6 +34,7 @@ class CodeView:
 
 
 @torch.no_grad()
+@in_fp32
 def view_codes(vq: VQModel | KLModel, z: Tensor) -> CodeView:
     """Snap latents to the codebook and show how.
 
@@ -73,6 +75,7 @@ def view_codes(vq: VQModel | KLModel, z: Tensor) -> CodeView:
 
 
 @torch.no_grad()
+@in_fp32
 def code_spacing(vq: VQModel) -> float:
     """Mean distance between a code and its nearest other code, in units of the codebook.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .chunks import Chunks, attempt
 from .errors import TooLargeError
+from .fp32 import in_fp32
 from .kl import KLModel
 from .memory import decoder_bytes, tiled_decode_bytes
 from .tiled_decode import MIN_TILE, TileCallback, decode_tiled
@@ -37,6 +38,7 @@ def decoded(
     _, _, height, width = z.shape
     done = 0
 
+    @in_fp32  # here too, for a host that compiles the first stage compiles it without that
     def work(part: slice) -> Tensor:
         return first_stage.decode(z[part].to(device, torch.float32))
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .chunks import attempt
 from .errors import InputError, TooLargeError
+from .fp32 import fp32
 from .unet import UNet
 
 
@@ -46,7 +47,8 @@ class DeepCache:
             out: the features belong to the whole batch, so it cannot be taken in parts.
         """
         self._unet.check_input(x_t.shape)
-        eps = attempt(lambda: self._evaluate(x_t, t))
+        with fp32(self._unet.tf32):
+            eps = attempt(lambda: self._evaluate(x_t, t))
         if eps is None:
             raise TooLargeError(
                 f"UNet: out of memory with {len(x_t)} images at once. With a cache a batch is taken whole: make it "

@@ -122,11 +122,11 @@ def composite(image: Tensor, inpainted: Tensor, mask: Tensor, feather: int = 0) 
     """The inpainted picture inside the mask, the original, to the bit, outside of it.
 
     Args:
-        image: (N, H, W, C) original.
-        inpainted: (N, H, W, C) new content.
-        mask: (N, H, W) or (H, W) in 0..1.
+        image: (N, H, W, C) original, on the device to work on.
+        inpainted: (N, H, W, C) new content, anywhere.
+        mask: (N, H, W) or (H, W) in 0..1, anywhere.
         feather: pixels inside the mask over which the original fades out, 0 or more; nothing outside changes.
-    Returns: (N, H, W, C); where one input has a single image, it serves for all of the others.
+    Returns: (N, H, W, C) on the device of `image`; where one input has a single image, it serves for all of the others.
     Raises: InputError: sizes, channels or batches differ, or feather is negative.
     """
     mask = mask.reshape(-1, *mask.shape[-2:])
@@ -144,6 +144,7 @@ def composite(image: Tensor, inpainted: Tensor, mask: Tensor, feather: int = 0) 
         )
     if feather < 0:
         raise InputError(f"feather is {feather}; expected 0 (a hard edge) or more pixels.")
+    inpainted, mask = inpainted.to(image.device), mask.to(image.device)
     weight = mask.clamp(0.0, 1.0)
     if feather:
         weight = weight * (distance_inside(mask > 0, feather + 1) / (feather + 1))

@@ -29,10 +29,10 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     circle is not defined and the line is its limit, and where one of them is zero and has no direction.
 
     Args:
-        a: (N, C, H, W), any norm.
-        b: likewise.
+        a: (N, C, H, W), any norm, on the device to work on.
+        b: likewise, but anywhere.
         t: 0..1; 0 gives a and 1 gives b bit for bit.
-    Returns: (N, C, H, W) in the dtype of a.
+    Returns: (N, C, H, W) in the dtype and on the device of a.
     Raises: InputError: other shapes, t out of range, or an image of b that is opposite to that of a.
 
     Source: Shoemake, Animating Rotation with Quaternion Curves, 1985, equation for Slerp.
@@ -40,6 +40,7 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     _check_shapes(a, b)
     if not 0.0 <= t <= 1.0:
         raise InputError(f"t is {t}; expected 0 (the first latent) to 1 (the second).")
+    b = b.to(a.device)
     angle = _angles(a, b).view(-1, 1, 1, 1)
     sine = torch.sin(angle)
     straight = sine < _PARALLEL
@@ -84,6 +85,7 @@ def circle(a: Tensor, b: Tensor, frames: int) -> Tensor:
     Raises: InputError: other shapes, too few frames, or a and b on one line, where the loop passes through zero.
     """
     _check_path(a, b, frames)
+    b = b.to(a.device)
     if bool((torch.sin(_angles(a, b)) < _PARALLEL).any()):
         raise InputError(
             "The two latents are the same or multiples of each other, which span no circle. Take another second latent."

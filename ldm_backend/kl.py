@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .autoencoder import Decoder, Encoder, check_image, check_latent, first_stage_layers
 from .config import KLConfig
+from .fp32 import in_fp32
 
 
 class KLModel(nn.Module):
@@ -44,6 +45,7 @@ class KLModel(nn.Module):
         """Pixels a latent cell covers along one side."""
         return self.config.downscale
 
+    @in_fp32
     def encode(self, x: Tensor) -> Tensor:
         """Encode images to the posterior's mean, so that the same image always has the same latent.
 
@@ -56,6 +58,7 @@ class KLModel(nn.Module):
         mean, _log_variance = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean * self.config.scale_factor
 
+    @in_fp32
     def decode(self, z: Tensor) -> Tensor:
         """Decode latents.
 
@@ -66,6 +69,7 @@ class KLModel(nn.Module):
         """
         return self.decoder(self.decoder_input(z))
 
+    @in_fp32
     def decoder_input(self, z: Tensor) -> Tensor:
         """What the decoder turns into an image, (N, C, h, w); latents and errors as for `decode`."""
         check_latent(z, self.config)

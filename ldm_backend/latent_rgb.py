@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from .errors import InputError
@@ -50,7 +50,7 @@ def fit_latent_rgb(vq: VQModel | KLModel) -> LatentRGB:
     time. It decodes 64x64 pixels for VQ-f4, a sixteenth of an image of 256.
 
     Args:
-        vq: first stage; the fit runs on the device of its codebook.
+        vq: first stage; the fit runs where it computes, see `place_of`.
     Returns: weight and bias as plain floats.
     """
     return fit_cells(probe_cells(vq))
@@ -93,7 +93,7 @@ def image_cells(vq: VQModel | KLModel, images: Iterable[Tensor]) -> Cells:
         images: each (N, 3, H, W) in [-1, 1], H and W multiples of its downscale; at least one.
     Raises: InputError: no images, or a size or number of channels that does not fit.
     """
-    device = next(vq.parameters()).device
+    device = place_of(vq)
     parts = [_cells(vq.encode(image.to(device)), image, vq.downscale) for image in images]
     if not parts:
         raise InputError("No images to fit on; give at least one.")
@@ -119,6 +119,18 @@ def read_images(folder: Path) -> Iterator[Tensor]:
         yield from_uint8(np.array(square)[None])
 
 
+def place_of(network: nn.Module) -> torch.device:
+    """Where a network computes.
+
+    Args:
+        network: of this project, all on one device, or the host's, of which some layers may wait on the CPU and hand
+            over their weights when they are called. Those that are on the card cannot do so.
+    Returns: the card if any weight is there, else the device of the weights.
+    """
+    places = [parameter.device for parameter in network.parameters()]
+    return next((place for place in places if place.type != "cpu"), places[0])
+
+
 def _cells(z: Tensor, image: Tensor, downscale: int) -> Cells:
     colours = avg_pool2d(image, downscale)  # one colour for each latent cell
     return Cells(_rows(z), _rows(colours))
@@ -135,9 +147,9 @@ def _design(cells: Cells) -> Tensor:
 
 def _mosaic(vq: VQModel | KLModel) -> Tensor:
     """(1, C, 8, 8) latents that span what the decoder knows: spread codes or, without a codebook, normal draws."""
+    device = place_of(vq)
     if isinstance(vq, KLModel):
-        device = next(vq.parameters()).device
         return draw_noise([0], (vq.config.z_channels, _BLOCKS, _BLOCKS)).to(device)
-    codebook = vq.quantize.embedding.weight.float()
+    codebook = vq.quantize.embedding.weight.to(device, torch.float32)
     picks = torch.linspace(0, codebook.shape[0] - 1, _BLOCKS**2, device=codebook.device).round().long()
     return codebook[picks].T.reshape(1, -1, _BLOCKS, _BLOCKS) * vq.config.scale_factor

@@ -2,41 +2,55 @@
 
 Only its inner layers take part: latents, schedule coefficients, time embedding and first stage stay in float32. What a
 shorter format changes in the pictures is in the README, "Precision".
+
+"tf32" is float32 weights whose products NVIDIA's cards since Ampere may round to 10 bits on the way in. Everything
+else computes it as fp32, which is nearer to the truth: so a workflow that asks for it runs everywhere.
 """
 
 from __future__ import annotations
+
+import logging
 
 import torch
 
 from .errors import ConfigError, check_choice
 from .unet import UNet
 
-FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("fp32", "auto", "bf16", "fp16")
+logger = logging.getLogger("comfyui_ldm")
+
+TF32 = "tf32"
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, TF32: torch.float32}
+PRECISIONS = ("fp32", "auto", "bf16", "fp16", TF32)
 
 
 def resolve(precision: str, device: torch.device | str) -> str:
     """The format that `precision` means on a device.
 
     Args:
-        precision: one of PRECISIONS; "auto" is fp16 on CUDA, for its matrix units, and fp32 elsewhere.
+        precision: one of PRECISIONS; "auto" is fp16 on CUDA, for its matrix units, and fp32 elsewhere. "tf32" is fp32
+            elsewhere too, which is said in the log.
         device: where the network will run.
     Returns: a key of FORMATS.
     Raises: ConfigError: not one of PRECISIONS.
     """
     check_choice("precision", precision, PRECISIONS, ConfigError)
+    kind = torch.device(device).type
     if precision == "auto":
-        return "fp16" if torch.device(device).type == "cuda" else "fp32"
+        return "fp16" if kind == "cuda" else "fp32"
+    if precision == TF32 and kind != "cuda":
+        logger.warning("Precision tf32 is for NVIDIA's cards; on %s the network computes in fp32, exactly.", kind)
+        return "fp32"
     return precision
 
 
 def set_precision(unet: UNet, name: str) -> None:
-    """Give the weights of a network that format, all but the time embedding's.
+    """Give the weights of a network that format, all but the time embedding's, and say whether it may use TF32.
 
     Args:
         unet: any; it then takes and gives latents of whatever format its caller has.
         name: a key of FORMATS.
     """
+    unet.tf32 = name == TF32
     for part, module in unet.named_children():
         if part != "time_embedding":
             module.to(FORMATS[name])

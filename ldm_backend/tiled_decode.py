@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from .autoencoder import Decoder, check_latent
 from .errors import InputError
+from .fp32 import fp32, in_fp32
 from .kl import KLModel
 from .layers import Attention, ResnetBlock, Upsample
 from .vq import VQModel
@@ -50,8 +51,9 @@ def decode_tiled(
     three times the time. On the demo at 3072 pixels: 0.7 GB of memory at tile 64, against 4.3 GB.
 
     Args:
-        first_stage: on any device; the tiles are computed there, and what is kept whole stays on the CPU.
-        z: (N, C, h, w) latents on the device of `first_stage`.
+        first_stage: on the device of `z`, or anywhere if its layers hand their weights over to where they compute, as
+            those of a host do.
+        z: (N, C, h, w) latents; the tiles are computed on their device, and what is kept whole stays on the CPU.
         tile: side of a tile in latent cells, at least MIN_TILE. Memory grows with its square.
         callback: progress; one image of one tile counts as one tile.
     Returns: (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped, on the CPU.
@@ -158,6 +160,7 @@ class _Stage:
             tick()
         return out
 
+    @in_fp32
     def _run_tile(self, x: Tensor, region: _Region, device: torch.device, known: list[_Affine]) -> tuple[Any, Tensor]:
         """The first norm that is not in `known`, and a region of its input; if all are known, of the output."""
         source = region.source(self.margin, self.factor, x.shape)
@@ -192,13 +195,15 @@ class _AttentionStage:
         def tokens(group: Tensor) -> Tensor:
             return torch.addcmul(shift, group.to(device), scale).transpose(1, 2)  # (1, cells, C)
 
-        keys, values = (
-            torch.cat([projection(tokens(group)) for group in groups], dim=1)[:, None]  # a single head
-            for projection in (layer.to_k, layer.to_v)
-        )
+        with fp32():
+            keys, values = (
+                torch.cat([projection(tokens(group)) for group in groups], dim=1)[:, None]  # a single head
+                for projection in (layer.to_k, layer.to_v)
+            )
         for group in groups:
-            h = scaled_dot_product_attention(layer.to_q(tokens(group))[:, None], keys, values)[:, 0]
-            group += layer.to_out[0](h).transpose(1, 2).to(group.device)
+            with fp32():
+                h = scaled_dot_product_attention(layer.to_q(tokens(group))[:, None], keys, values)[:, 0]
+                group += layer.to_out[0](h).transpose(1, 2).to(group.device)
             tick()
         return x
 
@@ -231,15 +236,19 @@ def _moments(x: Tensor, norm: Any) -> Tensor:
 
 
 def _affine(norm: Any, moments: list[Tensor]) -> _Affine:
-    """The norm with the mean and variance of all tiles together, by the law of total variance."""
+    """The norm with the mean and variance of all tiles together, by the law of total variance; where these are."""
     number, mean, var = torch.stack(moments, dim=1)  # (tiles, groups) each
     share = number / number.sum(dim=0)
     whole_mean = (share * mean).sum(dim=0)
     whole_var = (share * (var + (mean - whole_mean) ** 2)).sum(dim=0)
-    weight, bias = (parameter.double().view(norm.num_groups, -1) for parameter in (norm.weight, norm.bias))
+    # Read directly, and not by calling the layer: a host may keep them elsewhere than the tiles.
+    weight, bias = (
+        parameter.to(mean.device, torch.float64).view(norm.num_groups, -1) for parameter in (norm.weight, norm.bias)
+    )
     scale = weight * (whole_var + norm.eps).rsqrt()[:, None]
     shift = bias - scale * whole_mean[:, None]
-    return scale.to(norm.weight).view(1, -1, 1, 1), shift.to(norm.weight).view(1, -1, 1, 1)
+    dtype = norm.weight.dtype
+    return scale.to(dtype).view(1, -1, 1, 1), shift.to(dtype).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from .config import UNetConfig
 from .errors import InputError
 from .fast_conv import SIDE, keep_large_tiles
 from .fast_norm import group_norm
+from .fp32 import fp32
 from .layers import (
     Attention,
     Downsample,
@@ -31,8 +32,12 @@ class UNet(nn.Module):
         config: widths, levels, heads.
         operations: namespace that provides the layers with weights.
         dtype, device: of the weights; device "meta" builds without memory.
+
+    Attributes:
+        tf32: where the weights are float32, let cards compute in TF32.
     """
 
+    tf32 = False
     down_blocks: Any  # ModuleLists of DownBlock and UpBlock; a ModuleList does not tell a type checker its members
     up_blocks: Any
 
@@ -115,7 +120,8 @@ class UNet(nn.Module):
         Raises: InputError: wrong number of channels, or H, W no multiple of `size_multiple`.
         """
         self.check_input(x.shape)
-        return (self.compiled or UNet._evaluate)(self, x, _one_per_image(t, x))
+        with fp32(self.tf32):  # outside of what is compiled
+            return (self.compiled or UNet._evaluate)(self, x, _one_per_image(t, x))
 
     def compile_evaluation(self) -> None:
         """Spend start and memory on speed: `torch.compile` at the next call, in float32 on the CPU larger kernels.

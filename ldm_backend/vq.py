@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .autoencoder import Decoder, Encoder, check_image, check_latent, first_stage_layers
 from .config import VQConfig
+from .fp32 import in_fp32
 
 _ROWS = 1024  # latent cells compared with the codebook at once: 32 MB of distances at 8192 codes
 
@@ -46,6 +47,7 @@ class VQModel(nn.Module):
         """Pixels a latent cell covers along one side."""
         return self.config.downscale
 
+    @in_fp32
     def encode(self, x: Tensor) -> Tensor:
         """Encode images without quantising; the diffusion model is trained on these latents.
 
@@ -57,6 +59,7 @@ class VQModel(nn.Module):
         check_image(x, self.config)
         return self.quant_conv(self.encoder(x)) * self.config.scale_factor
 
+    @in_fp32
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         """Decode latents.
 
@@ -68,6 +71,7 @@ class VQModel(nn.Module):
         """
         return self.decoder(self.decoder_input(z, quantize))
 
+    @in_fp32
     def decoder_input(self, z: Tensor, quantize: bool = True) -> Tensor:
         """What the decoder turns into an image: arguments, shape and errors of `decode` but (N, C, h, w) returned."""
         check_latent(z, self.config)
@@ -78,12 +82,13 @@ class VQModel(nn.Module):
 
 
 class Codebook(nn.Module):
-    """Nearest-code lookup, always in float32: a code that flips is a visible change."""
+    """Nearest-code lookup, always in IEEE float32: a code that flips is a visible change."""
 
     def __init__(self, layers: Any, codes: int, dim: int) -> None:
         super().__init__()
         self.embedding = layers.operations.Embedding(codes, dim, **layers.factory)
 
+    @in_fp32
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise.
 
@@ -94,7 +99,8 @@ class Codebook(nn.Module):
         codes = self.embedding.weight.to(z.device, torch.float32)
         cells = z.movedim(1, -1)  # (N, h, w, C)
         rows = cells.reshape(-1, z.shape[1]).float()
-        # cdist, not an own formula: its rounding decides near-ties, and the reference decides them with cdist.
+        # cdist, not an own formula: its rounding decides near-ties, and the reference decides them with cdist. It takes
+        # a matrix product, which a host may have allowed to round its inputs; not here.
         # Written in place: a small result of each turn, kept between large ones, would leave the heap full of holes.
         indices = torch.empty(rows.shape[0], dtype=torch.int64, device=z.device)
         for chunk, part in zip(rows.split(_ROWS), indices.split(_ROWS), strict=True):

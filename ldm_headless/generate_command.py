@@ -38,6 +38,7 @@ class Precision(StrEnum):
     AUTO = "auto"
     BF16 = "bf16"
     FP16 = "fp16"
+    TF32 = "tf32"
 
 
 class Device(StrEnum):

@@ -33,7 +33,7 @@ class Settings:
     Attributes:
         checkpoint: SHA-256 over the hashes of the weight files, the choice of weights, and the configuration.
         device: "cpu" or "cuda".
-        precision: Of the UNet: "fp32", "bf16" or "fp16".
+        precision: Of the UNet: "fp32", "bf16", "fp16" or "tf32".
         compiled: As for `ldm_backend.load`; the order of sums is another one.
         threads: Of torch in one worker; other numbers sum in another order.
         torch, ldm: Versions.

@@ -6,10 +6,18 @@ from pathlib import Path
 
 from .errors import HostError
 
+# One of these is there where Linux has a card: NVIDIA's driver, AMD's, a graphics driver, Windows' own under WSL2.
+DEVICE_FILES = ("nvidiactl", "kfd", "dri", "dxg")
 
-def has_gpu(python: str) -> bool:
-    """Whether torch in that interpreter sees an accelerator. Linux without a device file needs no import to tell."""
-    if sys.platform == "linux" and not any(Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "dri")):
+
+def has_gpu(python: str, devices: Path = Path("/dev")) -> bool:
+    """Whether torch in that interpreter sees an accelerator. Linux without a device file needs no import to tell.
+
+    Args:
+        python: the interpreter.
+        devices: the folder of device files.
+    """
+    if sys.platform == "linux" and not any((devices / name).exists() for name in DEVICE_FILES):
         return False
     return _ask(python, "torch.cuda.is_available() or torch.backends.mps.is_available()").endswith("True")
 

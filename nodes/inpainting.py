@@ -169,5 +169,6 @@ class LDMInpaintComposite(io.ComfyNode):
         """
         original, new, mask = image_of(image)[..., :3], image_of(inpainted, "inpainted")[..., :3], mask_of(mask)
         pictures = max(len(original), len(new), len(mask) if mask.ndim == 3 else 1)
-        check_composite("LDM Inpaint Composite", Size(pictures, original.shape[1], original.shape[2]))
-        return io.NodeOutput(composite(original, new, mask, feather))
+        device = intermediate_device()  # three wires, of which any may end on the CPU or on the card
+        check_composite("LDM Inpaint Composite", Size(pictures, original.shape[1], original.shape[2]), device)
+        return io.NodeOutput(composite(original.to(device), new, mask, feather))

@@ -137,7 +137,8 @@ class LDMLatentWalk(io.ComfyNode):
             InputError: latents of different shapes, opposite ends of a line, a circle of parallel ones, or more than
                 fits into memory.
         """
-        a, b = samples_of(latent_from, "latent_from"), samples_of(latent_to, "latent_to")
+        # From two wires, which may end on different devices. Walks are computed on the CPU, where room is checked for.
+        a, b = samples_of(latent_from, "latent_from").cpu(), samples_of(latent_to, "latent_to").cpu()
         if a.shape != b.shape:
             raise InputError(
                 f"latent_from has shape {tuple(a.shape)} and latent_to {tuple(b.shape)}; expected the same. Make both "

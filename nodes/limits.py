@@ -116,14 +116,14 @@ def check_view(task: str, vae: LDMVAE, samples: Tensor) -> None:
     check_pictures(task, size, lambda *of: _COPIES_OF_A_VIEW * image_bytes(*of))
 
 
-def check_composite(task: str, size: Size) -> None:
-    """Raise TooLargeError unless a composite of that many pictures fits."""
-    check_pictures(task, size, lambda *of: _COPIES_OF_A_COMPOSITE * image_bytes(*of))
+def check_composite(task: str, size: Size, device: torch.device) -> None:
+    """Raise TooLargeError unless a composite of that many pictures fits on the device where it is made."""
+    check_pictures(task, size, lambda *of: _COPIES_OF_A_COMPOSITE * image_bytes(*of), device)
 
 
-def check_pictures(task: str, size: Size, cost: Cost) -> None:
-    """Raise TooLargeError unless pictures fit that are computed on the CPU."""
-    check_fits(task, size, cost, free_memory(_CPU), SIZE_STEP)
+def check_pictures(task: str, size: Size, cost: Cost, device: torch.device = _CPU) -> None:
+    """Raise TooLargeError unless pictures fit on the device where they are computed."""
+    check_fits(task, size, cost, reachable_memory(device), SIZE_STEP)
 
 
 def _noise_cost(config: LDMConfig, mixed: int) -> Cost:

@@ -74,7 +74,8 @@ class LDMCheckpointLoader(io.ComfyNode):
                     tooltip=(
                         "Number format of the network that removes noise. fp32: exact. bf16: faster on newer CPUs too, "
                         "with small changes in the picture. fp16: for graphics cards. auto: fp16 on a graphics card, "
-                        "fp32 on the CPU."
+                        "fp32 on the CPU. tf32: fp32 whose products NVIDIA cards may round, faster there, with small "
+                        "changes; elsewhere fp32."
                     ),
                 ),
                 io.Boolean.Input(

@@ -20,10 +20,11 @@ from ...ldm_backend.checkpoint import Checkpoint, load_into
 from ...ldm_backend.config import LDMConfig, UNetConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.file_marks import FileMark
+from ...ldm_backend.fp32 import fp32
 from ...ldm_backend.kl import KLModel
 from ...ldm_backend.latent_rgb import LatentRGB, fit_latent_rgb
 from ...ldm_backend.memory import unet_bytes
-from ...ldm_backend.precision import FORMATS, resolve, set_precision
+from ...ldm_backend.precision import FORMATS, TF32, resolve, set_precision
 from ...ldm_backend.schedule import Schedule
 from ...ldm_backend.unet import UNet
 from ...ldm_backend.vq import VQModel
@@ -141,6 +142,12 @@ class LDMModel(comfy.model_base.BaseModel):
             "precision": precision,
         }
         self.schedule = Schedule(config.schedule)
+        self.tf32 = precision == TF32
+
+    def apply_model(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the host's. The network sets its kind of float32 itself, but not where another pack has compiled it."""
+        with fp32(self.tf32):
+            return super().apply_model(*args, **kwargs)
 
     def extra_conds(self, **_: Any) -> dict[str, Any]:
         """Nothing: any conditioning is accepted and ignored."""
@@ -158,7 +165,8 @@ class LDMModel(comfy.model_base.BaseModel):
             t: timestep.
         Returns: (N, C, H, W) predicted noise.
         """
-        return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device))
+        with fp32(self.tf32):
+            return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device))
 
 
 def make_model(

@@ -22,6 +22,7 @@ from ...ldm_backend.config import FirstStageConfig
 from ...ldm_backend.decoding import decoded, decoded_in_tiles
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.file_marks import FileMark
+from ...ldm_backend.fp32 import fp32
 from ...ldm_backend.images import to_unit
 from ...ldm_backend.kl import KLModel
 from ...ldm_backend.memory import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
@@ -102,7 +103,8 @@ class LDMVAE(comfy.sd.VAE):
         self.load(self.memory_used_encode(pixels.shape, torch.float32))
 
         def encode(part: slice) -> Tensor:
-            return vq.encode(pixels[part].to(self.device, torch.float32) * 2.0 - 1.0).to(self.output_device)
+            with fp32():
+                return vq.encode(pixels[part].to(self.device, torch.float32) * 2.0 - 1.0).to(self.output_device)
 
         return self._encoding.whole(
             encode, pixels.shape, self.device, lambda images: encoder_bytes(vq.config, images, *pixels.shape[2:])
@@ -115,7 +117,8 @@ class LDMVAE(comfy.sd.VAE):
         """
         check_latent(samples, self.first_stage_model.config)
         self.file.check()
-        return super().decode_tiled(samples, *args, **kwargs)
+        with fp32():
+            return super().decode_tiled(samples, *args, **kwargs)
 
     def decode_exactly_tiled(self, samples: Tensor, tile: int, node_id: str | None) -> Tensor:
         """Like `decode` in bounded memory; unlike `decode_tiled`, the host's, without a difference in the picture.

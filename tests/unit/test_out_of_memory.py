@@ -40,6 +40,44 @@ def test_running_out_is_told_from_other_errors():
     assert attempt(run_out) is None
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB",
+        "CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.",
+        "CUDA driver error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "HIP out of memory. Tried to allocate 1.00 GiB",
+        "MPS backend out of memory (MPS allocated: 8.00 GiB",
+    ],
+)
+def test_the_words_of_a_card_without_memory_are_known(words):
+    assert is_out_of_memory(RuntimeError(words))
+    assert is_out_of_memory(getattr(torch, "AcceleratorError", RuntimeError)(words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: no kernel image is available for execution on the device",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
+    ],
+)
+def test_other_errors_of_a_card_stay_what_they_are(words):
+    """Fewer images would not help, and a message about memory would mislead."""
+    assert not is_out_of_memory(RuntimeError(words))
+
+
 def halves(limit: int, seen: list[int]):
     """Work on images that runs out with more than `limit` at once."""
 

@@ -40,8 +40,22 @@ def latents() -> torch.Tensor:
 def test_auto_is_exact_on_the_cpu_and_short_on_cuda():
     assert [resolve("auto", device) for device in ("cpu", "cuda", torch.device("cuda", 1))] == ["fp32", "fp16", "fp16"]
     assert resolve("bf16", "cpu") == "bf16"
-    with pytest.raises(ConfigError, match="precision is 'fp8'; choose one of fp32, auto, bf16, fp16"):
+    with pytest.raises(ConfigError, match="precision is 'fp8'; choose one of fp32, auto, bf16, fp16, tf32"):
         resolve("fp8", "cpu")
+
+
+def test_tf32_is_for_cuda_and_elsewhere_exact(tiny_folder, latents, caplog):
+    assert resolve("tf32", "cuda") == "tf32"
+    assert not caplog.records
+    model = ldm_backend.load(tiny_folder, device="cpu", precision="tf32")
+    assert "Precision tf32 is for NVIDIA's cards; on cpu the network computes in fp32, exactly." in caplog.messages
+    assert not model.unet.tf32
+    assert model.unet(latents, 500).equal(ldm_backend.load(tiny_folder, device="cpu").unet(latents, 500))
+    set_precision(model.unet, "tf32")
+    assert model.unet.tf32
+    assert {tensor.dtype for tensor in model.unet.state_dict().values()} == {torch.float32}
+    set_precision(model.unet, "fp32")
+    assert not model.unet.tf32
 
 
 @pytest.mark.parametrize(("name", "dtype"), SHORT.items())

@@ -84,6 +84,9 @@ def torch_settings():
         "precision": torch.get_float32_matmul_precision(),
         "cudnn": [cudnn.enabled, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic],
         "mkldnn": torch.backends.mkldnn.enabled,
+        "fp32": [getattr(part, "fp32_precision", None) for part in (cudnn, cudnn.conv, matmul, torch.backends)]
+        if hasattr(cudnn, "conv")
+        else [],
         "attention": [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()],
         "autocast": [torch.is_autocast_enabled("cpu"), str(torch.get_autocast_dtype("cpu"))],
     }
