@@ -136,5 +136,6 @@ def test_wrong_wires_are_refused(editor: Editor) -> None:
     for source, target in WRONG_WIRES:
         wire(editor.page, source, target)
         assert link_of(editor.page, *target) is None
-    # Newer editors take a free input of the right type instead, if the node has one: the noise goes to the sampler.
-    assert editor.page.evaluate(_ENDS) == ([["LATENT", "LATENT"]] if NEWER else [])
+    # Newer editors may take a free input of the right type instead (1.58 does, 1.49 does not): the noise goes to the
+    # sampler.
+    assert editor.page.evaluate(_ENDS) in ([[], [["LATENT", "LATENT"]]] if NEWER else [[]])
