@@ -80,6 +80,8 @@ class Diffusers:
             for cls, part in zip(classes, ("unet", "vqvae", "scheduler"), strict=True)
         )
         self.device, self.dtype = device, torch.bfloat16 if fast else torch.float32
+        self.layout = torch.channels_last if fast else torch.contiguous_format
+        self.t = torch.tensor(TIMESTEP, device=device)  # a tensor as in the loop: for a number it would compile anew
         how = "eager"
         self.unet, self.vq = unet.to(device, self.dtype).eval(), vq.to(device, self.dtype).eval()
         if fast:
@@ -94,18 +96,22 @@ class Diffusers:
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The UNet once. A copy of the result: a CUDA graph writes the next one into the same place."""
-        return self.unet(x.to(self.dtype), TIMESTEP).sample.clone()
+        return self.unet(self.taken(x), self.t).sample.clone()
 
     def decode(self, z: Tensor) -> Tensor:
         """In one batch."""
-        return self._decode(z.to(self.dtype)).sample.clone()
+        return self._decode(self.taken(z)).sample.clone()
+
+    def taken(self, x: Tensor) -> Tensor:
+        """In the format and layout that the networks were compiled for; what comes from a step may have another."""
+        return x.to(self.dtype).contiguous(memory_format=self.layout)
 
     def pictures(self, seeds: Sequence[int], steps: int) -> np.ndarray:
         """The model card's loop."""
         x = latents(len(seeds), self.unet.config, self.device).to(self.dtype)
         self.scheduler.set_timesteps(num_inference_steps=steps)
         for t in self.scheduler.timesteps:
-            residual = self.unet(x, t.to(self.device)).sample
+            residual = self.unet(self.taken(x), t.to(self.device)).sample
             x = self.scheduler.step(residual, t, x, eta=0.0).prev_sample
         decoded = self.decode(x).float()
         return ((decoded.permute(0, 2, 3, 1) + 1) * 127.5).clamp(0, 255).cpu().numpy().astype(np.uint8)

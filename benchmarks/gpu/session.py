@@ -47,6 +47,8 @@ def main() -> None:
     environment = install()
     facts = probe(given.device, environment)
     results = Results(given.out / f"{file_name(facts['device'])}.json")
+    if given.device == "cpu":
+        facts["Dry form"] = "shows that the kit works; its figures say nothing about a card, and little about this CPU"
     results.write({"head": {"date": time.strftime("%Y-%m-%d"), **facts}, "stages": {}})
     scratch = MACHINE / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -54,6 +56,7 @@ def main() -> None:
         Stage(name, [sys.executable, str(HERE / f"stage_{name}.py"), "--device", given.device], STAGES[name])
         for name in given.stages
     ]
+    environment |= {"LDM_GPU_BATCHES": " ".join(map(str, given.batches))}
     environment |= {"LDM_TEST_DEVICE": given.device, "TMPDIR": str(scratch)}
     left = given.limit - (time.monotonic() - start)
     passed = run_stages(stages, results, given.out / "log.txt", left, environment, say)
@@ -71,6 +74,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/gpu/run", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="in this order; default: all")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu is the dry form")
+    parser.add_argument("--batches", type=int, nargs="+", default=[], help="of the stage speed (default: 1 64 16 4)")
     parser.add_argument("--limit", type=float, default=570, help="seconds for everything (default: 570)")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or MACHINE / "out"))
     given = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def main() -> None:
     )
     with model_folder(device) as folder:
         sides = build(report, folder, device)
-        for batch in DRY_BATCHES if dry else BATCHES:
+        for batch in chosen(DRY_BATCHES if dry else BATCHES):
             ready = [side for side in sides if warm(report, side, batch, device)]
             report.tried(f"evaluation, batch {batch}", lambda s=ready, n=batch: evaluations(report, s, n, device))
             report.tried(f"decode, batch {batch}", lambda s=ready, n=batch: decodes(report, s, n, device))
@@ -36,6 +37,11 @@ def main() -> None:
                 what = f"pictures, batch {batch}, {steps} steps"
                 report.tried(what, lambda s=ready, n=batch, k=steps: pictures(report, s, n, k, device))
     end(report)
+
+
+def chosen(usual: tuple[int, ...]) -> tuple[int, ...]:
+    """The batch sizes of `--batches`, else the usual ones."""
+    return tuple(map(int, os.environ.get("LDM_GPU_BATCHES", "").split())) or usual
 
 
 def build(report: Report, folder: Path, device: torch.device) -> list[Side]:
@@ -83,6 +89,10 @@ def evaluations(report: Report, sides: list[Side], batch: int, device: torch.dev
     x = latents(batch, side_config(sides[0]), device)
     works = {side.name: partial(side.evaluate, x) for side in sides}
     lines(report, "One evaluation of the UNet", in_turn(works, device, rounds(device)), batch=batch)
+    exact = works[PEER]().double() if PEER in works else None
+    for name, work in works.items() if exact is not None else ():  # guards against comparing different work
+        off = float((work().double() - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+        report.row("Relative difference to diffusers, fp32 eager", side=name, batch=batch, difference=f"{off:.1e}")
 
 
 def decodes(report: Report, sides: list[Side], batch: int, device: torch.device) -> None:
