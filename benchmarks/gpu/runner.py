@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from results import NAMED_BY, Results
+from record import NAMED_BY, Results
 
 GRACE_S = 5.0  # between asking a stage to end and ending it
 LEAST_S = 5.0  # a stage that has less time is not begun

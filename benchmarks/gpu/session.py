@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from install import KIT, MACHINE, install
-from results import Results, file_name
+from record import Results, file_name
 from runner import Stage, run_stages
 
 HERE = Path(__file__).resolve().parent

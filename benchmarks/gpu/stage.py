@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from common import scratch_weights
-from results import NAMED_BY, Results, spread
+from record import NAMED_BY, Results, spread
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "demo" / "portraits-128"

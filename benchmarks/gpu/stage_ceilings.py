@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from results import spread
+from record import spread
 from stage import Report, end, in_turn, start
 from torch.nn.functional import conv2d
 
 # (channels in, channels out, side) of the UNet's convolutions that take most of its time, and the decoder's finest.
 SHAPES = ((224, 224, 64), (448, 448, 32), (672, 672, 16), (896, 896, 8), (1792, 896, 8), (128, 128, 256))
 DRY_SHAPES = ((64, 64, 32), (128, 128, 16))
+Work = Callable[[], Any]
 FORMATS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -45,7 +49,7 @@ def products(device: torch.device, report: Report, sizes: tuple[int, ...]) -> No
 
             def work(name: str = name, a: torch.Tensor = a, b: torch.Tensor = b) -> None:
                 allow_tf32(name)
-                a @ b
+                torch.mm(a, b)
 
             works[name] = work
         rates(report, "Matrix products", f"{n}x{n}x{n}", works, device, 2 * n**3)
@@ -71,11 +75,13 @@ def convolutions(device: torch.device, report: Report, shape: tuple[int, int, in
     rates(report, "Convolutions 3x3", title, works, device, 2 * 9 * batch * inputs * outputs * side**2)
 
 
-def rates(report: Report, table: str, title: str, works: dict, device: torch.device, operations: int) -> None:
+def rates(
+    report: Report, table: str, title: str, works: dict[str, Work], device: torch.device, operations: int
+) -> None:
     """A line for each side. The calls are queued ten at a time, so that starting them does not count."""
     repeats = 10 if device.type == "cuda" else 1
 
-    def repeated(work) -> object:  # noqa: ANN001 - a function without arguments
+    def repeated(work: Work) -> Work:
         return lambda: [work() for _ in range(repeats)]
 
     found = in_turn({name: repeated(work) for name, work in works.items()}, device, 5)
@@ -88,7 +94,10 @@ def memory(device: torch.device, report: Report, size: int) -> None:
     """A copy and a sum within the device, and copies to and from it, bytes read and written."""
     source, target = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
     numbers = source.view(torch.float32).normal_()
-    works = {"copy within the device": (2, lambda: target.copy_(source)), "read (sum)": (1, lambda: numbers.sum())}
+    works: dict[str, tuple[float, Work]] = {
+        "copy within the device": (2, lambda: target.copy_(source)),
+        "read (sum)": (1, lambda: numbers.sum()),
+    }
     if device.type == "cuda":
         host = torch.empty(size // 8, dtype=torch.uint8, pin_memory=True)
         works["pinned host to device"] = (1 / 8, lambda: target[: size // 8].copy_(host, non_blocking=True))

@@ -104,7 +104,8 @@ def sampled(model: ldm_backend.LatentDiffusion, x_T: torch.Tensor) -> torch.Tens
 def pictures(report: Report, folder: Path, device: torch.device, batch: int) -> None:
     """Loading, sampling and decoding, weights included; each side alone on the device."""
     sides: dict[str, Callable[[], Any]] = {"diffusers, fp32": lambda: Diffusers(folder, device, fast=False)}
-    for precision in dict.fromkeys(["fp32", resolve("auto", device), *(["bf16"] if device.type == "cuda" else [])]):
+    formats: set[str] = {"fp32", resolve("auto", device), "bf16" if device.type == "cuda" else "fp32"}
+    for precision in sorted(formats, reverse=True):
         sides[f"ours, {precision}"] = lambda p=precision: Ours(folder, device, p, compiled=False)
     theirs = 0.0
     for name, make in sides.items():

@@ -33,7 +33,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    return imported(monkeypatch, "results").Results(tmp_path / "out" / "gpu-test.json")
+    return imported(monkeypatch, "record").Results(tmp_path / "out" / "gpu-test.json")
 
 
 def python(code: str) -> list[str]:
@@ -44,7 +44,7 @@ def python(code: str) -> list[str]:
 
 WRITES = """
 import os, pathlib
-from results import NAMED_BY, Results
+from record import NAMED_BY, Results
 r = Results(pathlib.Path(os.environ[NAMED_BY]))
 r.row("{name}", "Table", what="first", value=1.5)
 """
@@ -120,7 +120,7 @@ def test_results_are_there_while_a_stage_runs_and_after_the_run_is_killed(result
     stage = WRITES.format(name="long") + "\nimport time; time.sleep(600)"
     program = f"""
         from pathlib import Path
-        from results import Results
+        from record import Results
         from runner import Stage, run_stages
         results, log = Results(Path({str(results.path)!r})), Path({str(tmp_path / "log")!r})
         run_stages([Stage("long", {python(stage)!r}, 600)], results, log, 600)
@@ -147,7 +147,7 @@ def test_a_stage_without_time_is_named_not_forgotten(runner, results, tmp_path):
 
 
 def test_runs_on_one_device_are_joined_and_others_refused(monkeypatch, tmp_path):
-    module = imported(monkeypatch, "results")
+    module = imported(monkeypatch, "record")
     for name, head, stage in (
         ("a", {"device": "Card X", "commit": "1"}, "speed"),
         ("b", {"device": "Card X", "commit": "1"}, "host"),
@@ -162,7 +162,7 @@ def test_runs_on_one_device_are_joined_and_others_refused(monkeypatch, tmp_path)
 
 
 def test_a_spread_names_least_median_and_most(monkeypatch):
-    spread = imported(monkeypatch, "results").spread([3.0, 1.0, 2.0], ".1f")
+    spread = imported(monkeypatch, "record").spread([3.0, 1.0, 2.0], ".1f")
     assert spread == {"min": 1.0, "median": 2.0, "max": 3.0, "runs": 3, "text": "2.0 (1.0 to 3.0)"}
 
 

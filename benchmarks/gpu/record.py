@@ -2,7 +2,7 @@
 
 A stage and the program that runs it write the same file in turn, never at once. The standard library only.
 
-    python benchmarks/gpu/results.py FIRST.json SECOND.json --out benchmarks/results
+    python benchmarks/gpu/record.py FIRST.json SECOND.json --out benchmarks/results
 
 joins the results of several commands on the same device into one file.
 """
