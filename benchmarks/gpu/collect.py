@@ -31,8 +31,8 @@ AT_MOST = 60 * MIB  # with the working tree it must stay below the 64 MiB that t
 # the host's samplers. The rest of what they need belongs to what such a machine has, see machine.txt.
 WHEELS = ("diffusers", "importlib_metadata", "websockets", "torchsde", "trampoline")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
-# Of a ComfyUI checkout: what it wrote, and what only its developers need.
-LEFT_OUT = {".git", "__pycache__", "output", "input", "temp", "user", "tests", "tests-unit", "custom_nodes", ".github"}
+# At the top of a checkout: what ComfyUI wrote, and what only its developers need. Deeper down such names are modules.
+LEFT_OUT = {".git", "output", "input", "temp", "user", "tests", "tests-unit", "custom_nodes", ".github"}
 
 # ComfyUI imports av when it starts and uses it for video and sound, which nothing here touches.
 AV = '''"""A stand-in for PyAV: its names can be imported and written in annotations; using one is an error."""
@@ -129,7 +129,7 @@ def archive(host: Path, file: Path) -> None:
     def wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         parts = Path(member.name).parts[1:]
         model = parts[:1] == ("models",) and member.isfile() and not parts[-1].endswith(("_here", ".yaml"))
-        return None if model or LEFT_OUT & set(parts) else member
+        return None if model or LEFT_OUT & set(parts[:1]) or "__pycache__" in parts else member
 
     with tarfile.open(file, "w:gz") as packed:
         packed.add(host, "comfyui", filter=wanted)

@@ -15,9 +15,10 @@ import ldm_backend
 
 
 class Side(Protocol):
-    """A program."""
+    """A program; `config` has the shape of its latents."""
 
     name: str
+    config: Any
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The UNet once."""
@@ -45,6 +46,7 @@ class Ours:
     def __init__(self, folder: Path, device: torch.device, precision: str, compiled: bool) -> None:
         self.name = f"ours, {precision}{', compiled' if compiled else ''}"
         self.model = ldm_backend.load(folder, device=device, precision=precision, compiled=compiled)
+        self.config = self.model.config.unet
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The UNet once."""
@@ -82,10 +84,10 @@ class Diffusers:
         self.device, self.dtype = device, torch.bfloat16 if fast else torch.float32
         self.layout = torch.channels_last if fast else torch.contiguous_format
         self.t = torch.tensor(TIMESTEP, device=device)  # a tensor as in the loop: for a number it would compile anew
-        how = "eager"
+        self.config, how = unet.config, "eager"
         self.unet, self.vq = unet.to(device, self.dtype).eval(), vq.to(device, self.dtype).eval()
         if fast:
-            settings = {"mode": "max-autotune"} if device.type == "cuda" else {"backend": "aot_eager"}
+            settings: dict[str, Any] = {"mode": "max-autotune"} if device.type == "cuda" else {"backend": "aot_eager"}
             self.unet = torch.compile(self.unet.to(memory_format=torch.channels_last), dynamic=False, **settings)
             self.vq = self.vq.to(memory_format=torch.channels_last)
             self._decode = torch.compile(self.vq.decode, dynamic=False, **settings)
@@ -108,7 +110,7 @@ class Diffusers:
 
     def pictures(self, seeds: Sequence[int], steps: int) -> np.ndarray:
         """The model card's loop."""
-        x = latents(len(seeds), self.unet.config, self.device).to(self.dtype)
+        x = latents(len(seeds), self.config, self.device).to(self.dtype)
         self.scheduler.set_timesteps(num_inference_steps=steps)
         for t in self.scheduler.timesteps:
             residual = self.unet(self.taken(x), t.to(self.device)).sample

@@ -109,6 +109,8 @@ def markdown(found: dict[str, Any]) -> str:
     for name, stage in found["stages"].items():
         lines += [f"## {name}: {stage.get('status', '?')}", ""]
         lines += [f"{stage['text']}", ""] if stage.get("text") else []
+        flags = ", ".join(f"{flag} {value}" for flag, value in stage.get("torch_flags", {}).items())
+        lines += [f"torch: {flags}.", ""] if flags else []
         for title, rows in stage.get("tables", {}).items():
             lines += [f"### {title}", "", *table_lines(rows), ""]
     return "\n".join(lines)

@@ -60,10 +60,10 @@ def build(report: Report, folder: Path, device: torch.device) -> list[Side]:
 
 def warm(report: Report, side: Side, batch: int, device: torch.device) -> bool:
     """Compile and try; a side that cannot do this batch size is left out of it, and the stage fails."""
-    unet_config, done = side_config(side), []
+    done = []
 
     def once() -> None:
-        x = latents(batch, unet_config, device)
+        x = latents(batch, side.config, device)
         first = seconds(lambda: side.evaluate(x), device)
         for _ in range(2):  # a CUDA graph is recorded at the second call
             side.evaluate(x)
@@ -74,11 +74,6 @@ def warm(report: Report, side: Side, batch: int, device: torch.device) -> bool:
     return bool(done)
 
 
-def side_config(side: Side) -> object:
-    """The configuration of a side's UNet."""
-    return side.model.config.unet if isinstance(side, Ours) else side.unet.config  # type: ignore[attr-defined]
-
-
 def rounds(device: torch.device) -> int:
     """Of the turns."""
     return ROUNDS if device.type == "cuda" else DRY_ROUNDS
@@ -86,7 +81,7 @@ def rounds(device: torch.device) -> int:
 
 def evaluations(report: Report, sides: list[Side], batch: int, device: torch.device) -> None:
     """One evaluation of the UNet."""
-    x = latents(batch, side_config(sides[0]), device)
+    x = latents(batch, sides[0].config, device)
     works = {side.name: partial(side.evaluate, x) for side in sides}
     lines(report, "One evaluation of the UNet", in_turn(works, device, rounds(device)), batch=batch)
     if PEER not in works:
@@ -99,14 +94,14 @@ def evaluations(report: Report, sides: list[Side], batch: int, device: torch.dev
 
 def decodes(report: Report, sides: list[Side], batch: int, device: torch.device) -> None:
     """Quantising and decoding, up to 16 at once: all of them need more memory than the rest of a run."""
-    z = latents(min(batch, 16), side_config(sides[0]), device)
+    z = latents(min(batch, 16), sides[0].config, device)
     works = {side.name: partial(side.decode, z) for side in sides}
     lines(report, "Quantise and decode at once", in_turn(works, device, rounds(device)), batch=len(z))
 
 
 def pictures(report: Report, sides: list[Side], batch: int, steps: int, device: torch.device) -> None:
     """Whole pictures to uint8 in the host's memory, as often as the time allows, at least twice or not at all."""
-    x = latents(batch, side_config(sides[0]), device)
+    x = latents(batch, sides[0].config, device)
     one = sum(seconds(partial(side.evaluate, x), device) for side in sides) * steps
     times = min(rounds(device), int(PICTURES_S / one))
     if times < 2:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 import zipfile
@@ -193,6 +194,27 @@ def test_a_stand_in_for_av_can_be_imported_and_not_used(monkeypatch, tmp_path):
         [sys.executable, "-S", "-c", code], env={"PYTHONPATH": str(wheel)}, capture_output=True, text=True, check=True
     )
     assert "stand-in" in done.stdout
+
+
+def test_the_archive_of_the_host_is_its_code(monkeypatch, tmp_path):
+    """What it wrote and its models stay here; a module of such a name deeper down is code."""
+    collect = imported(monkeypatch, "collect")
+    kept = ["main.py", "comfy_api/input/__init__.py", "models/vae/put_vae_here", "comfy/temp/x.py"]
+    left = [
+        "input/a.png",
+        "output/b.png",
+        "models/vae/big.safetensors",
+        "comfy/__pycache__/x.pyc",
+        "user/log",
+        ".git/HEAD",
+    ]
+    for name in kept + left:
+        (tmp_path / "host" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "host" / name).write_text("x")
+    collect.archive(tmp_path / "host", tmp_path / "host.tar.gz")
+    with tarfile.open(tmp_path / "host.tar.gz") as packed:
+        found = {member.name for member in packed if member.isfile()}
+    assert found == {f"comfyui/{name}" for name in kept}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="starts bash")
