@@ -6,6 +6,7 @@
 #   FRONTEND=<version>      test-browser takes that version of the editor instead of the one that ComfyUI pins
 #   HOST=<dir>              test-hosts takes that ComfyUI tree, in an environment of its own; nothing is written into it
 #   DYNAMIC_VRAM=1          and a copy of the tree that builds its layers as with DynamicVRAM on, without a card
+#   PYTHON312=<file>        makes .venv-gpu for gpu-kit-dry; default: python3.12
 #   HOST_ARGS=<flags>       more flags for the ComfyUI that the tests share, such as --enable-assets
 
 PYTHON ?= python3
@@ -45,10 +46,13 @@ endif
 
 # Each worker takes one file of tests after another and has a ComfyUI of its own, so that each gets one thread.
 WORKERS ?= 2
+PYTHON312 ?= python3.12
+GPU_DRY_THREADS ?= 2
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hosts test-browser test-clients test-ray chromium dynamic-host check format bench host clean distclean
+.PHONY: help demo test test-hosts test-browser test-clients test-ray chromium dynamic-host check format bench gpu-kit gpu-kit-dry \
+  host clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -86,6 +90,16 @@ format: $(DEV_STAMP) ## Repair what ruff can repair
 bench: .venv/.installed-bench ## Speed and memory beside diffusers, 45 minutes; ARGS=... goes to benchmarks/speed.py
 	.venv/bin/python benchmarks/speed.py $(ARGS)
 
+gpu-kit: $(RUN_STAMP) $(HOST_STAMP) ## Collect into .gpu what a bare machine with a card needs, see benchmarks/gpu/README.md
+	.venv/bin/python benchmarks/gpu/collect.py
+
+gpu-kit-dry: gpu-kit .venv-gpu/.installed ## Run all of the GPU kit on the CPU, on a Python 3.12 like that machine's; minutes
+	@# Without a network where that can be had; `lo` is for the private ComfyUI.
+	if unshare -n true 2>/dev/null; then alone="unshare -n"; else alone="unshare -rn"; fi; \
+	  $$alone true 2>/dev/null || alone=env; \
+	  PYTHON=$(abspath .venv-gpu/bin/python) OMP_NUM_THREADS=$(GPU_DRY_THREADS) $$alone sh -c 'ip link set lo up 2>/dev/null; exec "$$@"' sh \
+	  benchmarks/gpu/run --device cpu --limit 1500 $(ARGS)
+
 host: $(RUN_STAMP) $(HOST_STAMP) ## Install the private ComfyUI into .comfyui
 
 clean: ## Remove caches and images; keep .venv and .comfyui
@@ -93,7 +107,7 @@ clean: ## Remove caches and images; keep .venv and .comfyui
 	find . -name __pycache__ -not -path './.venv*' -not -path './.comfyui*' -prune -exec rm -rf {} +
 
 distclean: clean ## Also remove everything that was installed
-	rm -rf .venv .venv-* .comfyui .comfyui-* .frontend-*
+	rm -rf .venv .venv-* .gpu .gpu-machine .comfyui .comfyui-* .frontend-*
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -108,6 +122,12 @@ $(DEV_STAMP): pyproject.toml constraints.txt | .venv/bin/python
 
 .venv/.installed-ray: $(DEV_STAMP)
 	$(PIP_INSTALL) -e '.[cli,dev,ray]'
+	@touch $@
+
+# Nothing of ours and nothing of the kit's: only what the lent machine has too.
+.venv-gpu/.installed: benchmarks/gpu/machine.txt constraints.txt
+	$(PYTHON312) -m venv --clear .venv-gpu
+	.venv-gpu/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/gpu/machine.txt
 	@touch $@
 
 .venv/.installed-bench: pyproject.toml constraints.txt | .venv/bin/python

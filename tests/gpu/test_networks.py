@@ -1,0 +1,71 @@
+"""Both networks on the device against the same networks in float64.
+
+Tolerances are relative: root mean square of the error over that of the value. On the CPU float32 was off by up to 5e-7
+and bf16 by up to 4e-3. What is allowed leaves room for other orders of summation, five to ten times that (for fp16 an
+eighth of bf16's, as its mantissa has three bits more), and is for float32 far below TF32, whose mantissa of ten bits
+is fp16's.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+import ldm_backend
+from ldm_backend.presets import CELEBAHQ_256
+from ldm_backend.unet import UNet
+
+DEMO = Path(__file__).parents[2] / "demo" / "portraits-128"
+pytestmark = pytest.mark.gpu
+
+TOLERANCES = {"fp32": 5e-6, "bf16": 2e-2, "fp16": 2.5e-3}
+
+
+def off(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """Relative error."""
+    difference = found.double().cpu() - exact.double().cpu()
+    return float(difference.square().mean().sqrt() / exact.double().square().mean().sqrt())
+
+
+def latents(batch: int, side: int) -> torch.Tensor:
+    return torch.randn((batch, 3, side, side), generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("t", [1, 500, 999])
+def test_the_unet_is_that_of_float64(device, tested, precision, t, record_property):
+    if (device.type, precision) == ("cpu", "fp16"):
+        pytest.skip("the CPU has no fp16: torch emulates it")
+    model = ldm_backend.load(DEMO, device=device, precision=precision)
+    x = latents(2, 32).to(device)
+    error = off(model.unet(x, t), deepcopy(tested.unet).double()(x.double(), t))
+    record_property("relative error", f"{error:.2e}")
+    assert error < TOLERANCES[precision]
+
+
+@torch.inference_mode()
+def test_the_unet_of_full_size_is_that_of_float64(device, record_property):
+    """Random weights of the preset celebahq-256."""
+    if device.type == "cpu":
+        pytest.skip("the dry form has the demo model only")
+    torch.manual_seed(0)
+    unet = UNet(CELEBAHQ_256.unet).eval().requires_grad_(False).to(device)
+    x = latents(1, 64).to(device)
+    error = off(unet(x, 500), deepcopy(unet).double()(x.double(), 500))
+    record_property("relative error", f"{error:.2e}")
+    assert error < TOLERANCES["fp32"]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_decoder_is_that_of_float64(device, tested, batch, record_property):
+    """After the quantiser, whose choice is another test's: both decode the same codes."""
+    quantised = tested.vq.quantize(latents(batch, 32).to(device))[0]
+    double = deepcopy(tested.vq).double()
+    error = off(tested.vq.decode(quantised, quantize=False), double.decode(quantised.double(), quantize=False))
+    record_property("relative error", f"{error:.2e}")
+    assert error < TOLERANCES["fp32"]
