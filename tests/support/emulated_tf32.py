@@ -40,7 +40,7 @@ class EmulatedTF32(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name
-        backends = torch.backends
+        backends: Any = torch.backends
         allowed = (name in _PRODUCTS and backends.cuda.matmul.fp32_precision == "tf32") or (
             name in _CONVOLUTIONS and backends.cudnn.conv.fp32_precision == "tf32"
         )
@@ -72,5 +72,5 @@ def as_on_a_card(network: nn.Module) -> nn.Module:
     """The network with plain convolutions, as on a card, and not the CPU's faster ways: its layers are told that a host
     decides on their weights."""
     for layer in network.modules():
-        layer.comfy_cast_weights = True
+        vars(layer)["comfy_cast_weights"] = True
     return network

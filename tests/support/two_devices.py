@@ -25,7 +25,7 @@ _COPIES = ("aten::_to_copy", "aten::copy_")
 class _Elsewhere(Tensor):
     """A tensor on the second device, around the one on the CPU that has its values."""
 
-    values: Tensor
+    values: Tensor  # pyright: ignore[reportIncompatibleMethodOverride] - torch's is for sparse tensors
 
     @staticmethod
     def __new__(cls, values: Tensor) -> _Elsewhere:
@@ -88,10 +88,10 @@ def _handing_over(base: type[nn.Module]) -> type[nn.Module]:
         weights = {name: weight.to(x.device) for name, weight in self.named_parameters()}
         kept = {name: self._parameters[name] for name in weights}
         try:
-            self._parameters.update(weights)  # pyright: ignore[reportArgumentType] - no leaves, as torch wants them
+            self._parameters.update(weights)  # pyright: ignore[reportArgumentType, reportCallIssue] - no leaves, as torch wants them
             return base.forward(self, x)
         finally:
-            self._parameters.update(kept)
+            self._parameters.update(kept)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     return type(base.__name__, (base,), {"forward": forward})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from two_devices import ELSEWHERE, HANDING_OVER, second_device
@@ -27,7 +29,7 @@ def test_the_second_device_refuses_to_mix():
         assert far.device == ELSEWHERE
         assert (2 * far).sum().item() == 6
         with pytest.raises(RuntimeError, match="same device"):
-            far + torch.ones(3)
+            _ = far + torch.ones(3)
         with pytest.raises(RuntimeError, match="same device"):
             torch.nn.functional.linear(far, torch.ones(3, 3))
 
@@ -36,9 +38,11 @@ def test_the_second_device_refuses_to_mix():
 @pytest.mark.parametrize("feather", [0, 2])
 def test_a_composite_takes_pictures_and_mask_from_anywhere(places, feather):
     parts = (draw(1, 8, 8, 3), draw(2, 8, 8, 3, seed=1), (draw(8, 8, seed=2) > 0).float())
-    expected = composite(*parts, feather)
+    image, inpainted, mask = parts
+    expected = composite(image, inpainted, mask, feather)
     with second_device(), torch.no_grad():
-        found = composite(*(part.to(place) for part, place in zip(parts, places, strict=True)), feather)
+        image, inpainted, mask = (part.to(place) for part, place in zip(parts, places, strict=True))
+        found = composite(image, inpainted, mask, feather)
         assert found.device == places[0]
         assert found.cpu().equal(expected)
 
@@ -48,8 +52,8 @@ def test_a_walk_leads_from_one_device_to_the_other(places):
     a, b = draw(1, 3, 4, 4), draw(1, 3, 4, 4, seed=1)
     expected = slerp(a, b, 0.3), circle(a, b, 5)
     with second_device(), torch.no_grad():
-        ends = [end.to(place) for end, place in zip((a, b), places, strict=True)]
-        found = slerp(*ends, 0.3), circle(*ends, 5)
+        a, b = (end.to(place) for end, place in zip((a, b), places, strict=True))
+        found = slerp(a, b, 0.3), circle(a, b, 5)
         assert {made.device for made in found} == {places[0]}
         assert all(made.cpu().equal(wanted) for made, wanted in zip(found, expected, strict=True))
 
@@ -85,9 +89,8 @@ def test_colours_are_fitted_where_the_layers_can_compute(tiny):
     with second_device(), torch.no_grad():
         for network in (vq.decoder, vq.post_quant_conv):  # the codebook stays
             for module in network.modules():
-                module._parameters.update(
-                    {name: weight.to(ELSEWHERE) for name, weight in module._parameters.items() if weight is not None}
-                )
+                weights: Any = module._parameters  # tensors, no leaves as torch wants them
+                weights.update({name: weight.to(ELSEWHERE) for name, weight in weights.items() if weight is not None})
         assert place_of(vq) == ELSEWHERE
         found = fit_latent_rgb(vq)
     assert torch.allclose(torch.tensor(found.weight), torch.tensor(expected.weight), atol=1e-4)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ldm_backend.noise import draw_noise
 from ldm_backend.precision import set_precision
 from ldm_backend.tiled_decode import MIN_TILE, decode_tiled
 
+backends: Any = torch.backends  # its settings differ between versions, and a type checker knows few of them
 KEYS = [("generic", "all"), *itertools.product(("cuda", "mkldnn"), ("all", "conv", "rnn", "matmul"))]
 new_settings = pytest.mark.skipif(not fp32._HAS_OPERATORS, reason="torch before 2.9 has only the old settings")
 
@@ -46,7 +48,7 @@ def everything() -> list[object]:
     old.append(told(torch.get_float32_matmul_precision))
     if not fp32._HAS_OPERATORS:
         return old
-    seen = [setting(*key) for key in KEYS]
+    seen: list[object] = [setting(*key) for key in KEYS]
     for parent in (("generic", "all"), ("cuda", "all"), ("mkldnn", "all")):
         before = setting(*parent)
         if parent != ("generic", "all") and before == setting("generic", "all"):
@@ -55,7 +57,7 @@ def everything() -> list[object]:
             put(parent, value)
             seen.append([setting(*key) for key in KEYS])
         put(parent, before)
-    return [*old, *seen, torch.backends.cudnn.enabled, torch.backends.mkldnn.enabled]
+    return [*old, *seen, backends.cudnn.enabled, backends.mkldnn.enabled]
 
 
 @pytest.fixture(autouse=True)
@@ -80,37 +82,37 @@ def old_high() -> None:
 
 def old_medium() -> None:
     torch.set_float32_matmul_precision("medium")
-    torch.backends.cudnn.allow_tf32 = False
+    backends.cudnn.allow_tf32 = False
 
 
 def new_generic() -> None:
-    torch.backends.fp32_precision = "tf32"
+    backends.fp32_precision = "tf32"
 
 
 def new_generic_bf16() -> None:
-    torch.backends.fp32_precision = "bf16"
+    backends.fp32_precision = "bf16"
 
 
 def new_cuda() -> None:
-    torch.backends.cudnn.fp32_precision = "tf32"
-    torch.backends.cudnn.conv.fp32_precision = "none"
+    backends.cudnn.fp32_precision = "tf32"
+    backends.cudnn.conv.fp32_precision = "none"
 
 
 def new_conv_and_matmul() -> None:
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    backends.cudnn.conv.fp32_precision = "ieee"
+    backends.cuda.matmul.fp32_precision = "tf32"
 
 
 def new_bf16_on_the_cpu() -> None:
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-    torch.backends.mkldnn.conv.fp32_precision = "bf16"
+    backends.mkldnn.matmul.fp32_precision = "bf16"
+    backends.mkldnn.conv.fp32_precision = "bf16"
 
 
 def mixed() -> None:
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    backends.cudnn.allow_tf32 = False
+    backends.cudnn.conv.fp32_precision = "tf32"
+    backends.cuda.matmul.fp32_precision = "ieee"
 
 
 HOSTS = [
@@ -126,18 +128,18 @@ HOSTS = [
 
 def exact() -> bool:
     """Whether nothing may round now, and the old settings say so."""
-    old = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    old = backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32
     rounding = {"tf32", "bf16"}
     kinds = {setting(*key) for key in KEYS if key not in (("generic", "all"),)} if fp32._HAS_OPERATORS else set()
     return not old and torch.get_float32_matmul_precision() == "highest" and not kinds & rounding
 
 
 def tf32_allowed() -> bool:
-    allowed = torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+    allowed = backends.cudnn.allow_tf32 and backends.cuda.matmul.allow_tf32
     if fp32._HAS_OPERATORS:
         kinds = {(backend, setting(backend, operator)) for backend, operator in KEYS if operator in ("conv", "matmul")}
         allowed = allowed and kinds == {("cuda", "tf32"), ("mkldnn", "ieee")}
-    return allowed
+    return bool(allowed)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -331,7 +333,7 @@ def test_without_the_block_everything_would_differ(demo, expected, monkeypatch):
     for module in (unet, deep_cache, tiled_decode):
         monkeypatch.setattr(module, "fp32", lambda tf32=False: nullcontext())
     z = draw_noise([1, 2], (3, 32, 32))
-    plain = vq.Codebook.forward.__wrapped__
+    plain: Any = vars(vq.Codebook.forward)["__wrapped__"]
     codes = plain(demo.vq.quantize, z)[1]
     with EmulatedTF32() as emulation:
         assert psnr(picture(demo), expected) < 70
