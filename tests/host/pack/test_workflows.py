@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from ldm_headless import PACK_ROOT, ComfyClient, load_workflow, to_prompt
 from ldm_headless.cli import app
+from ldm_headless.editors import MARK
 
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
 NOTES = ("Note", "MarkdownNote")
@@ -61,7 +63,15 @@ def test_both_formats_are_the_same_graph(path: Path, client: ComfyClient):
     """What `ldm` runs is what the browser shows."""
     api = load_workflow(path.parent / "api" / path.name).prompt
     assert api is not None
-    assert to_prompt(load_workflow(path), client.object_info()) == api
+    info = client.object_info()
+    if MARK in info["PreviewAny"]:  # today's editor does not send the text that this node shows, no input of the host
+        api = {key: {**node, "inputs": _without_preview(node)} for key, node in api.items()}
+    assert to_prompt(load_workflow(path), info) == api
+
+
+def _without_preview(node: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {"preview"} if node["class_type"] == "PreviewAny" else set()
+    return {name: value for name, value in node["inputs"].items() if name not in shown}
 
 
 @each
