@@ -11,6 +11,7 @@ from .config import FirstStageConfig
 from .errors import InputError, brief
 from .fast_norm import group_norm
 from .layers import Downsample, Layers, MidBlock, ResnetBlock, Upsample
+from .weight_forms import in_forms
 
 _EPS = 1e-6  # of every GroupNorm in a first stage (CompVis model.py:38); the UNet has 1e-5
 
@@ -57,10 +58,11 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, H, W) to (N, out_channels, H / downscale, W / downscale)."""
-        h = self.conv_in(x)
-        for block in self.down_blocks:
-            h = block(h)
-        return self.conv_out(group_norm(self.conv_norm_out, self.mid_block(h), activate=True))
+        with in_forms(self, x):
+            h = self.conv_in(x)
+            for block in self.down_blocks:
+                h = block(h)
+            return self.conv_out(group_norm(self.conv_norm_out, self.mid_block(h), activate=True))
 
 
 class Decoder(nn.Module):
@@ -88,10 +90,11 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (N, C, h, w) to images (N, 3, h * downscale, w * downscale)."""
-        h = self.mid_block(self.conv_in(z))
-        for block in self.up_blocks:
-            h = block(h)
-        return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
+        with in_forms(self, z):
+            h = self.mid_block(self.conv_in(z))
+            for block in self.up_blocks:
+                h = block(h)
+            return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
 
 
 class Level(nn.Module):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from torch import Tensor
 
 from .chunks import attempt
 from .errors import InputError, TooLargeError
-from .fp32 import fp32
-from .unet import UNet
+from .unet import UNet, one_per_image
 
 
 class DeepCache:
@@ -36,9 +38,11 @@ class DeepCache:
             raise InputError(
                 f"cache_depth is {depth}, but this UNet has {levels} levels; set it to 1 (fastest) to {levels}."
             )
-        self._unet, self._interval, self._depth = unet, interval, depth
+        self._unet, self._interval = unet, interval
+        self._whole, self._outside = partial(_whole, depth=depth), partial(_outside, depth=depth)
         self._calls = 0
         self._deep: Tensor | None = None  # what `UNet.inner` last returned
+        self._shape: torch.Size | None = None  # of the latents that it belongs to
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         """Predict eps; arguments, shapes and errors are those of `UNet.forward`.
@@ -47,24 +51,38 @@ class DeepCache:
             out: the features belong to the whole batch, so it cannot be taken in parts.
         """
         self._unet.check_input(x_t.shape)
-        with fp32(self._unet.tf32):
-            eps = attempt(lambda: self._evaluate(x_t, t))
+        if self._shape not in (None, x_t.shape):
+            raise InputError(
+                f"The latents have shape {tuple(x_t.shape)}, but the cached features belong to latents of shape "
+                f"{tuple(self._shape)}. Use a new DeepCache for each run."
+            )
+        eps = attempt(lambda: self._evaluate(x_t, one_per_image(t, x_t)))
         if eps is None:
             raise TooLargeError(
                 f"UNet: out of memory with {len(x_t)} images at once. With a cache a batch is taken whole: make it "
                 "smaller, or set cache_interval to 1."
             )
+        self._shape = x_t.shape
+        self._calls += 1
         return eps
 
-    def _evaluate(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        temb = self._unet.embed_timesteps(t, x_t)
-        skips = self._unet.outer_down(x_t, temb, self._depth)
+    def _evaluate(self, x_t: Tensor, t: Tensor) -> Tensor:
         if self._deep is None or self._calls % self._interval == 0:
-            self._deep = self._unet.inner(skips[-1], temb, self._depth)
-        if self._deep.shape[0] != x_t.shape[0] or self._deep.shape[2:] != skips[-1].shape[2:]:
-            raise InputError(
-                f"The latents have shape {tuple(x_t.shape)}, but the cached features belong to {self._deep.shape[0]} "
-                "latents of another shape. Use a new DeepCache for each run."
-            )
-        self._calls += 1
-        return self._unet.outer_up(self._deep, temb, skips, self._depth).to(x_t.dtype)
+            eps, self._deep = self._unet.run(self._whole, x_t, t)
+            return eps
+        return self._unet.run(self._outside, x_t, t, self._deep)
+
+
+def _whole(unet: UNet, x_t: Tensor, t: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """An evaluation, and what its coarser levels gave."""
+    temb = unet.embed_timesteps(t, x_t)
+    skips = unet.outer_down(x_t, temb, depth)
+    deep = unet.inner(skips[-1], temb, depth)
+    return unet.outer_up(deep, temb, skips, depth).to(x_t.dtype), deep
+
+
+def _outside(unet: UNet, x_t: Tensor, t: Tensor, deep: Tensor, depth: int) -> Tensor:
+    """An evaluation with what the coarser levels gave before."""
+    temb = unet.embed_timesteps(t, x_t)
+    skips = unet.outer_down(x_t, temb, depth)
+    return unet.outer_up(deep, temb, skips, depth).to(x_t.dtype)

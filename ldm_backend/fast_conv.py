@@ -62,6 +62,8 @@ def rest(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, _FastConv2d):
             layer.workspace.clear()
+        elif hasattr(layer, "end_run"):  # the UNet's, on a card
+            layer.end_run()
     let_go(network.parameters())
 
 
@@ -136,7 +138,7 @@ class _FastConv2d(nn.Module):
         if not is_plain(self, x):
             return self(interpolate(x, scale_factor=2.0, mode="nearest"))
         bias = None if self.bias is None else self.bias.repeat(4)
-        folded = self._kept("doubled", x) if self.keep else _fold(self.weight)
+        folded = self._kept("doubled", x) if self.keep else fold(self.weight)
         return _interleave(_direct(x, folded, bias, (1, 1), (1, 1)))
 
     def _keeps_size(self) -> bool:
@@ -172,7 +174,7 @@ def _made(form: str, weight: Tensor, layer: Any, x: Tensor) -> Tensor:
     if form == "packed":
         return _pack(weight, x, layer.stride, layer.padding)
     if form == "doubled":
-        return _pack(_fold(weight), x, (1, 1), (1, 1))
+        return _pack(fold(weight), x, (1, 1), (1, 1))
     shape = winograd.kernel_shape(weight, layer.kept_tile)
     return winograd.transform_kernel(weight, layer.kept_tile, weight.new_empty(shape))
 
@@ -197,7 +199,7 @@ def _direct(
     return torch.conv2d(x, weight, bias, stride, padding)
 
 
-def _fold(weight: Tensor) -> Tensor:
+def fold(weight: Tensor) -> Tensor:
     """The 2x2 kernels that do a doubling and a 3x3 convolution at once: (4 C_out, C_in, 2, 2).
 
     Each of the four output pixels of an input pixel sees only 2x2 different input pixels, so taps that meet the same
@@ -206,8 +208,28 @@ def _fold(weight: Tensor) -> Tensor:
     """
     even = torch.tensor([[1.0, 0, 0], [0, 1, 1]])  # of three rows one meets the pixel before
     odd = torch.tensor([[1.0, 1, 0], [0, 0, 1]])  # one meets the pixel after
-    fold = torch.stack([even, odd])
-    return torch.einsum("pia,ocab,qjb->pqocij", fold, weight, fold).flatten(0, 2)
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    taps = torch.stack([even, odd]).to(weight.device, exact)
+    return torch.einsum("pia,ocab,qjb->pqocij", taps, weight.to(exact), taps).flatten(0, 2).to(weight.dtype)
+
+
+def doubled(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """A doubling and a convolution at once, on a card.
+
+    Args:
+        x: (N, C_in, H, W).
+        kernels: from `fold`.
+        bias: (4 C_out,).
+    Returns: (N, C_out, 2 H, 2 W).
+    """
+    windows = torch.conv2d(x, kernels, bias, padding=1)  # (N, 4 C, H + 1, W + 1)
+    height, width = x.shape[2:]
+    parts = windows.unflatten(1, (2, 2, -1))
+    rows = [
+        torch.stack([parts[:, row, column, :, row:, column:][..., :height, :width] for column in range(2)], dim=-1)
+        for row in range(2)
+    ]
+    return torch.stack(rows, dim=3).flatten(4, 5).flatten(2, 3)  # (N, C, H, 2, W, 2), then pixels
 
 
 def _interleave(windows: Tensor) -> Tensor:

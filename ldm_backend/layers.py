@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import (
     avg_pool2d,
     interpolate,
+    linear,
     pad,
     scaled_dot_product_attention,
     silu,
 )
 
-from .fast_conv import faster
+from .fast_conv import doubled, faster, fold
 from .fast_norm import group_norm
 from .winograd import Workspace
 
@@ -103,6 +104,19 @@ def _grow(x: Tensor) -> Tensor:
     return interpolate(x, scale_factor=2.0, mode="nearest")
 
 
+class Projected(NamedTuple):
+    """The time embedding as all resnets of a network need it, computed in one product.
+
+    Attributes:
+        values: (N, sum of the widths of all resnets); each knows its `columns`.
+    """
+
+    values: Tensor
+
+
+TimeInput = Tensor | Projected | None  # the time embedding (N, temb_channels), for networks that have one
+
+
 class ResnetBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, around a skip; the time embedding joins between the two.
 
@@ -111,7 +125,12 @@ class ResnetBlock(nn.Module):
         in_channels: C_in.
         out_channels: C_out.
         resample: "down" or "up" halves or doubles height and width before the first convolution, and in the skip.
+
+    Attributes:
+        columns: of `Projected.values` that are for this resnet.
     """
+
+    columns = slice(0)
 
     def __init__(
         self,
@@ -133,13 +152,13 @@ class ResnetBlock(nn.Module):
         if in_channels != out_channels:
             self.conv_shortcut = layers.conv(in_channels, out_channels, kernel=1, padding=0)
 
-    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, temb: TimeInput = None) -> Tensor:
         """Map (N, C_in, H, W) and the embedding (N, temb_channels), if any, to (N, C_out, H, W), H and W resampled."""
         h = group_norm(self.norm1, x, activate=True)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        emb = None if temb is None else self.time_emb_proj(silu(temb))[:, :, None, None]
+        emb = None if temb is None else self._projected(temb)[:, :, None, None]
         if emb is None or not self.scale_shift:
             h = group_norm(self.norm2, h if emb is None else h.add_(emb), activate=True)
         else:
@@ -148,9 +167,20 @@ class ResnetBlock(nn.Module):
         h = self.conv2(h)
         return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
 
+    def _projected(self, temb: Tensor | Projected) -> Tensor:
+        if isinstance(temb, Projected):
+            return temb.values[:, self.columns]
+        return self.time_emb_proj(silu(temb))
+
 
 class Attention(nn.Module):
-    """Self-attention over the H*W positions, with a residual connection."""
+    """Self-attention over the H*W positions, with a residual connection.
+
+    Attributes:
+        form: weight (3 C, C) and bias of q, k and v in one product, see `weight_forms`.
+    """
+
+    form: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, layers: Layers, channels: int) -> None:
         super().__init__()
@@ -165,12 +195,21 @@ class Attention(nn.Module):
         """Map (N, C, H, W) to the same shape."""
         n, c, height, width = x.shape
         tokens = group_norm(self.group_norm, x, activate=False).flatten(2).transpose(1, 2)  # (N, HW, C)
+        if self.form is None:
+            qkv = [projection(tokens) for projection in (self.to_q, self.to_k, self.to_v)]
+        else:
+            qkv = linear(tokens.contiguous(), *self.form).chunk(3, dim=2)
         q, k, v = (
-            projection(tokens).view(n, -1, c // self.head_dim, self.head_dim).transpose(1, 2)  # (N, heads, HW, d)
-            for projection in (self.to_q, self.to_k, self.to_v)
+            part.view(n, -1, c // self.head_dim, self.head_dim).transpose(1, 2)  # (N, heads, HW, d)
+            for part in qkv
         )
         h = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, c)
         return x + self.to_out[0](h).transpose(1, 2).reshape(n, c, height, width)
+
+    def make_form(self) -> None:
+        """Join the weights."""
+        layers = [self.to_q, self.to_k, self.to_v]
+        self.form = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
 
 
 class Downsample(nn.Module):
@@ -181,21 +220,31 @@ class Downsample(nn.Module):
         self.pad_both_sides = pad_both_sides
         self.conv = layers.conv(channels, channels, stride=2, padding=int(pad_both_sides))
 
-    def forward(self, x: Tensor, _temb: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, _temb: TimeInput = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, H / 2, W / 2)."""
         return self.conv(x if self.pad_both_sides else pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution."""
+    """Nearest-neighbour doubling, then a 3x3 convolution.
+
+    Attributes:
+        form: kernels and bias that do both at once, see `weight_forms`.
+    """
+
+    form: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, layers: Layers, channels: int) -> None:
         super().__init__()
         self.conv = layers.conv(channels, channels)
 
-    def forward(self, x: Tensor, _temb: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, _temb: TimeInput = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, 2 H, 2 W)."""
-        return self.conv.forward_doubled(x)
+        return self.conv.forward_doubled(x) if self.form is None else doubled(x, *self.form)
+
+    def make_form(self) -> None:
+        """Fold the doubling into the kernels."""
+        self.form = fold(self.conv.weight), self.conv.bias.repeat(4)
 
 
 class MidBlock(nn.Module):
@@ -206,7 +255,7 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList([ResnetBlock(layers, channels, channels) for _ in range(2)])
         self.attentions = nn.ModuleList([Attention(layers, channels)])
 
-    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, temb: TimeInput = None) -> Tensor:
         """Map (N, C, H, W) and the embedding, if any, to the same shape."""
         x = self.resnets[0](x, temb)
         return self.resnets[1](self.attentions[0](x), temb)

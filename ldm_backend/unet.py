@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
 from .compiled import Compiled
 from .config import UNetConfig
+from .cuda_graphs import CudaGraphs
 from .errors import InputError
 from .fast_conv import SIDE, keep_large_tiles
 from .fast_norm import group_norm
 from .fp32 import fp32
-from .layers import (
-    Attention,
-    Downsample,
-    Layers,
-    MidBlock,
-    ResnetBlock,
-    Upsample,
-    timestep_embedding,
-)
+from .layers import Layers, MidBlock, Projected, ResnetBlock, TimeInput, timestep_embedding
+from .unet_blocks import DownBlock, TimeEmbedding, UpBlock
+from .weight_forms import WeightForms
 
 
 class UNet(nn.Module):
@@ -35,9 +31,11 @@ class UNet(nn.Module):
 
     Attributes:
         tf32: where the weights are float32, let cards compute in TF32.
+        form: weight and bias of all time projections in one product, see `weight_forms`.
     """
 
     tf32 = False
+    form: tuple[Tensor, Tensor] | None = None
     down_blocks: Any  # ModuleLists of DownBlock and UpBlock; a ModuleList does not tell a type checker its members
     up_blocks: Any
 
@@ -83,6 +81,11 @@ class UNet(nn.Module):
         self.conv_norm_out = layers.norm(channels[0])
         self.conv_out = layers.conv(channels[0], config.out_channels)
         self.compiled: Compiled | None = None
+        self._forms, self._graphs = WeightForms(), CudaGraphs()
+        start = 0
+        for resnet in self._resnets():
+            resnet.columns = slice(start, start + resnet.time_emb_proj.out_features)
+            start = resnet.columns.stop
 
     @property
     def dtype(self) -> torch.dtype:
@@ -120,8 +123,33 @@ class UNet(nn.Module):
         Raises: InputError: wrong number of channels, or H, W no multiple of `size_multiple`.
         """
         self.check_input(x.shape)
+        return self.run(self.compiled or UNet._evaluate, x, one_per_image(t, x))
+
+    def run(self, evaluate: Callable[..., Any], *inputs: Tensor) -> Any:
+        """What `evaluate(self, *inputs)` returns, in this network's float32, and on a card in the ways that suit it.
+
+        Args:
+            evaluate: reads tensors and returns tensors, and does nothing else; the same object at each call of a run.
+            inputs: (N, ...), latents first.
+        """
         with fp32(self.tf32):  # outside of what is compiled
-            return (self.compiled or UNet._evaluate)(self, x, _one_per_image(t, x))
+            weights = self._forms.ready(self, inputs[0])
+            if weights is None:
+                return evaluate(self, *inputs)
+            return self._graphs(evaluate, self, (weights, self.tf32), *inputs)
+
+    def end_run(self) -> None:
+        """Free what a run on a card needs beside the weights; the next one makes it anew."""
+        self._graphs.clear()
+        self._forms.clear(self)
+
+    def make_form(self) -> None:
+        """Join the time projections of all resnets, see `weight_forms`."""
+        layers = [resnet.time_emb_proj for resnet in self._resnets()]
+        self.form = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+
+    def _resnets(self) -> Iterator[Any]:
+        return (module for module in self.modules() if isinstance(module, ResnetBlock))
 
     def compile_evaluation(self) -> None:
         """Spend start and memory on speed: `torch.compile` at the next call, in float32 on the CPU larger kernels.
@@ -143,12 +171,13 @@ class UNet(nn.Module):
     # The three parts of an evaluation. The `depth` finest levels are its outside, 1..levels; what is inside changes
     # slowly from one timestep to the next, which `deep_cache` makes use of.
 
-    def embed_timesteps(self, t: Tensor | float, x: Tensor) -> Tensor:
-        """Timesteps as in `forward` to the embedding (N, 4 C) for the latents `x`."""
-        sinusoids = timestep_embedding(_one_per_image(t, x), self.config.block_out_channels[0])
-        return self.time_embedding(sinusoids).to(self.dtype)
+    def embed_timesteps(self, t: Tensor, x: Tensor) -> Tensor | Projected:
+        """Timesteps (N,) to the embedding (N, 4 C) for the latents `x`, or to what the resnets make of it."""
+        sinusoids = timestep_embedding(t, self.config.block_out_channels[0])
+        temb = self.time_embedding(sinusoids).to(self.dtype)
+        return temb if self.form is None else Projected(linear(silu(temb), *self.form))
 
-    def outer_down(self, x: Tensor, temb: Tensor, depth: int) -> list[Tensor]:
+    def outer_down(self, x: Tensor, temb: TimeInput, depth: int) -> list[Tensor]:
         """Run conv_in and the `depth` finest levels on the way down; returns every intermediate, for the way up."""
         h = self.conv_in(x.to(self.dtype))
         skips = [h]
@@ -158,7 +187,7 @@ class UNet(nn.Module):
                 h = block.shrink(h, temb, skips)
         return skips
 
-    def inner(self, h: Tensor, temb: Tensor, depth: int) -> Tensor:
+    def inner(self, h: Tensor, temb: TimeInput, depth: int) -> Tensor:
         """From the last of `outer_down` through all coarser levels and the middle, up to the size of level `depth`."""
         skips: list[Tensor] = []
         h = self.down_blocks[depth - 1].shrink(h, temb, skips)
@@ -169,115 +198,13 @@ class UNet(nn.Module):
             h = block(h, temb, skips)
         return h
 
-    def outer_up(self, h: Tensor, temb: Tensor, skips: list[Tensor], depth: int) -> Tensor:
+    def outer_up(self, h: Tensor, temb: TimeInput, skips: list[Tensor], depth: int) -> Tensor:
         """From what `inner` returned through the `depth` finest levels to eps, taking their skips off `skips`."""
         for block in self.up_blocks[len(self.up_blocks) - depth :]:
             h = block(h, temb, skips)
         return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
 
 
-def _one_per_image(t: Tensor | float, x: Tensor) -> Tensor:
+def one_per_image(t: Tensor | float, x: Tensor) -> Tensor:
     """Timesteps as in `UNet.forward` as float32 (N,), always laid out alike, or a compiler would compile anew."""
     return torch.as_tensor(t, dtype=torch.float32, device=x.device).reshape(-1).expand(len(x)).contiguous()
-
-
-class TimeEmbedding(nn.Module):
-    """Two linear layers on top of the sinusoids."""
-
-    def __init__(self, layers: Layers, in_channels: int) -> None:
-        super().__init__()
-        channels = 4 * in_channels
-        self.linear_1: Any = layers.linear(in_channels, channels)
-        self.linear_2 = layers.linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map sinusoids (N, C) of any format to the embedding (N, 4 C) in that of the weights."""
-        return self.linear_2(silu(self.linear_1(x.to(self.linear_1.weight.dtype))))
-
-
-class DownBlock(nn.Module):
-    """One level on the way down; appends each output to the skips.
-
-    Args:
-        layers: settings of the network.
-        inputs: C_in of each resnet.
-        channels: C_out.
-        attention: an attention after each resnet.
-        shrink: how the level ends: "conv", "resnet" or, for the coarsest, None.
-    """
-
-    def __init__(
-        self,
-        layers: Layers,
-        inputs: list[int],
-        channels: int,
-        attention: bool,
-        shrink: str | None,
-    ) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(ResnetBlock(layers, c, channels) for c in inputs)
-        self.attentions = nn.ModuleList(Attention(layers, channels) for _ in inputs if attention)
-        self.downsamplers = nn.ModuleList()
-        if shrink == "conv":
-            self.downsamplers.append(Downsample(layers, channels, pad_both_sides=True))
-        elif shrink == "resnet":
-            self.downsamplers.append(ResnetBlock(layers, channels, channels, resample="down"))
-
-    def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
-        """Map (N, C_in, H, W) to the level's output, and append each intermediate to `skips`."""
-        return self.shrink(self.process(h, temb, skips), temb, skips)
-
-    def process(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
-        """Run the resnets and attentions, which keep height and width."""
-        for index, resnet in enumerate(self.resnets):
-            h = resnet(h, temb)
-            if self.attentions:
-                h = self.attentions[index](h)
-            skips.append(h)
-        return h
-
-    def shrink(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
-        """Halve height and width; the coarsest level returns `h` as it is."""
-        for downsample in self.downsamplers:
-            h = downsample(h, temb)
-            skips.append(h)
-        return h
-
-
-class UpBlock(nn.Module):
-    """One level on the way up; takes one skip for each resnet, last in first out.
-
-    Args:
-        layers: settings of the network.
-        inputs: C_in of each resnet, its skip included.
-        channels: C_out.
-        attention: an attention after each resnet.
-        grow: how the level ends: "conv", "resnet" or, for the finest, None.
-    """
-
-    def __init__(
-        self,
-        layers: Layers,
-        inputs: list[int],
-        channels: int,
-        attention: bool,
-        grow: str | None,
-    ) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(ResnetBlock(layers, c, channels) for c in inputs)
-        self.attentions = nn.ModuleList(Attention(layers, channels) for _ in inputs if attention)
-        self.upsamplers = nn.ModuleList()
-        if grow == "conv":
-            self.upsamplers.append(Upsample(layers, channels))
-        elif grow == "resnet":
-            self.upsamplers.append(ResnetBlock(layers, channels, channels, resample="up"))
-
-    def forward(self, h: Tensor, temb: Tensor, skips: list[Tensor]) -> Tensor:
-        """Map (N, C_in, H, W) to the level's output, taking its skips off the end of `skips`."""
-        for index, resnet in enumerate(self.resnets):
-            h = resnet(torch.cat([h, skips.pop()], dim=1), temb)
-            if self.attentions:
-                h = self.attentions[index](h)
-        for upsample in self.upsamplers:
-            h = upsample(h, temb)
-        return h

@@ -14,6 +14,7 @@ import comfy.model_management
 import comfy.supported_models_base
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ...ldm_backend.checkpoint import Checkpoint, load_into
@@ -190,11 +191,18 @@ def make_model(
     # copy at each call; the kernels and graphs that this network keeps belong to weights that stay in their place, and
     # saving a merged model needs all patches applied at once, which that one cannot do. The host moves these 1.1 GB out
     # for other models, and back, as it did before.
-    return ModelPatcher(
+    patcher = ModelPatcher(
         model,
         load_device=device,
         offload_device=comfy.model_management.unet_offload_device(),
     )
+    patcher.add_callback(CallbacksMP.ON_CLEANUP, _end_run)
+    return patcher
+
+
+def _end_run(patcher: ModelPatcher) -> None:
+    """Free what a run needed on a card, after the host's samplers and ours alike."""
+    ldm_model_of(patcher).diffusion_model.end_run()
 
 
 def ldm_model_of(model: ModelPatcher) -> LDMModel:
@@ -240,4 +248,5 @@ def saved_weights(model: ModelPatcher) -> dict[str, Tensor]:
     inner = ldm_model_of(model)
     inner.diffusion_model.file.check()
     comfy.model_management.load_models_gpu([model], force_patch_weights=True)
-    return {key: tensor.detach().cpu() for key, tensor in inner.diffusion_model.state_dict().items()}
+    # A compiled network has its kernels in another order in memory, which files do not know.
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in inner.diffusion_model.state_dict().items()}
