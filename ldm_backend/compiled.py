@@ -38,6 +38,7 @@ class Compiled:
     def __init__(self, evaluate: Evaluation) -> None:
         self._plain = evaluate
         self._shapes: set[tuple[torch.Size, torch.dtype, torch.device]] = set()
+        self._refused: set[torch.Size] = set()
         self._given_up = False
 
     def __call__(self, network: Any, x: Tensor, t: Tensor) -> Tensor:
@@ -66,6 +67,9 @@ class Compiled:
         if shape in self._shapes:
             return True
         if len(self._shapes) == MAX_SHAPES:
+            if x.shape in self._refused:
+                return False
+            self._refused.add(x.shape)
             logger.warning(
                 "The network has been compiled for %d shapes of latents. For a batch of shape %s it runs uncompiled: "
                 "the same picture, more slowly. Load the checkpoint again to compile for other shapes.",

@@ -97,17 +97,18 @@ class CudaGraphs:
             self._called.add(key)
             return None
         device = inputs[0].device
-        before = torch.cuda.current_stream(device)
         graph, memory = torch.cuda.CUDAGraph(), tuple(x.clone() for x in inputs)
         try:
             # Only what this thread does counts: others may ask the card for its free memory meanwhile.
             with (
                 torch.cuda.device(device),
+                torch.cuda.stream(
+                    torch.cuda.current_stream(device)
+                ),  # back to it: a recording that fails leaves its own
                 torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
             ):
                 outputs = evaluate(network, *memory)
         except RuntimeError as error:  # torch has no class of its own for what cannot be recorded
-            torch.cuda.set_stream(before)  # a recording that failed leaves its own
             reason = str(error).strip().partition("\n")[0]
             logger.warning("This run could not be recorded as a CUDA graph, and goes on without: %s", reason)
             self._failing = True
@@ -121,7 +122,7 @@ def _key(evaluate: Callable[..., Outputs], inputs: tuple[Tensor, ...]) -> Hashab
     return (
         evaluate,
         threading.get_ident(),  # cuDNN remembers what it chose per thread
-        torch.cuda.current_stream(inputs[0].device).cuda_stream,
+        torch.cuda.current_stream(inputs[0].device),
         torch.is_inference_mode_enabled(),  # tensors that were made within must not be written to without
         torch.is_autocast_enabled("cuda"),
         *((x.shape, x.dtype, x.device) for x in inputs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch._dynamo.utils
 import torch._inductor.config
 
 import ldm_backend
+from ldm_backend import compiled
 from ldm_backend.config import UNetConfig
 from ldm_backend.errors import ConfigError
 from ldm_backend.fast_conv import LARGE_TILE, SMALL_TILE
@@ -152,3 +154,36 @@ def test_without_a_compiler_it_runs_uncompiled_and_says_so_once(small, latents, 
     assert all(one.equal(other) for one, other in zip(found, expected, strict=True))
     assert [record.message for record in caplog.records if "compile" in record.message] != []
     assert sum("so the network runs uncompiled" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.usefixtures("compiler")
+def test_many_shapes_are_compiled_and_beyond_that_it_says_so(monkeypatch, caplog):
+    """torch itself stops at 8 for the whole process, without an error."""
+    monkeypatch.setattr(compiled, "MAX_SHAPES", 10)
+    network = SimpleNamespace(dtype=torch.float64)
+    evaluation = compiled.Compiled(_doubled)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            for side in range(2, 13):
+                x = torch.ones((1, 1, side, side), dtype=torch.float64)
+                assert evaluation(network, x, x[0, 0, 0]).equal(2 * x)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 10
+    told = [message for message in caplog.messages if "runs uncompiled" in message]
+    assert told[0] == (
+        "The network has been compiled for 10 shapes of latents. For a batch of shape (1, 1, 12, 12) it runs "
+        "uncompiled: the same picture, more slowly. Load the checkpoint again to compile for other shapes."
+    )
+    assert len(told) == 1
+
+
+def _doubled(_network: object, x: torch.Tensor, _t: torch.Tensor) -> torch.Tensor:
+    return x + x
+
+
+def test_for_a_card_kernels_are_laid_out_as_compiled_code_reads_them(small):
+    before = {name: weight.clone() for name, weight in small.state_dict().items()}
+    compiled._lay_channels_last(small)
+    for name, weight in small.state_dict().items():
+        assert weight.equal(before[name])
+        assert weight.ndim != 4 or weight.is_contiguous(memory_format=torch.channels_last)

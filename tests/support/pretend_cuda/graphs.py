@@ -63,9 +63,9 @@ class Capture:
         """
         args, kwargs = tree_map(_alias, (args, kwargs))
         self._keep_overwritten(func, args, kwargs)
+        given = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         made = func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
-        given = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for result in results:
             if _address(result) not in given:
                 self._own.add(_address(result))
@@ -194,8 +194,11 @@ class capture_graph:  # noqa: N801 - it stands for torch.cuda.graph
 
 
 def _alias(leaf: Any) -> Any:
-    """The same memory under a tensor of its own, so that its owners can be counted."""
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+    """The same memory under a tensor of its own, so that its owners can be counted.
+
+    Not of what is empty: that may be a result which the operator enlarges.
+    """
+    return leaf.detach() if isinstance(leaf, Tensor) and leaf.numel() else leaf
 
 
 def _address(tensor: Tensor) -> int:

@@ -214,10 +214,17 @@ def _mismatch(what: str, name: str, tensors: list[Tensor]) -> NoReturn:
 
 
 def empty(
-    size: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None, memory_format: Any = None
+    size: Any,
+    dtype: Any = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: Any = None,
+    memory_format: Any = None,
 ) -> CudaTensor:
     """`aten::empty.memory_format` on the card, of which torch makes zeros, ranges and all else that is new there."""
-    return CudaTensor(_new(torch.ops.aten.empty.memory_format, (size,), {"dtype": dtype, "memory_format": memory_format}))
+    return CudaTensor(
+        _new(torch.ops.aten.empty.memory_format, (size,), {"dtype": dtype, "memory_format": memory_format})
+    )
 
 
 def empty_strided(
