@@ -178,7 +178,9 @@ class UNet(nn.Module):
 
 def _one_per_image(t: Tensor | float, x: Tensor) -> Tensor:
     """Timesteps as in `UNet.forward` as float32 (N,), always laid out alike, or a compiler would compile anew."""
-    return torch.as_tensor(t, dtype=torch.float32, device=x.device).reshape(-1).expand(len(x)).contiguous()
+    if not isinstance(t, Tensor):  # made where it is needed: a copy from the CPU would wait for a card
+        return torch.full((len(x),), t, dtype=torch.float32, device=x.device)
+    return t.to(x.device, torch.float32).reshape(-1).expand(len(x)).contiguous()
 
 
 class TimeEmbedding(nn.Module):
