@@ -22,7 +22,10 @@ SHORT_RUN = 15
 
 @dataclass(frozen=True)
 class StepInfo:
-    """State after one step, for progress and previews; the tensors are the sampler's own, so do not write to them."""
+    """State after one step, for progress and previews; the tensors are the sampler's own, so do not write to them.
+
+    On a card they may not be computed yet, and the evaluation not be checked yet, see `Evaluations`.
+    """
 
     index: int  # 0..steps-1
     steps: int

@@ -256,7 +256,8 @@ def test_noise_goes_through_pinned_memory_that_no_draw_shares(ahead, monkeypatch
 
 def test_what_drawing_raises_comes_at_its_own_draw(ahead):
     with drawn_ahead(SlowNoise(fails_at=2), CPU, 5) as draw:
-        draw(), draw()
+        for _ in range(2):
+            draw()
         with pytest.raises(StopRunError):
             draw()
     assert not noise_threads()
