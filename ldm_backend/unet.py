@@ -178,9 +178,9 @@ class UNet(nn.Module):
 
 def _one_per_image(t: Tensor | float, x: Tensor) -> Tensor:
     """Timesteps as in `UNet.forward` as float32 (N,), always laid out alike, or a compiler would compile anew."""
-    if not isinstance(t, Tensor):  # made where it is needed: a copy from the CPU would wait for a card
-        return torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-    return t.to(x.device, torch.float32).reshape(-1).expand(len(x)).contiguous()
+    if isinstance(t, Tensor):
+        return t.to(x.device, torch.float32).reshape(-1).expand(len(x)).contiguous()
+    return torch.full((len(x),), t, dtype=torch.float32, device=x.device)  # a copy from the CPU would wait for a card
 
 
 class TimeEmbedding(nn.Module):
