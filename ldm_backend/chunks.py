@@ -87,6 +87,7 @@ class Chunks:
     ) -> None:
         self._task, self._free, self.recover = task, free, recover
         self._limit: tuple[tuple[int, ...], int] | None = None  # (C, H, W), and the images of which that ran out
+        self._fitted: tuple[torch.device, tuple[int, ...], int] | None = None  # on which device, and the most of them
 
     def parts(
         self,
@@ -117,6 +118,7 @@ class Chunks:
                 start = part.stop
                 continue
             self.recover()
+            self._fitted = None
             if part.stop - start == 1:
                 raise TooLargeError(self._given_up(shape, device, cost))
             at_once = (part.stop - start) // 2
@@ -143,10 +145,16 @@ class Chunks:
             images = min(images, self._limit[1])
         if images < 1 or cost(images) < _SMALL:
             return max(1, images)
+        place = (device, tuple(shape[1:]))
+        if self._fitted is not None and self._fitted[:2] == place and images <= self._fitted[2]:
+            return images
         free = self._free(device)
         fitting = largest(images, lambda n: cost(n) <= free)
         if not fitting and device.type == "cpu":  # where the system would end the process; elsewhere it can be tried
             raise TooLargeError(self._given_up(shape, device, cost))
+        if fitting == images and device.type != "cpu":
+            # Not asked again at each step: a card that has less by then says so, and a smaller part is tried.
+            self._fitted = (*place, images)
         return max(1, fitting)
 
     def _given_up(self, shape: torch.Size, device: torch.device, cost: Callable[[int], int]) -> str:

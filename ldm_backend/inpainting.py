@@ -12,7 +12,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from .errors import InputError, ScheduleError
 from .noise import add_noise
-from .samplers import Callback, EpsModel, NoiseSource, StepInfo, ddim_coefficients, predict_eps
+from .samplers import Callback, EpsModel, Evaluations, NoiseSource, StepInfo, ddim_coefficients, drawn_ahead
 from .schedule import Pairs, Schedule
 
 
@@ -77,21 +77,23 @@ def inpaint(
     x_0, x_t = x_0.float(), x_T.float()
     evaluations = sum(move.down for move in moves)
     index = 0
-    for move in moves:
-        a_t, a_prev = schedule.alpha_cumprod(move.t), schedule.alpha_cumprod(move.t_prev)
-        noise = step_noise().to(x_t.device)
-        if not move.down:
-            x_t = add_noise(x_t, noise, a_prev / a_t)
-            continue
-        c = ddim_coefficients(a_t, a_prev, eta=1.0)
-        eps = predict_eps(eps_model, x_t, move.t, index, evaluations)
-        pred_x0 = (x_t - c.noise * eps) / c.signal
-        unknown = c.signal_prev * pred_x0 + c.direction * eps + c.std_dev_t * noise
-        # One draw serves both: each cell uses it once.
-        x_t = torch.where(mask, unknown, add_noise(x_0, noise, a_prev))
-        if callback is not None:
-            callback(StepInfo(index, evaluations, move.t, x_t, torch.where(mask, pred_x0, x_0)))
-        index += 1
+    draws = drawn_ahead(step_noise, x_t.device, len(moves))
+    with Evaluations(eps_model, evaluations) as model, draws as draw:
+        for move in moves:
+            a_t, a_prev = schedule.alpha_cumprod(move.t), schedule.alpha_cumprod(move.t_prev)
+            noise = draw()
+            if not move.down:
+                x_t = add_noise(x_t, noise, a_prev / a_t)
+                continue
+            c = ddim_coefficients(a_t, a_prev, eta=1.0)
+            eps = model.predict_eps(x_t, move.t, index)
+            pred_x0 = (x_t - c.noise * eps) / c.signal
+            unknown = c.signal_prev * pred_x0 + c.direction * eps + c.std_dev_t * noise
+            # One draw serves both: each cell uses it once.
+            x_t = torch.where(mask, unknown, add_noise(x_0, noise, a_prev))
+            if callback is not None:
+                callback(StepInfo(index, evaluations, move.t, x_t, torch.where(mask, pred_x0, x_0)))
+            index += 1
     return torch.where(mask, x_t, x_0)  # a grid may end above a clean image, at timestep 0
 
 

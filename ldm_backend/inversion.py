@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import ScheduleError
-from .samplers import Callback, EpsModel, StepInfo, predict_eps
+from .samplers import Callback, EpsModel, Evaluations, StepInfo
 from .schedule import Pairs, Schedule
 
 # The steps nearest to the clean image change the noise level most, and what they get wrong, the later ones cannot mend:
@@ -58,18 +58,19 @@ def invert_ddim(
         raise ScheduleError(f"iterations is {iterations!r}; expected 1 or more evaluations for each step.")
     total, done = evaluations_of(len(pairs), iterations), 0
     x_t, eps = x_0.float(), None
-    for index, (t, t_prev) in enumerate(reversed(pairs)):
-        a_t, a_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
-        signal = math.sqrt(a_t / a_prev)
-        noise = math.sqrt(1.0 - a_t) - signal * math.sqrt(1.0 - a_prev)
-        x_prev = x_t
-        if eps is not None:
-            x_t = signal * x_prev + noise * eps
-        for _ in range(_iterations_of(index, iterations)):
-            eps = predict_eps(eps_model, x_t, t, done, total)
-            x_t = signal * x_prev + noise * eps
-            if callback is not None:
-                # x_prev of StepInfo is the state that the call leaves behind; here that is the noisier one.
-                callback(StepInfo(done, total, t, x_t, (x_t - math.sqrt(1.0 - a_t) * eps) / math.sqrt(a_t)))
-            done += 1
+    with Evaluations(eps_model, total) as model:
+        for index, (t, t_prev) in enumerate(reversed(pairs)):
+            a_t, a_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
+            signal = math.sqrt(a_t / a_prev)
+            noise = math.sqrt(1.0 - a_t) - signal * math.sqrt(1.0 - a_prev)
+            x_prev = x_t
+            if eps is not None:
+                x_t = signal * x_prev + noise * eps
+            for _ in range(_iterations_of(index, iterations)):
+                eps = model.predict_eps(x_t, t, done)
+                x_t = signal * x_prev + noise * eps
+                if callback is not None:
+                    # x_prev of StepInfo is the state that the call leaves behind; here that is the noisier one.
+                    callback(StepInfo(done, total, t, x_t, (x_t - math.sqrt(1.0 - a_t) * eps) / math.sqrt(a_t)))
+                done += 1
     return x_t

@@ -207,4 +207,6 @@ class UNet(nn.Module):
 
 def one_per_image(t: Tensor | float, x: Tensor) -> Tensor:
     """Timesteps as in `UNet.forward` as float32 (N,), always laid out alike, or a compiler would compile anew."""
-    return torch.as_tensor(t, dtype=torch.float32, device=x.device).reshape(-1).expand(len(x)).contiguous()
+    if isinstance(t, Tensor):
+        return t.to(x.device, torch.float32).reshape(-1).expand(len(x)).contiguous()
+    return torch.full((len(x),), t, dtype=torch.float32, device=x.device)  # a copy from the CPU would wait for a card

@@ -18,13 +18,15 @@ from ..schedule import Pairs, Schedule
 from .ddim import ddim_coefficients, sample_ddim
 from .ddpm import ddpm_coefficients, sample_ddpm
 from .dpm_solver import sample_dpmpp_2m, sample_dpmpp_3m
+from .evaluations import Evaluations
 from .plms import sample_plms
-from .step import Callback, EpsModel, NoiseSource, StepInfo, predict_eps
+from .step import Callback, EpsModel, StepInfo
+from .step_noise import NoiseSource, drawn_ahead
 from .unipc import sample_unipc
 
 __all__ = [
-    "SAMPLERS", "Callback", "EpsModel", "NoiseSource", "StepInfo", "adds_noise", "ddim_coefficients",
-    "ddpm_coefficients", "predict_eps", "sample", "sample_ddim", "sample_ddpm", "sample_dpmpp_2m", "sample_dpmpp_3m",
+    "SAMPLERS", "Callback", "EpsModel", "Evaluations", "NoiseSource", "StepInfo", "adds_noise", "ddim_coefficients",
+    "ddpm_coefficients", "drawn_ahead", "sample", "sample_ddim", "sample_ddpm", "sample_dpmpp_2m", "sample_dpmpp_3m",
     "sample_plms", "sample_unipc",
 ]  # fmt: skip
 

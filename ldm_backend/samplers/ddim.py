@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..schedule import Pairs, Schedule
-from .step import Callback, EpsModel, NoiseSource, StepInfo, noise_of_eta, predict_eps
+from .evaluations import Evaluations
+from .step import Callback, EpsModel, StepInfo
+from .step_noise import NoiseSource, noise_of_eta
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,18 @@ def sample_ddim(
     Returns: (N, C, H, W) float32 latents.
     Raises: ScheduleError: eta out of range, or eta > 0 without `step_noise`; SamplingError: the model gave NaN.
     """
-    draw = noise_of_eta(step_noise, "ddim", eta)
     x_t = x_T.float()
-    for index, (t, t_prev) in enumerate(pairs):
-        c = ddim_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), eta)
-        eps = predict_eps(eps_model, x_t, t, index, len(pairs))
-        pred_x0 = (x_t - c.noise * eps) / c.signal
-        x_t = c.signal_prev * pred_x0 + c.direction * eps
-        if draw is not None:
-            # Drawn also when std_dev_t is 0 (the last step to a clean image), as diffusers does: streams stay aligned.
-            x_t = x_t + c.std_dev_t * draw().to(x_t.device)
-        if callback is not None:
-            callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
+    draws = noise_of_eta(step_noise, "ddim", eta, x_t.device, len(pairs))
+    with Evaluations(eps_model, len(pairs)) as model, draws as draw:
+        for index, (t, t_prev) in enumerate(pairs):
+            c = ddim_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), eta)
+            eps = model.predict_eps(x_t, t, index)
+            pred_x0 = (x_t - c.noise * eps) / c.signal
+            x_t = c.signal_prev * pred_x0 + c.direction * eps
+            if draw is not None:
+                # Drawn also when std_dev_t is 0 (the last step to a clean image), as diffusers does: streams stay
+                # aligned.
+                x_t = x_t + c.std_dev_t * draw()
+            if callback is not None:
+                callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..schedule import Pairs, Schedule
-from .step import Callback, EpsModel, NoiseSource, StepInfo, need_noise, predict_x0
+from .evaluations import Evaluations
+from .step import Callback, EpsModel, StepInfo
+from .step_noise import NoiseSource, need_noise
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,13 @@ def sample_ddpm(
     Returns: (N, C, H, W) float32 latents.
     Raises: ScheduleError: no `step_noise`; SamplingError: the model gave NaN.
     """
-    draw = need_noise(step_noise, "ddpm")
     x_t = x_T.float()
-    for index, (t, t_prev) in enumerate(pairs):
-        c = ddpm_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev))
-        pred_x0 = predict_x0(eps_model, x_t, schedule, t, index, len(pairs))
-        x_t = c.data * pred_x0 + c.current * x_t + c.std * draw().to(x_t.device)
-        if callback is not None:
-            callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
+    draws = need_noise(step_noise, "ddpm", x_t.device, len(pairs))
+    with Evaluations(eps_model, len(pairs)) as model, draws as draw:
+        for index, (t, t_prev) in enumerate(pairs):
+            c = ddpm_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev))
+            pred_x0 = model.predict_x0(x_t, schedule, t, index)
+            x_t = c.data * pred_x0 + c.current * x_t + c.std * draw()
+            if callback is not None:
+                callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t

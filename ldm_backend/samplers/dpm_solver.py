@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from ..schedule import Pairs, Schedule
-from .step import Callback, EpsModel, History, NoiseSource, StepInfo, noise_of_eta, order_of_step, predict_x0
+from .evaluations import Evaluations
+from .step import Callback, EpsModel, History, StepInfo, order_of_step
+from .step_noise import NoiseSource, noise_of_eta
 
 
 @torch.no_grad()
@@ -42,26 +44,27 @@ def sample_dpmpp_2m(
     Source: DPM-Solver++ algorithm 2, and its SDE-DPM-Solver++(2M) for eta 1; in between, the SDE whose noise has eta
         times the variance per lambda, of which both are a case.
     """
-    draw = noise_of_eta(step_noise, "dpmpp_2m", eta)
     x_t = x_T.float()
     history: History = []
-    for index, (t, t_prev) in enumerate(pairs):
-        pred_x0 = predict_x0(eps_model, x_t, schedule, t, index, len(pairs))
-        history = [(schedule.half_log_snr(t), pred_x0), *history[:1]]
-        h = schedule.half_log_snr(t_prev) - history[0][0]
-        a_t, a_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
-        data = pred_x0
-        if order_of_step(2, index, pairs) == 2:
-            data = pred_x0 + 0.5 * h * _slope(history)
-        damping = eta * h if eta else 0.0  # h may be infinite
-        x_t = (
-            math.sqrt((1.0 - a_prev) / (1.0 - a_t)) * math.exp(-damping) * x_t
-            - math.sqrt(a_prev) * math.expm1(-h - damping) * data
-        )
-        if draw is not None:
-            x_t = x_t + math.sqrt(-(1.0 - a_prev) * math.expm1(-2.0 * damping)) * draw().to(x_t.device)
-        if callback is not None:
-            callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
+    draws = noise_of_eta(step_noise, "dpmpp_2m", eta, x_t.device, len(pairs))
+    with Evaluations(eps_model, len(pairs)) as model, draws as draw:
+        for index, (t, t_prev) in enumerate(pairs):
+            pred_x0 = model.predict_x0(x_t, schedule, t, index)
+            history = [(schedule.half_log_snr(t), pred_x0), *history[:1]]
+            h = schedule.half_log_snr(t_prev) - history[0][0]
+            a_t, a_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
+            data = pred_x0
+            if order_of_step(2, index, pairs) == 2:
+                data = pred_x0 + 0.5 * h * _slope(history)
+            damping = eta * h if eta else 0.0  # h may be infinite
+            x_t = (
+                math.sqrt((1.0 - a_prev) / (1.0 - a_t)) * math.exp(-damping) * x_t
+                - math.sqrt(a_prev) * math.expm1(-h - damping) * data
+            )
+            if draw is not None:
+                x_t = x_t + math.sqrt(-(1.0 - a_prev) * math.expm1(-2.0 * damping)) * draw()
+            if callback is not None:
+                callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t
 
 
@@ -88,26 +91,27 @@ def sample_dpmpp_3m(
     """
     x_t = x_T.float()
     history: History = []
-    for index, (t, t_prev) in enumerate(pairs):
-        pred_x0 = predict_x0(eps_model, x_t, schedule, t, index, len(pairs))
-        history = [(schedule.half_log_snr(t), pred_x0), *history[:2]]
-        h = schedule.half_log_snr(t_prev) - history[0][0]
-        order = order_of_step(3, index, pairs)
-        a_t, a_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
-        # phi_1 and phi_2: the integral for D constant and linear in lambda.
-        phi_1 = -math.expm1(-h)
-        integral = phi_1 * pred_x0
-        if order == 2:
-            integral = integral + 0.5 * h * phi_1 * _slope(history)
-        elif order == 3:
-            slope, bend = _parabola(history)
-            phi_2 = h - phi_1
-            # The exact integral has twice the last term. The authors' program and diffusers run it so, and so do we:
-            # it costs the third order on smooth problems, and makes 20 steps of the demo model no worse.
-            integral = integral + phi_2 * slope + (0.5 * h * h - phi_2) * bend
-        x_t = math.sqrt((1.0 - a_prev) / (1.0 - a_t)) * x_t + math.sqrt(a_prev) * integral
-        if callback is not None:
-            callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
+    with Evaluations(eps_model, len(pairs)) as model:
+        for index, (t, t_prev) in enumerate(pairs):
+            pred_x0 = model.predict_x0(x_t, schedule, t, index)
+            history = [(schedule.half_log_snr(t), pred_x0), *history[:2]]
+            h = schedule.half_log_snr(t_prev) - history[0][0]
+            order = order_of_step(3, index, pairs)
+            a_t, a_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
+            # phi_1 and phi_2: the integral for D constant and linear in lambda.
+            phi_1 = -math.expm1(-h)
+            integral = phi_1 * pred_x0
+            if order == 2:
+                integral = integral + 0.5 * h * phi_1 * _slope(history)
+            elif order == 3:
+                slope, bend = _parabola(history)
+                phi_2 = h - phi_1
+                # The exact integral has twice the last term. The authors' program and diffusers run it so, and so do
+                # we: it costs the third order on smooth problems, and makes 20 steps of the demo model no worse.
+                integral = integral + phi_2 * slope + (0.5 * h * h - phi_2) * bend
+            x_t = math.sqrt((1.0 - a_prev) / (1.0 - a_t)) * x_t + math.sqrt(a_prev) * integral
+            if callback is not None:
+                callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..schedule import CLEAN, Pairs, Schedule
 from .ddim import ddim_coefficients
-from .step import Callback, EpsModel, StepInfo, predict_eps
+from .evaluations import Evaluations
+from .step import Callback, EpsModel, StepInfo
 
 # Adams-Bashforth for one to four evaluations, the newest first; for even steps.
 _ADAMS_BASHFORTH = (
@@ -45,18 +46,19 @@ def sample_plms(
     """
     x_t = x_T.float()
     history: list[Tensor] = []  # newest first
-    for index, (t, t_prev) in enumerate(pairs):
-        eps = predict_eps(eps_model, x_t, t, index, len(pairs))
-        history = [eps, *history[:3]]
-        if index == 0 and t_prev != CLEAN:
-            # No history yet: the mean of the noise at both ends of the step, as in Heun's method.
-            guess, _ = _transfer(schedule, x_t, eps, t, t_prev)
-            eps = 0.5 * (eps + predict_eps(eps_model, guess, t_prev, index, len(pairs)))
-        else:
-            eps = _combined(history)
-        x_t, pred_x0 = _transfer(schedule, x_t, eps, t, t_prev)
-        if callback is not None:
-            callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
+    with Evaluations(eps_model, len(pairs)) as model:
+        for index, (t, t_prev) in enumerate(pairs):
+            eps = model.predict_eps(x_t, t, index)
+            history = [eps, *history[:3]]
+            if index == 0 and t_prev != CLEAN:
+                # No history yet: the mean of the noise at both ends of the step, as in Heun's method.
+                guess, _ = _transfer(schedule, x_t, eps, t, t_prev)
+                eps = 0.5 * (eps + model.predict_eps(guess, t_prev, index))
+            else:
+                eps = _combined(history)
+            x_t, pred_x0 = _transfer(schedule, x_t, eps, t, t_prev)
+            if callback is not None:
+                callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import ScheduleError
 from ..schedule import Pairs, Schedule
-from .step import Callback, EpsModel, History, StepInfo, order_of_step, predict_x0
+from .evaluations import Evaluations
+from .step import Callback, EpsModel, History, StepInfo, order_of_step
 
 
 @torch.no_grad()
@@ -42,16 +43,17 @@ def sample_unipc(
     start = x_t = x_T.float()  # start: of the last step, corrected
     history: History = []
     last_order = 0
-    for index, (t, t_prev) in enumerate(pairs):
-        pred_x0 = predict_x0(eps_model, x_t, schedule, t, index, len(pairs))
-        if index > 0:
-            x_t = _step(start, schedule, pairs[index - 1][0], t, history[:last_order], pred_x0)
-        start = x_t
-        history = [(schedule.half_log_snr(t), pred_x0), *history[: order - 1]]
-        last_order = order_of_step(order, index, pairs)
-        x_t = _step(start, schedule, t, t_prev, history[:last_order])
-        if callback is not None:
-            callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
+    with Evaluations(eps_model, len(pairs)) as model:
+        for index, (t, t_prev) in enumerate(pairs):
+            pred_x0 = model.predict_x0(x_t, schedule, t, index)
+            if index > 0:
+                x_t = _step(start, schedule, pairs[index - 1][0], t, history[:last_order], pred_x0)
+            start = x_t
+            history = [(schedule.half_log_snr(t), pred_x0), *history[: order - 1]]
+            last_order = order_of_step(order, index, pairs)
+            x_t = _step(start, schedule, t, t_prev, history[:last_order])
+            if callback is not None:
+                callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t
 
 

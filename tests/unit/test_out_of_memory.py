@@ -114,6 +114,48 @@ def test_a_batch_of_which_part_fits_is_planned_so():
     assert len(made) == 7
 
 
+class Asked:
+    """Free bytes of a device, and how often somebody wanted to know."""
+
+    def __init__(self) -> None:
+        self.times, self.free = 0, 10**9
+
+    def __call__(self, device: torch.device) -> int:
+        self.times += 1
+        return self.free
+
+
+def test_a_card_is_asked_once_for_a_shape_that_fits_and_the_cpu_each_time():
+    card = torch.device("cuda", 0)  # only its name: the work is done here
+
+    def asked_by(chunks: Chunks, device: torch.device, images: int, side: int = 8, fits: int = 99) -> int:
+        before = free.times
+        chunks.whole(halves(fits, []), torch.Size((images, 3, side, side)), device, lambda n: n * 200_000_000)
+        return free.times - before
+
+    free = Asked()
+    chunks = Chunks("UNet", free)
+    assert [asked_by(chunks, CPU, 4) for _ in range(3)] == [1, 1, 1]
+    assert [asked_by(chunks, card, 4) for _ in range(3)] == [1, 0, 0]
+    assert asked_by(chunks, card, 2) == 0, "fewer fit too"
+    assert [asked_by(chunks, card, 5) for _ in range(2)] == [1, 0]
+    assert [asked_by(chunks, torch.device("cuda", 1), 5), asked_by(chunks, card, 5, side=16)] == [1, 1]
+    assert [asked_by(chunks, card, 7) for _ in range(3)] == [1, 1, 1], "a plan in parts is made anew"
+
+
+def test_what_fitted_on_a_card_is_forgotten_when_it_runs_out():
+    free, seen = Asked(), []
+    chunks, shape, card = Chunks("UNet", free), torch.Size((4, 3, 8, 8)), torch.device("cuda", 0)
+    for fits in (99, 99, 2, 99):
+        chunks.whole(halves(fits, seen), shape, card, lambda n: n * 200_000_000)
+    assert seen == [4, 4, 4, 2, 2, 2, 2]
+    assert free.times == 2, "at first, and once after it ran out"
+    free.free = 0
+    seen.clear()
+    chunks.whole(halves(1, seen), shape, card, lambda n: n * 200_000_000)
+    assert seen == [2, 1, 1, 1, 1]
+
+
 def test_an_image_that_does_not_fit_is_refused():
     chunks, shape = Chunks("UNet", free=lambda device: 10**9), torch.Size((2, 3, 16, 24))
     with pytest.raises(TooLargeError, match=r"UNet: one latent or image of 24x16 needs about 2\.0 GB"):
