@@ -25,7 +25,7 @@ from ldm_headless.png_files import encode_png, pixels_sha256, read_png, read_png
 from ldm_headless.seed_ranges import format_seeds, parse_seeds
 from ldm_headless.worker_pool import LocalPool
 
-SETTINGS = Settings("c" * 64, 3, 0.0, "ddim", "leading", 1, "cpu", "fp32", False, 1, "2", "0")
+SETTINGS = Settings("c" * 64, 3, 0.0, "ddim", "leading", 1, "cpu", "fp32", "fp32", False, 1, "2", "0")
 
 
 def make_job(seeds: str = "0-9", format_: Format = Format.PNG, **changes: object) -> Job:
