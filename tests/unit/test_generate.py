@@ -237,6 +237,22 @@ def test_the_command_makes_the_images_of_the_backend(tiny_folder: Path, tmp_path
     assert snapshot(out) == before
 
 
+def test_the_format_of_the_first_stage_is_part_of_the_job(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = (tiny_folder, "--seeds", "3", "--steps", "2", "--device", "cpu", "--out", out)
+    assert run(*options, "--first-stage-precision", "bf16")[0] == 0
+    model = ldm_backend.load(tiny_folder, "cpu", first_stage_precision="bf16")
+    assert np.array_equal(read_png(out / "seed-3.png"), ldm_backend.generate(model, [3], steps=2)[0])
+    for settings in (
+        json.loads((out / "job.json").read_text())["settings"],
+        json.loads(read_png_info(out / "seed-3.png")),
+    ):
+        assert (settings["precision"], settings["first_stage_precision"]) == ("fp32", "bf16")
+    status, message = run(*options)
+    assert status
+    assert "first_stage_precision is 'bf16' there and 'fp32' now" in message
+
+
 def test_batch_auto_makes_the_images_of_batch_1(tiny_folder: Path, tmp_path: Path) -> None:
     """At most one level apart, in at most 0.1 % of the values; the number that was chosen is part of the job."""
     options = (tiny_folder, "--seeds", "0-9", "--steps", "4", "--device", "cpu")
