@@ -1,11 +1,11 @@
-"""What a shorter number format of the UNet saves and changes.
+"""What a shorter number format of the UNet saves and changes, and what one of the first stage changes.
 
     python benchmarks/precision.py
 
 Time: an evaluation of the real model's size with random weights, 64x64 latent, batch 1, beside fp32 in turn. Pictures:
 PSNR to those of fp32, demo model, 8 seeds. Prints the table that is kept in results/. Everything on one device, CUDA
 where there is one. fp16 on a CPU is emulated and left out there; so is bf16 on CPUs without instructions for it, where
-an evaluation takes a minute: `--pairs 0` leaves the times out.
+an evaluation takes a minute: `--pairs 0` leaves the times out, `--first-stage` all but the first stage's pictures.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def times(folder: Path, names: list[str], pairs: int) -> dict[str, list[tuple[fl
     return found
 
 
-def pictures(name: str, sampler: str, grid: str, steps: int) -> list[float]:
-    """PSNR of each seed's picture."""
+def pictures(choice: dict[str, str], sampler: str, grid: str, steps: int) -> list[float]:
+    """PSNR of each seed's picture; `choice` are arguments of `load`."""
     exact, short = (
-        ldm_backend.generate(ldm_backend.load(DEMO, precision=p), SEEDS, steps, sampler=sampler, grid=grid)
-        for p in ("fp32", name)
+        ldm_backend.generate(ldm_backend.load(DEMO, **formats), SEEDS, steps, sampler=sampler, grid=grid)  # pyright: ignore[reportArgumentType]
+        for formats in ({}, choice)
     )
     return psnr(short, exact)
 
@@ -71,8 +71,9 @@ def picture_table(names: list[str]) -> list[str]:
     """Markdown."""
     heads = [f"PSNR of pictures, {solver}, dB" for solver in SOLVERS]
     lines = [f"| {len(SEEDS)} seeds | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-    for name in names:
-        quality = [spread(pictures(name, *settings), ".1f") for settings in SOLVERS.values()]
+    rows = {f"UNet in {name}": {"precision": name} for name in names}
+    for name, choice in (rows | {"first stage in bf16": {"first_stage_precision": "bf16"}}).items():
+        quality = [spread(pictures(choice, *settings), ".1f") for settings in SOLVERS.values()]
         lines.append(f"| {name} | " + " | ".join(quality) + " |")
     return [*lines, ""]
 
@@ -81,10 +82,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--first-stage", action="store_true")
     arguments = parser.parse_args()
     has_gpu = torch.cuda.is_available()
-    names = ["bf16", "fp16"] if has_gpu else ["bf16"]
-    lines = [*(time_table(names, arguments.pairs) if arguments.pairs else []), *picture_table(names)]
+    names = [] if arguments.first_stage else ["bf16", "fp16"] if has_gpu else ["bf16"]
+    lines = [*(time_table(names, arguments.pairs) if names and arguments.pairs else []), *picture_table(names)]
     print("\n".join([*lines, f"{torch.cuda.get_device_name() if has_gpu else 'CPU'}. {machine()}"]))  # noqa: T201
 
 

@@ -80,6 +80,7 @@ def main() -> None:
         batch=1,
         device="cpu",
         precision="fp32",
+        first_stage_precision="fp32",
         compiled=False,
         threads=1,
     )

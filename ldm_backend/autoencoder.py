@@ -57,12 +57,12 @@ class Encoder(nn.Module):
         self.conv_out = layers.conv(channels[-1], out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, 3, H, W) to (N, out_channels, H / downscale, W / downscale)."""
+        """Map images (N, 3, H, W) to (N, out_channels, H / downscale, W / downscale), in the format of the images."""
         with in_forms(self, x):
-            h = self.conv_in(x)
+            h = self.conv_in(x.to(self.conv_in.weight.dtype))
             for block in self.down_blocks:
                 h = block(h)
-            return self.conv_out(group_norm(self.conv_norm_out, self.mid_block(h), activate=True))
+            return self.conv_out(group_norm(self.conv_norm_out, self.mid_block(h), activate=True)).to(x.dtype)
 
 
 class Decoder(nn.Module):
@@ -88,13 +88,18 @@ class Decoder(nn.Module):
         self.conv_norm_out = layers.norm(channels[-1])
         self.conv_out = layers.conv(channels[-1], config.out_channels)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Format of the arithmetic, see `precision`."""
+        return self.conv_in.weight.dtype
+
     def forward(self, z: Tensor) -> Tensor:
-        """Map (N, C, h, w) to images (N, 3, h * downscale, w * downscale)."""
+        """Map (N, C, h, w) to images (N, 3, h * downscale, w * downscale), in the format of `z`."""
         with in_forms(self, z):
-            h = self.mid_block(self.conv_in(z))
+            h = self.mid_block(self.conv_in(z.to(self.dtype)))
             for block in self.up_blocks:
                 h = block(h)
-            return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
+            return self.conv_out(group_norm(self.conv_norm_out, h, activate=True)).to(z.dtype)
 
 
 class Level(nn.Module):

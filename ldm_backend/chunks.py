@@ -128,10 +128,15 @@ class Chunks:
             )
 
     def whole(
-        self, work: Callable[[slice], Tensor], shape: torch.Size, device: torch.device, cost: Callable[[int], int]
+        self,
+        work: Callable[[slice], Tensor],
+        shape: torch.Size,
+        device: torch.device,
+        cost: Callable[[int], int],
+        at_most: int | None = None,
     ) -> Tensor:
         """Likewise, joined: (N, ...)."""
-        made = [part for _, part in self.parts(work, shape, device, cost)] or [work(slice(0))]
+        made = [part for _, part in self.parts(work, shape, device, cost, at_most)] or [work(slice(0))]
         return made[0] if len(made) == 1 else torch.cat(made)
 
     def has_room(self, device: torch.device, needed: int) -> bool:

@@ -20,6 +20,15 @@ logger = logging.getLogger("comfyui_ldm")
 
 TILES = (64, 32, MIN_TILE)  # latent cells of a tile, in the order in which they are tried
 
+# Images that a first stage takes at once on a card: enough that the work of one image is not waited for, few enough
+# that a large batch leaves memory to others.
+_ON_A_CARD = 8
+
+
+def most_at_once(device: torch.device, elsewhere: int | None = None) -> int | None:
+    """How many images a first stage may take at once, if memory allows; `elsewhere` than on a card."""
+    return _ON_A_CARD if device.type == "cuda" else elsewhere
+
 
 def decoded(
     first_stage: VQModel | KLModel, z: Tensor, device: torch.device, chunks: Chunks, at_most: int | None = None
@@ -31,12 +40,12 @@ def decoded(
         z: (N, C, h, w) latents, anywhere.
         device: where to compute.
         chunks: decides how many at once.
-        at_most: images at once.
+        at_most: images at once elsewhere than on a card.
     Yields: which images, and these images (n, 3, H, W), about [-1, 1], not clamped.
     Raises: InputError: another number of latent channels; TooLargeError: not even tiles fit.
     """
     _, _, height, width = z.shape
-    done = 0
+    itemsize, done = first_stage.dtype.itemsize, 0
 
     @in_fp32  # here too, for a host that compiles the first stage compiles it without that
     def work(part: slice) -> Tensor:
@@ -44,7 +53,11 @@ def decoded(
 
     try:
         for part, images in chunks.parts(
-            work, z.shape, device, lambda n: decoder_bytes(first_stage.config, n, height, width), at_most
+            work,
+            z.shape,
+            device,
+            lambda n: decoder_bytes(first_stage.config, n, height, width, itemsize),
+            most_at_once(device, at_most),
         ):
             yield part, images
             done = part.stop
@@ -54,7 +67,9 @@ def decoded(
             raise
         logger.warning("%s Trying tiles, which show the same picture.", error)
     tiles = [
-        tile for tile in TILES if chunks.has_room(device, tiled_decode_bytes(first_stage.config, height, width, tile))
+        tile
+        for tile in TILES
+        if chunks.has_room(device, tiled_decode_bytes(first_stage.config, height, width, tile, itemsize))
     ]
     if not tiles:
         raise TooLargeError(_too_large(1, height, width, TILES[-1]))

@@ -45,6 +45,11 @@ class KLModel(nn.Module):
         """Pixels a latent cell covers along one side."""
         return self.config.downscale
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Format of the arithmetic in encoder and decoder; what is around them may have a longer one."""
+        return self.decoder.dtype
+
     @in_fp32
     def encode(self, x: Tensor) -> Tensor:
         """Encode images to the posterior's mean, so that the same image always has the same latent.

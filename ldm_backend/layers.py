@@ -26,6 +26,9 @@ from .fast_conv import doubled, faster, fold
 from .fast_norm import group_norm
 from .winograd import Workspace
 
+_FUSED = 256  # widest head that torch's fused attention takes on a card
+_SCORES = 2**25  # query-key pairs of wider heads at once: 128 MB, and as much for their softmax
+
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     """Sinusoidal embedding of timesteps, cosines first.
@@ -203,13 +206,38 @@ class Attention(nn.Module):
             part.view(n, -1, c // self.head_dim, self.head_dim).transpose(1, 2)  # (N, heads, HW, d)
             for part in qkv
         )
-        h = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, -1, c)
+        h = _attended(q, k, v).transpose(1, 2).reshape(n, -1, c)
         return x + self.to_out[0](h).transpose(1, 2).reshape(n, c, height, width)
 
     def make_form(self) -> None:
         """Join the weights."""
         layers = [self.to_q, self.to_k, self.to_v]
         self.form = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`scaled_dot_product_attention` in bounded memory; (N, heads, tokens, head_dim) each, and returned.
+
+    On a card torch makes the scores of all tokens in one piece where heads are wider than `_FUSED`, for its kernels
+    that work in blocks do not take those. That of the CPU does.
+    """
+    if q.device.type == "cpu" or q.shape[-1] <= _FUSED:
+        return scaled_dot_product_attention(q, k, v)
+    return attended_in_parts(q, k, v, _SCORES)
+
+
+def attended_in_parts(q: Tensor, k: Tensor, v: Tensor, scores: int) -> Tensor:
+    """Likewise, with as many queries at a time as make at most `scores` query-key pairs, over the whole batch."""
+    queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))  # (N * heads, tokens, head_dim)
+    at_once = max(1, scores // (keys.shape[0] * keys.shape[1]))
+    exact = torch.promote_types(q.dtype, torch.float32)  # of the softmax; a sum of many in a short format is none
+
+    def part(some: Tensor) -> Tensor:
+        # beta=0: what is added to the product is not read. So the product is scaled before it is rounded.
+        products = torch.baddbmm(some.new_empty(()), some, keys.mT, beta=0, alpha=some.shape[-1] ** -0.5)
+        return torch.bmm(products.softmax(dim=-1, dtype=exact).to(v.dtype), values)
+
+    return torch.cat([part(some) for some in queries.split(at_once, dim=1)], dim=1).view(q.shape)
 
 
 class Downsample(nn.Module):

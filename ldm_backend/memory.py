@@ -2,7 +2,8 @@
 
 The figures are counted from the configuration: the tensors that live at the same time at the largest layer, and what
 torch adds to them (SLACK, measured). `tests/unit/test_memory.py` holds them against the measured peak. Nothing grows
-with the square of the size: attention works in blocks (`scaled_dot_product_attention`), so that only its time does.
+with the square of the size: attention works in blocks (see `layers`), so that only its time does. Those that are
+made outside of torch's kernels are smaller than what the largest layer takes where they have their full size.
 
 What is counted is what comes on top of the loaded weights.
 """
@@ -80,29 +81,29 @@ def unet_bytes(config: UNetConfig, images: int, height: int, width: int, itemsiz
     return FIXED + round(SLACK * itemsize * images * height * width * floats)
 
 
-def decoder_bytes(config: FirstStageConfig, images: int, height: int, width: int) -> int:
-    """Decoding at once, the pictures included; `height` and `width` of the latent, in cells."""
-    floats = _first_stage_floats(config) + config.out_channels
-    return FIXED + round(SLACK * FLOAT * images * height * width * config.downscale**2 * floats)
+def decoder_bytes(config: FirstStageConfig, images: int, height: int, width: int, itemsize: int = FLOAT) -> int:
+    """Decoding at once, the pictures included; `height` and `width` of the latent, in cells; `itemsize` as above."""
+    floats = itemsize * _first_stage_floats(config) + FLOAT * config.out_channels
+    return FIXED + round(SLACK * images * height * width * config.downscale**2 * floats)
 
 
-def encoder_bytes(config: FirstStageConfig, images: int, height: int, width: int) -> int:
-    """Encoding at once; `height` and `width` of the image, in pixels."""
+def encoder_bytes(config: FirstStageConfig, images: int, height: int, width: int, itemsize: int = FLOAT) -> int:
+    """Encoding at once; `height` and `width` of the image, in pixels; `itemsize` as above."""
     widths = config.block_out_channels
     floats = max(_resnet_floats(channels, channels) * 4.0**-level for level, channels in enumerate(widths))
-    return FIXED + round(SLACK * FLOAT * images * height * width * (floats + config.in_channels))
+    return FIXED + round(SLACK * images * height * width * (itemsize * floats + FLOAT * config.in_channels))
 
 
-def tiled_decode_bytes(config: FirstStageConfig, height: int, width: int, tile: int) -> int:
-    """Decoding one latent of this size, in cells, with `tiled_decode`; the picture included."""
+def tiled_decode_bytes(config: FirstStageConfig, height: int, width: int, tile: int, itemsize: int = FLOAT) -> int:
+    """Decoding one latent of this size, in cells, with `tiled_decode`; the picture included; `itemsize` as above."""
     widths = config.block_out_channels
     pixels = height * width * config.downscale**2
     # Whole are the input and the output of a stage, never those of the finest level; and the attention's tokens.
     stages = max((2 * channels * 4.0**-level for level, channels in enumerate(widths) if level), default=0.0)
     tokens = 6 * widths[-1] * 4.0 ** (1 - len(widths))
     side = tile + 8  # with the margins
-    one_tile = decoder_bytes(config, 1, min(height, side), min(width, side))
-    return one_tile + round(SLACK * FLOAT * pixels * (max(stages, tokens) + config.out_channels))
+    one_tile = decoder_bytes(config, 1, min(height, side), min(width, side), itemsize)
+    return one_tile + round(SLACK * pixels * (itemsize * max(stages, tokens) + FLOAT * config.out_channels))
 
 
 def noise_bytes(numbers: int) -> int:

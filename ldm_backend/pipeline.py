@@ -26,7 +26,7 @@ from .kl import KLModel
 from .mapped import let_go
 from .memory import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
 from .noise import StepNoise, draw_noise
-from .precision import resolve, set_precision
+from .precision import resolve, set_first_stage_precision, set_precision
 from .samplers import Callback, EpsModel, adds_noise, sample
 from .schedule import Schedule
 from .unet import UNet
@@ -57,6 +57,7 @@ def load(
     config: LDMConfig | str | Path | None = None,
     scale_factor: float | None = None,
     precision: str = "fp32",
+    first_stage_precision: str = "fp32",
     compiled: bool = False,
 ) -> LatentDiffusion:
     """Load a checkpoint.
@@ -69,6 +70,7 @@ def load(
         config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
         scale_factor: replaces that of the configuration, for a model trained with another.
         precision: of the UNet, one of `precision.PRECISIONS`; fp32 is exact.
+        first_stage_precision: of encoder and decoder, one of `precision.FIRST_STAGE_PRECISIONS`; fp32 is exact.
         compiled: make the UNet faster at the cost of its first evaluation and memory, see `UNet.compile_evaluation`.
     Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, a
         configuration is needed, or unknown precision.
@@ -82,6 +84,7 @@ def load(
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
     set_precision(unet, unet_format)
+    set_first_stage_precision(first_stage, first_stage_precision)
     let_go([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
     if compiled:
         unet.compile_evaluation()
@@ -190,7 +193,9 @@ def evaluation(model: LatentDiffusion) -> EpsModel:
 
 @torch.no_grad()
 def decode_to_uint8(model: LatentDiffusion, z: Tensor) -> np.ndarray:
-    """Quantise and decode (N, C, h, w) latents to uint8 (N, H, W, 3), one by one: the decoder needs the most memory.
+    """Quantise and decode (N, C, h, w) latents to uint8 (N, H, W, 3).
+
+    On the CPU one by one: the decoder needs the most memory, and together they would be no faster there.
 
     Raises: TooLargeError: not even tiles of an image fit into memory; CheckpointError: as `generate`.
     """

@@ -74,7 +74,7 @@ def decode_tiled(
     stages = _stages(first_stage.decoder)
     progress = _Progress(n * sum(stage.runs(height, width, tile) for stage in stages), callback)
     for index, latent in enumerate(z.split(1)):
-        h = first_stage.decoder_input(latent).cpu()
+        h = first_stage.decoder_input(latent).to("cpu", first_stage.dtype)
         for stage in stages:
             h = stage.run(h, tile, z.device, progress.tick)
         images[index] = h[0]
@@ -167,7 +167,7 @@ class _Stage:
         walk = _walk(self.layers, source.of(x).to(device))
         norm, h = next(walk)
         for scale, shift in known:
-            norm, h = walk.send(torch.addcmul(shift, h, scale))
+            norm, h = walk.send(torch.addcmul(shift, h, scale).to(h.dtype))
         return norm, region.moved(-source.top * self.factor, -source.left * self.factor).of(h)
 
 
@@ -193,7 +193,7 @@ class _AttentionStage:
         groups = x.flatten(2).split(_queries(height * width), dim=2)  # (1, C, cells) each, views of x
 
         def tokens(group: Tensor) -> Tensor:
-            return torch.addcmul(shift, group.to(device), scale).transpose(1, 2)  # (1, cells, C)
+            return torch.addcmul(shift, group.to(device), scale).to(group.dtype).transpose(1, 2)  # (1, cells, C)
 
         with fp32():
             keys, values = (
@@ -231,7 +231,8 @@ def _walk(layers: tuple[nn.Module, ...], h: Tensor) -> Generator[tuple[Any, Tens
 
 def _moments(x: Tensor, norm: Any) -> Tensor:
     """Number, mean and variance of each group of (1, C, H, W), as (3, groups) float64."""
-    var, mean = torch.var_mean(x.reshape(norm.num_groups, -1), dim=1, correction=0)
+    values = x.to(_long_enough(x.dtype))  # var_mean would round its results to a short format
+    var, mean = torch.var_mean(values.reshape(norm.num_groups, -1), dim=1, correction=0)
     return torch.stack([torch.full_like(mean, x.numel() // norm.num_groups), mean, var]).double()
 
 
@@ -247,8 +248,13 @@ def _affine(norm: Any, moments: list[Tensor]) -> _Affine:
     )
     scale = weight * (whole_var + norm.eps).rsqrt()[:, None]
     shift = bias - scale * whole_mean[:, None]
-    dtype = norm.weight.dtype
+    dtype = _long_enough(norm.weight.dtype)  # as torch's own GroupNorm, which rounds only its result
     return scale.to(dtype).view(1, -1, 1, 1), shift.to(dtype).view(1, -1, 1, 1)
+
+
+def _long_enough(dtype: torch.dtype) -> torch.dtype:
+    """The format in which a norm of that format is computed."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(frozen=True)

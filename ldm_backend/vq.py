@@ -47,6 +47,11 @@ class VQModel(nn.Module):
         """Pixels a latent cell covers along one side."""
         return self.config.downscale
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Format of the arithmetic in encoder and decoder; what is around them may have a longer one."""
+        return self.decoder.dtype
+
     @in_fp32
     def encode(self, x: Tensor) -> Tensor:
         """Encode images without quantising; the diffusion model is trained on these latents.

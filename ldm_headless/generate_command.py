@@ -41,6 +41,13 @@ class Precision(StrEnum):
     TF32 = "tf32"
 
 
+class FirstStagePrecision(StrEnum):
+    """Number format of encoder and decoder, as in `ldm_backend.precision`."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class Device(StrEnum):
     """Where images are computed."""
 
@@ -60,6 +67,9 @@ def generate(
     batch: Annotated[str, typer.Option(metavar="N|auto", help="Images sampled together; auto: as pays here.")] = "1",
     device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
     precision: Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")] = Precision.FP32,
+    first_stage_precision: Annotated[
+        FirstStagePrecision, typer.Option(help="Of the decoder; fp32 is exact.")
+    ] = FirstStagePrecision.FP32,
     compiled: Annotated[bool, typer.Option("--compile", help="Faster, after a slower first step.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker; other numbers round otherwise.")] = 1,
     weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
@@ -85,6 +95,7 @@ def generate(
             batch=_batch(batch, out, resources),
             device=device_here(device, resources),
             precision=precision.value,
+            first_stage_precision=first_stage_precision.value,
             compiled=compiled,
             threads=threads,
         )

@@ -34,6 +34,7 @@ class Settings:
         checkpoint: SHA-256 over the hashes of the weight files, the choice of weights, and the configuration.
         device: "cpu" or "cuda".
         precision: Of the UNet: "fp32", "bf16", "fp16" or "tf32".
+        first_stage_precision: "fp32" or "bf16".
         compiled: As for `ldm_backend.load`; the order of sums is another one.
         threads: Of torch in one worker; other numbers sum in another order.
         torch, ldm: Versions.
@@ -47,6 +48,7 @@ class Settings:
     batch: int
     device: str
     precision: str
+    first_stage_precision: str
     compiled: bool
     threads: int
     torch: str

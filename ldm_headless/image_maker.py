@@ -73,6 +73,7 @@ class ImageMaker:
             weights=source.weights,
             config=source.config,
             precision=settings.precision,
+            first_stage_precision=settings.first_stage_precision,
             compiled=settings.compiled,
         )
         self._machine = machine_name(settings.device)
@@ -115,6 +116,7 @@ def settings_of(
     batch: int | None,
     device: str,
     precision: str,
+    first_stage_precision: str,
     compiled: bool,
     threads: int,
 ) -> Settings:
@@ -136,6 +138,7 @@ def settings_of(
         batch=batch or best_batch(checkpoint, torch.device(device), FORMATS[unet_format].itemsize),
         device=device,
         precision=unet_format,
+        first_stage_precision=first_stage_precision,
         compiled=compiled,
         threads=threads,
         **versions(),

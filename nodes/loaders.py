@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..ldm_backend.checkpoint import WEIGHTS
 from ..ldm_backend.errors import ConfigError, LDMError, brief
-from ..ldm_backend.precision import PRECISIONS
+from ..ldm_backend.precision import FIRST_STAGE_PRECISIONS, PRECISIONS
 from ..ldm_backend.presets import PRESETS
 from .host.folders import checkpoint_fingerprint, checkpoint_names
 from .host.loading import Choice, load_checkpoint
@@ -88,8 +88,19 @@ class LDMCheckpointLoader(io.ComfyNode):
                         "sessions. On the CPU in fp32 the network keeps larger kernels and starts at once."
                     ),
                 ),
+                io.Combo.Input(
+                    "vae_precision",
+                    options=list(FIRST_STAGE_PRECISIONS),
+                    default=FIRST_STAGE_PRECISIONS[0],
+                    optional=True,
+                    tooltip=(
+                        "Number format of the network that turns latents into images and back. fp32: exact. bf16: half "
+                        "the memory, and meant for graphics cards, with small changes in the picture; the codes that "
+                        "a latent is snapped to stay the same."
+                    ),
+                ),
             ],
-            advanced=("weights", "config", "precision", "compile"),
+            advanced=("weights", "config", "precision", "compile", "vae_precision"),
             outputs=[
                 io.Model.Output(
                     display_name="MODEL",
@@ -129,6 +140,7 @@ class LDMCheckpointLoader(io.ComfyNode):
         config: str = AUTO,
         precision: str = PRECISIONS[0],
         compile: bool = False,  # noqa: A002 - the name that users see
+        vae_precision: str = FIRST_STAGE_PRECISIONS[0],
     ) -> io.NodeOutput:
         """Read, check and wrap both networks.
 
@@ -138,5 +150,6 @@ class LDMCheckpointLoader(io.ComfyNode):
         if config not in (AUTO, *PRESETS):
             # Only names: a path from a workflow could be any file of this machine.
             raise ConfigError(f"config is {brief(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
-        choice = Choice(checkpoint, weights, None if config == AUTO else config, precision, compile)
+        preset = None if config == AUTO else config
+        choice = Choice(checkpoint, weights, preset, precision, compile, vae_precision)
         return io.NodeOutput(*load_checkpoint(choice))

@@ -24,6 +24,7 @@ class Choice:
         config: name of a preset; None reads the configuration in the file or beside it.
         precision: of the UNet, one of `PRECISIONS`.
         compiled: see `UNet.compile_evaluation`.
+        vae_precision: of the first stage, one of `FIRST_STAGE_PRECISIONS`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Choice:
     config: str | None
     precision: str
     compiled: bool
+    vae_precision: str
 
 
 def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
@@ -40,7 +42,7 @@ def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
     """
     found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
     files = FileMark.of(found.unet_file), FileMark.of(found.first_stage_file)
-    vq = make_vq(found.config.vq, found.first_stage, found.first_stage_file)
+    vq = make_vq(found.config.vq, found.first_stage, found.first_stage_file, choice.vae_precision)
     model = make_model(choice.name, found, vq, choice.precision, choice.compiled)
     vae = LDMVAE(vq, files[1])
     for place, patcher in enumerate((model, vae.patcher)):

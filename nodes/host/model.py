@@ -25,7 +25,7 @@ from ...ldm_backend.fp32 import fp32
 from ...ldm_backend.kl import KLModel
 from ...ldm_backend.latent_rgb import LatentRGB, fit_latent_rgb
 from ...ldm_backend.memory import unet_bytes
-from ...ldm_backend.precision import FORMATS, TF32, resolve, set_precision
+from ...ldm_backend.precision import FIRST_STAGE_PRECISIONS, FORMATS, TF32, resolve, set_precision
 from ...ldm_backend.schedule import Schedule
 from ...ldm_backend.unet import UNet
 from ...ldm_backend.vq import VQModel
@@ -141,6 +141,7 @@ class LDMModel(comfy.model_base.BaseModel):
             "layout": checkpoint.layout,
             "weights": checkpoint.weights,
             "precision": precision,
+            "vae_precision": next(name for name in FIRST_STAGE_PRECISIONS if FORMATS[name] == vq.dtype),
         }
         self.schedule = Schedule(config.schedule)
         self.tf32 = precision == TF32

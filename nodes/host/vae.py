@@ -19,13 +19,14 @@ from ...ldm_backend.autoencoder import check_latent
 from ...ldm_backend.checkpoint import load_into
 from ...ldm_backend.compvis import build_first_stage
 from ...ldm_backend.config import FirstStageConfig
-from ...ldm_backend.decoding import decoded, decoded_in_tiles
+from ...ldm_backend.decoding import decoded, decoded_in_tiles, most_at_once
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.file_marks import FileMark
 from ...ldm_backend.fp32 import fp32
 from ...ldm_backend.images import to_unit
 from ...ldm_backend.kl import KLModel
 from ...ldm_backend.memory import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
+from ...ldm_backend.precision import set_first_stage_precision
 from ...ldm_backend.tiled_decode import MIN_TILE
 from ...ldm_backend.vq import VQModel
 from .layers import host_layers
@@ -43,7 +44,7 @@ _TINY: dict[str, Any] = {
 
 
 class LDMVAE(comfy.sd.VAE):
-    """`comfy.sd.VAE` around a first stage. Encoding does not quantise, decoding does; always float32.
+    """`comfy.sd.VAE` around a first stage. Encoding does not quantise, decoding does; takes and gives float32.
 
     Batches go through it in parts, as memory allows. Where an image alone does not fit, the host's class decodes tiles
     that show seams; this one decodes those of `tiled_decode`, which show the same picture.
@@ -68,8 +69,9 @@ class LDMVAE(comfy.sd.VAE):
         self.downscale_ratio = self.upscale_ratio = vq.downscale
         self.working_dtypes = [torch.float32]  # a code that flips at lower precision is a visible change
         # Of one image, as the host reckons: (N, C, H, W) of an image, (N, C, h, w) of a latent.
-        self.memory_used_encode = lambda shape, dtype: encoder_bytes(vq.config, 1, shape[2], shape[3])
-        self.memory_used_decode = lambda shape, dtype: decoder_bytes(vq.config, 1, shape[2], shape[3])
+        itemsize = vq.dtype.itemsize
+        self.memory_used_encode = lambda shape, dtype: encoder_bytes(vq.config, 1, shape[2], shape[3], itemsize)
+        self.memory_used_decode = lambda shape, dtype: decoder_bytes(vq.config, 1, shape[2], shape[3], itemsize)
         # The quantiser reads the codebook's weight directly, which the host cannot stream; 221 MB always fit.
         self.disable_offload = True
         self._encoding, self._decoding = make_chunks("Encoder", vq), make_chunks("Decoder", vq)
@@ -97,18 +99,19 @@ class LDMVAE(comfy.sd.VAE):
         vq = self.first_stage_model
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
         images, _, height, width = pixels.shape
+
+        def needed(images: int, height: int = height, width: int = width) -> int:
+            return encoder_bytes(vq.config, images, height, width, vq.dtype.itemsize)
+
         size = Size(images, height, width)
-        work = partial(encoder_bytes, vq.config, 1)
-        check_first_stage("Encoding", vq, self.device, size, lambda *_: 0, work)
+        check_first_stage("Encoding", vq, self.device, size, lambda *_: 0, partial(needed, 1))
         self.load(self.memory_used_encode(pixels.shape, torch.float32))
 
         def encode(part: slice) -> Tensor:
             with fp32():
                 return vq.encode(pixels[part].to(self.device, torch.float32) * 2.0 - 1.0).to(self.output_device)
 
-        return self._encoding.whole(
-            encode, pixels.shape, self.device, lambda images: encoder_bytes(vq.config, images, *pixels.shape[2:])
-        )
+        return self._encoding.whole(encode, pixels.shape, self.device, needed, most_at_once(self.device))
 
     def decode_tiled(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Like `decode`, in overlapping tiles.
@@ -134,7 +137,8 @@ class LDMVAE(comfy.sd.VAE):
         first_stage = self.first_stage_model
         check_latent(samples, first_stage.config)
         self._check_decode(samples.shape, tiled=True)
-        self.load(tiled_decode_bytes(first_stage.config, samples.shape[2], samples.shape[3], tile))
+        itemsize = first_stage.dtype.itemsize
+        self.load(tiled_decode_bytes(first_stage.config, samples.shape[2], samples.shape[3], tile, itemsize))
         bar = comfy.utils.ProgressBar(1, node_id=node_id)
 
         def report(index: int, done: int, total: int) -> None:
@@ -150,12 +154,12 @@ class LDMVAE(comfy.sd.VAE):
 
     def _check_decode(self, shape: torch.Size, tiled: bool) -> None:
         """Raise TooLargeError unless latents of this shape can be decoded; those not `tiled` at once or in tiles."""
-        config = self.first_stage_model.config
+        config, itemsize = self.first_stage_model.config, self.first_stage_model.dtype.itemsize
 
         def work(height: int, width: int) -> int:
             cells = (height // config.downscale, width // config.downscale)
-            in_tiles = tiled_decode_bytes(config, *cells, MIN_TILE)
-            return in_tiles if tiled else min(in_tiles, decoder_bytes(config, 1, *cells))
+            in_tiles = tiled_decode_bytes(config, *cells, MIN_TILE, itemsize)
+            return in_tiles if tiled else min(in_tiles, decoder_bytes(config, 1, *cells, itemsize))
 
         size = Size(shape[0], shape[2] * config.downscale, shape[3] * config.downscale)
         check_first_stage("Decoding", self.first_stage_model, self.device, size, image_bytes, work)
@@ -177,17 +181,21 @@ class LDMVAE(comfy.sd.VAE):
         )
 
 
-def make_vq(config: FirstStageConfig, state_dict: dict[str, Tensor], source: str | Path) -> VQModel | KLModel:
+def make_vq(
+    config: FirstStageConfig, state_dict: dict[str, Tensor], source: str | Path, precision: str
+) -> VQModel | KLModel:
     """The first stage on the CPU, built from the host's layers.
 
     Args:
         config: of the first stage.
         state_dict: diffusers key names; its tensors become the parameters.
         source: file, for errors.
-    Raises: CheckpointError: keys or shapes do not fit the configuration.
+        precision: one of `FIRST_STAGE_PRECISIONS`.
+    Raises: CheckpointError: keys or shapes do not fit the configuration; ConfigError: unknown precision.
     """
     vq = build_first_stage(config, host_layers(comfy.ops.disable_weight_init), "meta")
     load_into(vq, state_dict, source)
+    set_first_stage_precision(vq, precision)
     return vq
 
 

@@ -35,6 +35,7 @@ def demo_job(images: int, batch: int = 1) -> Job:
         batch=batch,
         device="cpu",
         precision="fp32",
+        first_stage_precision="fp32",
         compiled=False,
         threads=1,
     )

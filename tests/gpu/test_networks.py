@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 import ldm_backend
+from ldm_backend import layers
+from ldm_backend.fp32 import fp32
+from ldm_backend.precision import set_first_stage_precision
 from ldm_backend.presets import CELEBAHQ_256
 from ldm_backend.unet import UNet
 
@@ -58,6 +62,29 @@ def test_the_unet_of_full_size_is_that_of_float64(device, record_property):
     error = off(unet(x, 500), deepcopy(unet).double()(x.double(), 500))
     record_property("relative error", f"{error:.2e}")
     assert error < TOLERANCES["fp32"]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)])
+def test_attention_with_a_head_of_512_is_that_of_float64(device, dtype, tolerance, record_property):
+    """As in a first stage of full size, for which torch has no fused kernel on a card: several parts, one shorter."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn((3, 1, 60 * 64, 512), generator=generator).to(device, dtype) for _ in range(3))
+    with fp32():
+        error = off(layers._attended(q, k, v), scaled_dot_product_attention(q.double(), k.double(), v.double()))
+    record_property("relative error", f"{error:.2e}")
+    assert error < tolerance
+
+
+@torch.inference_mode()
+def test_a_decoder_in_bf16_is_near_that_of_float64(device, exact, record_property):
+    stage = deepcopy(exact.vq).to(device)
+    quantised = stage.quantize(latents(2, 32).to(device))[0]
+    double = deepcopy(stage).double()
+    set_first_stage_precision(stage, "bf16")
+    error = off(stage.decode(quantised, quantize=False), double.decode(quantised.double(), quantize=False))
+    record_property("relative error", f"{error:.2e}")
+    assert error < TOLERANCES["bf16"]
 
 
 @torch.inference_mode()

@@ -191,7 +191,7 @@ def test_a_native_decoder_with_no_latent_is_answered(target: Target, class_type:
     assert blame(error) == ""
 
 
-CHOICES = [("LDMCheckpointLoader", name) for name in ("weights", "config", "precision")]
+CHOICES = [("LDMCheckpointLoader", name) for name in ("weights", "config", "precision", "vae_precision")]
 CHOICES += [("LDMDDIMSampler", "grid"), ("LDMSampler", "sampler"), ("LDMSampler", "grid"), ("LDMSeedWalk", "path")]
 CHOICES += [("LDMCheckpointSave", "dtype"), ("LDMSamplerSelect", "sampler"), ("LDMImageToImage", "sampler")]
 

@@ -24,6 +24,7 @@ from ldm_backend.memory import (
     unet_bytes,
 )
 from ldm_backend.noise import draw_noise
+from ldm_backend.precision import set_first_stage_precision
 from ldm_backend.samplers import sample
 from ldm_backend.tiled_decode import decode_tiled
 
@@ -64,6 +65,11 @@ def main(checkpoint: Path) -> None:
     measure("encoder", encoder_bytes(config.vq, 1, 640, 640), lambda: vq.encode(x))
     z = torch.randn(1, 3, 160, 160)
     measure("tiles", tiled_decode_bytes(config.vq, 160, 160, 32), lambda: decode_tiled(vq, z, 32))
+    set_first_stage_precision(vq, "bf16")
+    z = torch.randn(1, 3, 64, 64)
+    vq.decode(small)
+    measure("decoder in bf16", decoder_bytes(config.vq, 1, 64, 64, 2), lambda: vq.decode(z))
+    measure("tiles in bf16", tiled_decode_bytes(config.vq, 64, 64, 32, 2), lambda: decode_tiled(vq, z, 32))
     measure("noise", noise_bytes(24 * 3 * 512**2), lambda: draw_noise(range(24), (3, 512, 512)))
     a, b = torch.randn(2, 4, 3, 512, 512)
     numbers = a.numel()

@@ -25,7 +25,7 @@ from ldm_headless.png_files import encode_png, pixels_sha256, read_png, read_png
 from ldm_headless.seed_ranges import format_seeds, parse_seeds
 from ldm_headless.worker_pool import LocalPool
 
-SETTINGS = Settings("c" * 64, 3, 0.0, "ddim", "leading", 1, "cpu", "fp32", False, 1, "2", "0")
+SETTINGS = Settings("c" * 64, 3, 0.0, "ddim", "leading", 1, "cpu", "fp32", "fp32", False, 1, "2", "0")
 
 
 def make_job(seeds: str = "0-9", format_: Format = Format.PNG, **changes: object) -> Job:
@@ -235,6 +235,22 @@ def test_the_command_makes_the_images_of_the_backend(tiny_folder: Path, tmp_path
     before = snapshot(out)
     assert run(tiny_folder, *options)[0] == 0
     assert snapshot(out) == before
+
+
+def test_the_format_of_the_first_stage_is_part_of_the_job(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = (tiny_folder, "--seeds", "3", "--steps", "2", "--device", "cpu", "--out", out)
+    assert run(*options, "--first-stage-precision", "bf16")[0] == 0
+    model = ldm_backend.load(tiny_folder, "cpu", first_stage_precision="bf16")
+    assert np.array_equal(read_png(out / "seed-3.png"), ldm_backend.generate(model, [3], steps=2)[0])
+    for settings in (
+        json.loads((out / "job.json").read_text())["settings"],
+        json.loads(read_png_info(out / "seed-3.png")),
+    ):
+        assert (settings["precision"], settings["first_stage_precision"]) == ("fp32", "bf16")
+    status, message = run(*options)
+    assert status
+    assert "first_stage_precision is 'bf16' there and 'fp32' now" in message
 
 
 def test_batch_auto_makes_the_images_of_batch_1(tiny_folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,18 @@ import ldm_backend
 from ldm_backend import free_memory
 from ldm_backend.checkpoint import read_checkpoint
 from ldm_backend.errors import InputError, TooLargeError
-from ldm_backend.memory import FIXED, Size, check_fits, in_words, largest, unet_bytes
+from ldm_backend.memory import (
+    FIXED,
+    SLACK,
+    Size,
+    check_fits,
+    decoder_bytes,
+    encoder_bytes,
+    in_words,
+    largest,
+    tiled_decode_bytes,
+    unet_bytes,
+)
 from ldm_backend.presets import CELEBAHQ_256
 from ldm_backend.throughput import best_batch
 
@@ -58,6 +69,17 @@ def test_memory_of_an_evaluation_grows_with_images_and_area_alone():
     assert grown(3, 64, 64) == pytest.approx(3 * one, rel=1e-6)
     assert grown(1, 128, 128) == pytest.approx(4 * one, rel=1e-6)
     assert grown(1, 64, 64, 2) == pytest.approx(one / 2, rel=1e-6)
+
+
+def test_memory_of_the_first_stage_follows_its_format():
+    """The pictures stay float32."""
+    config, sides = CELEBAHQ_256.vq, (64, 64)
+    pixels = 3 * 256**2
+    for cost, size in ((decoder_bytes, sides), (encoder_bytes, (256, 256))):
+        exact, short = (cost(config, 1, *size, itemsize) - FIXED for itemsize in (4, 2))
+        assert short - exact / 2 == pytest.approx(SLACK * 2 * pixels, rel=1e-6)
+    exact, short = (tiled_decode_bytes(config, 256, 256, 64, itemsize) - FIXED for itemsize in (4, 2))
+    assert exact / 2 < short < 0.6 * exact
 
 
 @pytest.mark.parametrize(

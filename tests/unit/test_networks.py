@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldm_backend.errors import InputError
-from ldm_backend.layers import timestep_embedding
+from ldm_backend.layers import attended_in_parts, timestep_embedding
 from ldm_backend.noise import draw_noise
 from ldm_backend.unet import UNet
 
@@ -19,6 +21,39 @@ def test_timestep_embedding_is_cosines_then_sines():
     assert embedding[0].tolist() == [1.0] * 4 + [0.0] * 4
     assert embedding[1, 0] == pytest.approx(torch.tensor(7.0).cos().item())
     assert embedding[1, 7] == pytest.approx(torch.tensor(7.0 * 10000 ** (-3 / 4)).sin().item())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("batch", "heads", "tokens", "width"), [(1, 1, 64, 512), (2, 1, 50, 320), (3, 2, 17, 8)])
+@pytest.mark.parametrize("scores", [1, 700, 2**20])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+def test_attention_in_parts_is_that_of_torch(batch, heads, tokens, width, scores, dtype, tolerance):
+    """One query at a time, some with fewer at the end, all at once; scores of some units, so that softmax decides."""
+    q, k, v = (3 * draw_noise([seed], (3 * batch * heads, tokens, width))[0, : batch * heads] for seed in (1, 2, 3))
+    q, k, v = ((x / 2).view(batch, heads, tokens, width).to(dtype) for x in (q, k, v))
+    exact = scaled_dot_product_attention(q.double(), k.double(), v.double())
+    found = attended_in_parts(q, k, v, scores)
+    assert (found.dtype, found.shape) == (dtype, q.shape)
+    assert (found.double() - exact).std() < tolerance * exact.std()
+
+
+@torch.no_grad()
+def test_attention_in_parts_holds_few_scores_at_a_time():
+    q = torch.zeros(2, 1, 100, 512)
+    seen: list[int] = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if func.overloadpacket in (torch.ops.aten.baddbmm, torch.ops.aten._softmax):
+                seen.append(out.numel())
+            return out
+
+    with Noted():
+        attended_in_parts(q, q, q, 3000)
+    assert seen == 2 * 6 * [3000] + 2 * [2000]
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ldm_backend.chunks import Chunks, attempt, is_out_of_memory
+from ldm_backend.config import VQConfig
 from ldm_backend.decoding import decoded
 from ldm_backend.deep_cache import DeepCache
 from ldm_backend.errors import InputError, TooLargeError
@@ -237,6 +238,29 @@ def test_decoder_goes_on_in_tiles():
     output = limited("decoder", 60)
     assert "Trying tiles, which show the same picture." in output
     assert float(output.split("DIFFERENCE")[1]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "at_most", "sizes"), [("cuda", 1, [8, 8, 4]), ("cpu", 1, [1] * 20), ("cpu", None, [20])]
+)
+def test_a_card_decodes_some_images_at_once(kind, at_most, sizes):
+    """What tells where to compute is the argument alone; here no network runs."""
+    seen: list[int] = []
+
+    class Stage:
+        config, dtype = VQConfig(), torch.float32
+
+        def decode(self, z):
+            seen.append(len(z))
+            return z
+
+    class Latents(torch.Tensor):
+        def to(self, *_):
+            return self
+
+    z = torch.zeros(20, 3, 8, 8).as_subclass(Latents)
+    parts = decoded(Stage(), z, torch.device(kind), Chunks("Decoder", free=lambda _: 2**40), at_most)
+    assert [part.stop - part.start for part, _ in parts] == seen == sizes
 
 
 def test_where_nothing_fits_a_message_says_so(tiny):

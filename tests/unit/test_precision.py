@@ -14,10 +14,12 @@ import torch._inductor.config
 
 import ldm_backend
 from ldm_backend import compiled
-from ldm_backend.config import UNetConfig
+from ldm_backend.compvis import build_first_stage
+from ldm_backend.config import KLConfig, UNetConfig, VQConfig
 from ldm_backend.errors import ConfigError
 from ldm_backend.fast_conv import LARGE_TILE, SMALL_TILE
-from ldm_backend.precision import resolve, set_precision
+from ldm_backend.pipeline import decode_to_uint8, sample_latents
+from ldm_backend.precision import resolve, set_first_stage_precision, set_precision
 from ldm_backend.samplers import StepInfo
 from ldm_backend.unet import UNet
 
@@ -100,6 +102,55 @@ def test_a_copied_network_keeps_no_trace(tiny, latents):
     set_precision(unet, "fp32")
     with torch.no_grad():
         torch.testing.assert_close(unet(latents, 500), tiny.unet(latents, 500), rtol=0, atol=2e-3)
+
+
+def test_only_encoder_and_decoder_of_the_first_stage_are_short(tiny_folder, latents):
+    model = ldm_backend.load(tiny_folder, device="cpu", first_stage_precision="bf16")
+    formats = {key: tensor.dtype for key, tensor in model.vq.state_dict().items()}
+    short = {key for key in formats if key.startswith(("encoder.", "decoder."))}
+    assert {formats[key] for key in short} == {torch.bfloat16}
+    assert {formats[key] for key in formats.keys() - short} == {torch.float32}
+    assert {tensor.dtype for tensor in model.unet.state_dict().values()} == {torch.float32}
+    images = model.vq.decode(latents)
+    assert images.dtype == model.vq.encode(images).dtype == torch.float32
+    with pytest.raises(ConfigError, match="first_stage_precision is 'fp16'; choose one of fp32, bf16"):
+        ldm_backend.load(tiny_folder, device="cpu", first_stage_precision="fp16")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [VQConfig, KLConfig], ids=["vq", "kl"])
+def test_a_short_first_stage_is_near_the_exact_one_and_keeps_the_codes(config, latents):
+    """Five times the rounding of bf16, 2^-9, times the square root of some 20 layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stage = build_first_stage(config(block_out_channels=(32, 32, 64), layers_per_block=1)).eval()
+    z = torch.cat([latents, latents[:, : stage.config.z_channels - 3]], dim=1)
+    inputs, images = stage.decoder_input(z), stage.decode(z)
+    encoded = stage.encode(images)
+    set_first_stage_precision(stage, "bf16")
+    assert stage.decoder_input(z).equal(inputs)
+    for short, exact in ((stage.decode(z), images), (stage.encode(images), encoded)):
+        assert 0 < (short - exact).std() < 5e-2 * exact.std()
+
+
+def test_the_norms_of_a_short_format_have_exact_statistics():
+    """Their result is that of float32, rounded: two neighbours of bf16 at most, where it lay between them."""
+    norm = torch.nn.GroupNorm(4, 32, eps=1e-6)
+    x = (100 + torch.randn((1, 32, 96, 96), generator=torch.Generator().manual_seed(0))).bfloat16()
+    with torch.no_grad():
+        exact = norm(x.float())
+        torch.testing.assert_close(norm.bfloat16()(x).float(), exact, rtol=2**-8, atol=2**-12)
+
+
+def test_pictures_of_the_demo_with_a_first_stage_in_bf16(request):
+    """The README says what to expect of more seeds."""
+    folder = request.config.rootpath / "demo" / "portraits-128"
+    exact, short = (
+        ldm_backend.load(folder, device="cpu", first_stage_precision=precision) for precision in ("fp32", "bf16")
+    )
+    z = sample_latents(exact, [4, 6], 5)
+    pictures = zip(*(decode_to_uint8(model, z) for model in (exact, short)), strict=True)
+    assert min(psnr(*pair) for pair in pictures) > 40
 
 
 @pytest.fixture

@@ -53,6 +53,14 @@ def test_single_file_gives_the_backends_picture(graph, run, formats, assert_same
     assert_same_images(picture(graph, run, checkpoint=f"{weights}.safetensors"), expected)
 
 
+def test_a_vae_in_bf16_gives_the_backends_picture(graph, run, formats, assert_same_images):
+    model = ldm_backend.load(formats / "ema.safetensors", device="cpu", first_stage_precision="bf16")
+    expected = ldm_backend.generate(model, [3], steps=5)[0]
+    found = picture(graph, run, checkpoint="ema.safetensors", vae_precision="bf16")
+    assert_same_images(found, expected)
+    assert not np.array_equal(found, picture(type(graph)(), run, checkpoint="ema.safetensors"))
+
+
 def test_averaged_and_raw_weights_differ(graph, run, formats):
     raw = picture(graph, run, checkpoint="raw.safetensors")
     ema = picture(type(graph)(), run, checkpoint="ema.safetensors")
@@ -91,7 +99,7 @@ def test_saved_checkpoint_is_the_loaded_one(graph, client: ComfyClient, host: Pr
 
 
 def test_model_info_says_what_was_taken(graph, client: ComfyClient, formats):
-    loader = graph.add("LDMCheckpointLoader", checkpoint="raw.safetensors")
+    loader = graph.add("LDMCheckpointLoader", checkpoint="raw.safetensors", vae_precision="bf16")
     node = graph.add("LDMModelInfo", model=loader[0])
     prompt_id = client.submit(graph.prompt)
     client.follow(prompt_id)
@@ -100,6 +108,7 @@ def test_model_info_says_what_was_taken(graph, client: ComfyClient, formats):
     info = json.loads(entry["outputs"][node.id]["text"][0])
     assert info["weights"] == "raw"
     assert info["layout"] == "single-file"
+    assert (info["precision"], info["vae_precision"]) == ("fp32", "bf16")
     assert info["unet"]["block_out_channels"] == [32, 32, 64]
 
 

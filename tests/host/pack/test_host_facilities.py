@@ -19,7 +19,7 @@ from ldm_headless.errors import ExecutionError
 FOREIGN = Path(__file__).parent / "foreign_pack"
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 FOLDED = {
-    "LDMCheckpointLoader": {"weights", "config", "precision", "compile"},
+    "LDMCheckpointLoader": {"weights", "config", "precision", "compile", "vae_precision"},
     "LDMDDIMSampler": {"grid", "cache_interval", "cache_depth"},
     "LDMSampler": {"grid"},
     "LDMInpaint": {"grid", "jump_length"},
