@@ -15,10 +15,11 @@ import ldm_backend
 
 
 class Side(Protocol):
-    """A program; `config` has the shape of its latents."""
+    """A program; `config` has the shape of its latents, `compiled` costs minutes for each batch size."""
 
     name: str
     config: Any
+    compiled: bool
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The UNet once."""
@@ -40,12 +41,18 @@ class Ours:
         folder: of the weights.
         device: to run on.
         precision: of the UNet.
-        compiled: likewise.
+        first_stage: precision of the first stage.
+        compiled: the UNet.
     """
 
-    def __init__(self, folder: Path, device: torch.device, precision: str, compiled: bool) -> None:
-        self.name = f"ours, {precision}{', compiled' if compiled else ''}"
-        self.model = ldm_backend.load(folder, device=device, precision=precision, compiled=compiled)
+    def __init__(
+        self, folder: Path, device: torch.device, precision: str, first_stage: str = "fp32", compiled: bool = False
+    ) -> None:
+        ends = (f", first stage {first_stage}" if first_stage != "fp32" else "", ", compiled" if compiled else "")
+        self.name, self.compiled = f"ours, {precision}{''.join(ends)}", compiled
+        self.model = ldm_backend.load(
+            folder, device=device, precision=precision, first_stage_precision=first_stage, compiled=compiled
+        )
         self.config = self.model.config.unet
 
     def evaluate(self, x: Tensor) -> Tensor:
@@ -53,7 +60,7 @@ class Ours:
         return self.model.unet(x, TIMESTEP)
 
     def decode(self, z: Tensor) -> Tensor:
-        """In one batch; `generate` decodes one by one."""
+        """In one batch; `generate` takes up to 8 at once on a card."""
         return self.model.vq.decode(z)
 
     def pictures(self, seeds: Sequence[int], steps: int) -> np.ndarray:
@@ -81,7 +88,7 @@ class Diffusers:
             cls.from_pretrained(folder, subfolder=part, local_files_only=True)
             for cls, part in zip(classes, ("unet", "vqvae", "scheduler"), strict=True)
         )
-        self.device, self.dtype = device, torch.bfloat16 if fast else torch.float32
+        self.device, self.dtype, self.compiled = device, torch.bfloat16 if fast else torch.float32, fast
         self.layout = torch.channels_last if fast else torch.contiguous_format
         self.t = torch.tensor(TIMESTEP, device=device)  # a tensor as in the loop: for a number it would compile anew
         self.config, how = unet.config, "eager"

@@ -20,7 +20,7 @@ from ldm_backend import layers
 from ldm_backend.fp32 import fp32
 from ldm_backend.precision import set_first_stage_precision
 from ldm_backend.presets import CELEBAHQ_256
-from ldm_backend.unet import UNet
+from ldm_backend.unet import UNet, one_per_image
 
 DEMO = Path(__file__).parents[2] / "demo" / "portraits-128"
 pytestmark = pytest.mark.gpu
@@ -96,3 +96,27 @@ def test_the_decoder_is_that_of_float64(device, tested, batch, record_property):
     error = off(tested.vq.decode(quantised, quantize=False), double.decode(quantised.double(), quantize=False))
     record_property("relative error", f"{error:.2e}")
     assert error < TOLERANCES["fp32"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_a_recorded_evaluation_is_the_one_that_was_recorded(device, precision):
+    """Bit for bit, with other latents and timesteps; on the CPU nothing is recorded."""
+    if (device.type, precision) == ("cpu", "fp16"):
+        pytest.skip("the CPU has no fp16: torch emulates it")
+    unet = ldm_backend.load(DEMO, device=device, precision=precision).unet
+    for t in (999, 500, 500, 1):
+        x = latents(2, 32).to(device) * (t / 999)
+        assert torch.equal(unet(x, t), UNet._evaluate(unet, x, one_per_image(t, x)))
+    assert len(unet._graphs._recorded) == (device.type == "cuda")
+
+
+@torch.no_grad()
+def test_a_compiled_evaluation_is_that_of_float64(device, tested, record_property):
+    """In bf16; on a card kernels are tried out, and the third call is recorded."""
+    unet = ldm_backend.load(DEMO, device=device, precision="bf16", compiled=device.type == "cuda").unet
+    x = latents(2, 32).to(device)
+    made = [unet(x, 500) for _ in range(4)][-1]
+    error = off(made, deepcopy(tested.unet).double()(x.double(), 500))
+    record_property("relative error", f"{error:.2e}")
+    assert error < TOLERANCES["bf16"]
