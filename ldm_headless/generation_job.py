@@ -17,6 +17,10 @@ from .seed_ranges import format_seeds
 
 NPZ_NAME = "images.npz"
 
+# Settings that came later, and what holds where a job does not name them. Jobs that keep to that do not name them, so
+# that they are the jobs which they were before, and go on.
+_LATER = {"first_stage_precision": "fp32"}
+
 
 class Format(StrEnum):
     """Of the output."""
@@ -54,6 +58,10 @@ class Settings:
     torch: str
     ldm: str
 
+    def to_json(self) -> dict[str, Any]:
+        """What identifies a job."""
+        return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -84,7 +92,7 @@ class Job:
     @property
     def digest(self) -> str:
         """Identifies the settings in the images' metadata."""
-        return hashlib.sha256(json.dumps(asdict(self.settings), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.settings.to_json(), sort_keys=True).encode()).hexdigest()
 
     def units(self, done: Collection[int]) -> Iterator[Unit]:
         """The batches that hold missing images, in order."""
@@ -115,7 +123,7 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         """What `job.json` holds."""
         return {
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_json(),
             "seeds": format_seeds(self.seeds),
             "format": self.format.value,
             "shard_size": self.shard_size if self.format is Format.WEBDATASET else None,
@@ -140,7 +148,7 @@ def check_same_job(found: object, wanted: Mapping[str, Any], source: str) -> Non
     """
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
         raise JobError(f"{source} is no job of `ldm generate`; give another --out")
-    there, here = ({**job, **job["settings"]} for job in (found, wanted))
+    there, here = ({**_LATER, **job, **job["settings"]} for job in (found, wanted))
     names = [name for name in here if name != "settings" and there.get(name) != here[name]]
     if names:
         what = "; ".join(f"{name} is {there.get(name)!r} there and {here[name]!r} now" for name in names)

@@ -15,7 +15,7 @@ import torch
 from emulated_tf32 import EmulatedTF32, as_on_a_card, rounded
 
 import ldm_backend
-from ldm_backend import code_view, deep_cache, fp32, tiled_decode, unet, vq
+from ldm_backend import code_view, fp32, tiled_decode, unet, vq
 from ldm_backend.deep_cache import DeepCache
 from ldm_backend.noise import draw_noise
 from ldm_backend.precision import set_precision
@@ -330,7 +330,7 @@ def test_no_part_of_the_first_stage_is_touched(demo):
 @torch.no_grad()
 def test_without_the_block_everything_would_differ(demo, expected, monkeypatch):
     """So the tests above would see it missing."""
-    for module in (unet, deep_cache, tiled_decode):
+    for module in (unet, tiled_decode):
         monkeypatch.setattr(module, "fp32", lambda tf32=False: nullcontext())
     z = draw_noise([1, 2], (3, 32, 32))
     plain: Any = vars(vq.Codebook.forward)["__wrapped__"]

@@ -253,6 +253,22 @@ def test_the_format_of_the_first_stage_is_part_of_the_job(tiny_folder: Path, tmp
     assert "first_stage_precision is 'bf16' there and 'fp32' now" in message
 
 
+def test_a_job_that_was_begun_before_there_was_a_setting_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+    """One that keeps to what held then does not name it: not in its file, not in what identifies it."""
+    out = tmp_path / "out"
+    options = (tiny_folder, "--seeds", "3,4", "--steps", "2", "--device", "cpu", "--out", out)
+    assert run(*options)[0] == 0
+    assert "first_stage_precision" not in json.loads((out / "job.json").read_text())["settings"]
+    (out / "seed-4.png").unlink()
+    before = (out / "seed-3.png").read_bytes()
+    assert run(*options)[0] == 0
+    assert (out / "seed-4.png").exists()
+    assert (out / "seed-3.png").read_bytes() == before
+    status, message = run(*options, "--first-stage-precision", "bf16")
+    assert status
+    assert "first_stage_precision is 'fp32' there and 'bf16' now" in message
+
+
 def test_batch_auto_makes_the_images_of_batch_1(tiny_folder: Path, tmp_path: Path) -> None:
     """At most one level apart, in at most 0.1 % of the values; the number that was chosen is part of the job."""
     options = (tiny_folder, "--seeds", "0-9", "--steps", "4", "--device", "cpu")
