@@ -1,0 +1,241 @@
+"""Tensors of the pretended card, and what happens when an operator meets them."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .host_memory import pinned, transfers
+from .log import Copy, recorder, where
+from .streams import current_stream, refuse_in_capture, wait
+
+DEVICE = torch.device("cuda", 0)
+
+_ATTENTION = "scaled_dot_product_attention"  # one kernel on a card, though torch could take it apart
+# Operators that take memory and do not write to it. All others but views launch a kernel.
+_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+_VIEWS = {"_unsafe_view", "_reshape_alias", "lift_fresh", "detach_", "set_"}
+_NO_KERNEL = _ALLOCATIONS | _VIEWS | {"_local_scalar_dense"}
+# Those that take a lone number of the CPU, beside the pointwise ones.
+_TAKE_NUMBERS = {"fill_", "masked_fill", "masked_fill_", "index_put", "index_put_", "_index_put_impl_"}
+_INDEX = {"index", "index_put", "index_put_", "_index_put_impl_"}
+# Those whose kernels want a single format.
+_ONE_FORMAT = {"mm", "addmm", "bmm", "baddbmm", "convolution", "native_group_norm", "native_layer_norm", _ATTENTION}
+
+
+class CudaTensor(Tensor):
+    """A tensor on the pretended card, around the one on the CPU that has its values."""
+
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # what is copied to the CPU is a plain tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> CudaTensor:
+        shape: dict[str, Any] = {"strides": held.stride(), "storage_offset": held.storage_offset()}
+        made = Tensor._make_wrapper_subclass(cls, held.size(), **shape, dtype=held.dtype, device=DEVICE)
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+    def __repr__(self, **_: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return f"CudaTensor({self.held!r})"
+
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def numpy(self, *_: Any, **__: Any) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first. (pretended card)")
+
+    def record_stream(self, stream: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Nothing is freed early here."""
+
+
+def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Do an operator of which at least one tensor is on the card."""
+    name = func._schema.name.removeprefix("aten::")
+    if name != _ATTENTION and func._can_decompose():  # in inference mode torch has not taken it apart yet
+        made = func.decompose(*args, **kwargs)
+        if made is not NotImplemented:
+            return made
+    if name == "_has_compatible_shallow_copy_type":
+        return False
+    if name in ("copy_", "_to_copy"):
+        return _copied(func, name, args, kwargs)
+    _check(func, name, args, kwargs)
+    if name in _INDEX:
+        args = (args[0], _indices_on_card(args[1]), *args[2:])
+    if _tells_the_cpu(func, name, args):
+        wait(name)
+    return _computed(func, name, args, kwargs)
+
+
+def _computed(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+    asked = kwargs.get("device")
+    to_card = asked is None or torch.device(asked).type == "cuda"
+    if asked is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    launches = to_card and not func.is_view and name not in _NO_KERNEL
+    if torch.Tag.inplace_view in func.tags:
+        with torch._C._DisableTorchDispatch():
+            func(*args, **kwargs)  # shape and strides of the outer tensor
+        launches = False
+    made = _done(func, name, args, kwargs, launches)
+    if any(argument.alias_info and argument.alias_info.is_write for argument in func._schema.arguments):
+        return _written(func, args, kwargs)
+    if not to_card:
+        return made
+    # torch wants the view of a tensor from outside of inference mode to be one from outside, too.
+    inference = args[0].is_inference() if func.is_view else torch.is_inference_mode_enabled()
+    with torch.inference_mode(inference):
+        return tree_map(lambda leaf: CudaTensor(leaf) if isinstance(leaf, Tensor) else leaf, made)
+
+
+def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What an operator returns that writes to its arguments: these."""
+    written = [
+        args[index] if index < len(args) else kwargs[argument.name]
+        for index, argument in enumerate(func._schema.arguments)
+        if argument.alias_info and argument.alias_info.is_write
+    ]
+    if not func._schema.returns:
+        return None
+    return written[0] if len(func._schema.returns) == 1 else tuple(written)
+
+
+def _done(func: Any, name: str, args: Any, kwargs: dict[str, Any], launches: bool) -> Any:
+    """The operator on the tensors of the CPU, recorded if this thread captures."""
+    capture = current_stream().capture
+    if launches:
+        recorder.note("launch", name)
+
+    def inner(leaf: Any) -> Any:
+        if isinstance(leaf, CudaTensor):
+            return leaf.held
+        number = capture is not None and isinstance(leaf, Tensor) and leaf.ndim == 0
+        return capture.number(leaf) if capture is not None and number else leaf
+
+    args, kwargs = tree_map(inner, (args, kwargs))
+    return func(*args, **kwargs) if capture is None else capture.run(func, args, kwargs, launches)
+
+
+def _copied(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+    """`copy_` and `_to_copy`, within the card or between it and the CPU."""
+    into = args[0] if name == "copy_" else None
+    source = args[0] if into is None else args[1]
+    asked = kwargs.get("device")
+    non_blocking = bool(kwargs.get("non_blocking") or (into is not None and len(args) > 2 and args[2]))
+    if into is None:
+        to_card = torch.device(asked).type == "cuda" if asked is not None else isinstance(source, CudaTensor)
+    else:
+        to_card = isinstance(into, CudaTensor)
+    if to_card == isinstance(source, CudaTensor):
+        made = _done(func, name, args, kwargs | ({} if asked is None else {"device": torch.device("cpu")}), True)
+        return CudaTensor(made) if into is None else into
+    if into is None:  # only ever to the CPU: torch makes the others of an empty tensor and `copy_`
+        into = torch.empty_like(
+            source.held, dtype=kwargs.get("dtype"), memory_format=kwargs.get("memory_format") or torch.preserve_format
+        )
+        if non_blocking:
+            pinned.pin(into)
+    on_cpu = source if to_card else into
+    if into.dtype != source.dtype:
+        recorder.note("launch", "conversion")
+    _note_copy("H2D" if to_card else "D2H", on_cpu, non_blocking)
+    _transfer(into, source, non_blocking and pinned.holds(on_cpu))
+    return into
+
+
+def _note_copy(direction: str, on_cpu: Tensor, non_blocking: bool) -> None:
+    act = Copy("copy", direction, where(), non_blocking, pinned.holds(on_cpu), tuple(on_cpu.shape))
+    if act.waits:
+        refuse_in_capture(f"copy {direction}")
+    recorder.add(act)
+    # A card takes unpinned memory that nobody waits for through memory of its own, without looking at what runs.
+    if not non_blocking or (direction == "D2H" and act.waits):
+        wait(f"copy {direction}")
+
+
+def _transfer(into: Tensor, source: Tensor, later: bool) -> None:
+    if current_stream().capture is not None:
+        _done(torch.ops.aten.copy_.default, "copy_", (into, source), {}, True)
+    elif isinstance(source, CudaTensor):
+        if later:
+            transfers.to_host(into, source.held)
+        else:
+            into.copy_(source.held)
+    else:
+        assert isinstance(into, CudaTensor)
+        into.held.copy_(source)
+        if later:
+            transfers.to_card(source)
+
+
+def _indices_on_card(indices: Any) -> Any:
+    """A card takes indices of the CPU too, after copying them and waiting for that."""
+    for index in indices:
+        if isinstance(index, Tensor) and not isinstance(index, CudaTensor):
+            _note_copy("H2D", index, False)
+    return [CudaTensor(index) if type(index) is Tensor else index for index in indices]
+
+
+def _tells_the_cpu(func: Any, name: str, args: Any) -> bool:
+    """Whether the CPU must know values before it can go on."""
+    if name in _INDEX:
+        return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))
+
+
+def _check(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
+    """Raise as a card does unless all tensors are there and have formats that go together."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    elsewhere = [tensor for tensor in tensors if not isinstance(tensor, CudaTensor)]
+    if name in _INDEX and isinstance(args[0], CudaTensor):
+        elsewhere = [tensor for tensor in elsewhere if all(tensor is not index for index in args[1])]
+    numbers = torch.Tag.pointwise in func.tags or name in _TAKE_NUMBERS
+    if any(tensor.ndim or not numbers or tensor is tensors[0] and name.endswith("_") for tensor in elsewhere):
+        _mismatch("Expected all tensors to be on the same device, but found cuda:0 and cpu", name, tensors)
+    if name in _ONE_FORMAT and len({tensor.dtype for tensor in tensors}) > 1:
+        _mismatch("Expected all tensors to have the same dtype", name, tensors)
+
+
+def _mismatch(what: str, name: str, tensors: list[Tensor]) -> NoReturn:
+    found = [(tuple(tensor.shape), str(tensor.dtype), str(tensor.device)) for tensor in tensors]
+    recorder.note("mismatch", f"{name} {found}")
+    raise RuntimeError(f"{what}! {name} at {where()} found {found} (pretended card)")
+
+
+def empty(
+    size: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None, memory_format: Any = None
+) -> CudaTensor:
+    """`aten::empty.memory_format` on the card, of which torch makes zeros, ranges and all else that is new there."""
+    return CudaTensor(_new(torch.ops.aten.empty.memory_format, (size,), {"dtype": dtype, "memory_format": memory_format}))
+
+
+def empty_strided(
+    size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
+) -> CudaTensor:
+    """`aten::empty_strided` on the card, which copies to it begin with."""
+    return CudaTensor(_new(torch.ops.aten.empty_strided.default, (size, stride), {"dtype": dtype}))
+
+
+def copy(into: CudaTensor, source: Tensor, non_blocking: bool = False) -> CudaTensor:
+    """`aten::copy_`, where torch goes past the tensors' own: with new numbers, `torch.tensor(..., device="cuda")`."""
+    return _copied(torch.ops.aten.copy_.default, "copy_", (into, source), {"non_blocking": non_blocking})
+
+
+def attention(*args: Any, **kwargs: Any) -> Any:
+    """`scaled_dot_product_attention`, before torch takes it apart."""
+    return run(torch.ops.aten.scaled_dot_product_attention.default, args, kwargs)
+
+
+def _new(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+    return _done(func, "empty", args, kwargs | {"device": torch.device("cpu")}, launches=False)
