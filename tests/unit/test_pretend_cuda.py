@@ -163,7 +163,13 @@ def test_launches_are_operators_with_a_kernel(log):
             silu(group_norm(x, 2), inplace=True)
             linear(x.flatten(2), torch.empty(4, 4, device="cuda"), torch.empty(4, device="cuda"))
             scaled_dot_product_attention(q, q, q)
-        assert log.cut().launches == ["convolution", "native_group_norm", "silu_", "addmm", "scaled_dot_product_attention"]
+        assert log.cut().launches == [
+            "convolution",
+            "native_group_norm",
+            "silu_",
+            "addmm",
+            "scaled_dot_product_attention",
+        ]
     torch.cuda.mem_get_info()
     torch.cuda.memory_reserved()
     assert [act.what for act in log.cut().queries] == ["mem_get_info", "memory_reserved"]

@@ -91,7 +91,9 @@ def _pin_memory(tensor: Tensor, _device: Any = None) -> Tensor:
 
 def _compatible(check: Callable[[Tensor, Tensor], bool]) -> Callable[[Tensor, Tensor], bool]:
     """Modules move by new parameters: a tensor of torch's own cannot become one of ours in its place."""
-    return lambda one, other: not isinstance(one, CudaTensor) and not isinstance(other, CudaTensor) and check(one, other)
+    return lambda one, other: (
+        not isinstance(one, CudaTensor) and not isinstance(other, CudaTensor) and check(one, other)
+    )
 
 
 @contextmanager

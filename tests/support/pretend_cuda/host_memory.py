@@ -67,7 +67,9 @@ class Transfers:
         def compare() -> None:
             same = (source == kept) | ((source != source) & (kept != kept))
             if not same.all():
-                recorder.note("race", f"pinned memory {tuple(source.shape)} changed before its copy was known to be done")
+                recorder.note(
+                    "race", f"pinned memory {tuple(source.shape)} changed before its copy was known to be done"
+                )
 
         self._begin(compare)
 

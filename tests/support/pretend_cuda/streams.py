@@ -129,4 +129,3 @@ def wait(what: str) -> None:
 def synchronize(_device: Any = None) -> None:
     """`torch.cuda.synchronize`."""
     wait("synchronize")
-
