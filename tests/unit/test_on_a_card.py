@@ -1,7 +1,7 @@
-"""The backend on the pretended card: devices and formats go together, pictures are the CPU's, and what a step asks for.
+"""The backend on the pretended card: devices and formats go together, pictures are the CPU's, steps keep their budget.
 
-Kernels are the CPU's, so this says nothing about a card's rounding. On the CPU itself some layers take other ways to the
-same sums (`fast_conv`, `fast_norm`), so pictures may differ by the rounding of float32 between the two.
+Kernels are the CPU's, so this says nothing about a card's rounding. On the CPU itself some layers take other ways to
+the same sums (`fast_conv`, `fast_norm`), so pictures may differ by the rounding of float32 between the two.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch._dynamo  # noqa: F401 - when it is first imported it keeps functions of torch, which must be torch's own
 from torch import Tensor
 
 from . import graphs, streams
