@@ -90,7 +90,9 @@ def pictures_of(client: ComfyClient, path: Path) -> list[Picture]:
     """Run a workflow to its end, which must be a good one; every picture and frame that it saves or shows."""
     prompt_id = client.submit(small(path))
     client.follow(prompt_id)  # raises what the host reports
-    files = [Image.open(io.BytesIO(client.fetch(file))) for file in client.outputs(prompt_id)]
+    # By node: in which order a host executes those that do not wait for each other is chance.
+    refs = sorted(client.outputs(prompt_id), key=lambda ref: int(ref.node_id))
+    files = [Image.open(io.BytesIO(client.fetch(ref))) for ref in refs]
     return [
         (str(file.format), np.asarray(frame.convert("RGB"))) for file in files for frame in ImageSequence.Iterator(file)
     ]
@@ -105,23 +107,26 @@ def of_the_cpu(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
 @pytest.fixture(scope="module", params=MODES)
 def on_the_card(
     request: pytest.FixtureRequest, of_the_cpu: Pictures, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[ComfyClient, Callable[[], list[list[Any]]]]]:
-    """A client of a host with that mode, and what its card was asked for so far."""
+) -> Iterator[tuple[str, ComfyClient, Callable[[], list[list[Any]]]]]:
+    """The name of a mode, a client of a host with it, and what its card was asked for so far."""
     folder = tmp_path_factory.mktemp(request.param)
     log = folder / "card"
     with started(folder, MODES[request.param], log) as client:
-        yield client, lambda: [json.loads(line) for line in log.read_text().splitlines()]
+        yield request.param, client, lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_on_the_card_makes_the_pictures_of_the_cpu(path, on_the_card, of_the_cpu):
-    client, acts = on_the_card
+    mode, client, acts = on_the_card
     assert client.system_stats()["devices"][0]["type"] == "cuda"
     before = acts()
     found = pictures_of(client, path)
     new = acts()[len(before) :]
     assert not [act for act in new if act[0] in ("mismatch", "race")]
     assert new[-1][3] - new[0][3] > 100, "the networks ran elsewhere"
+    if mode == "novram":
+        handed_over = [act for act in new if act[1] == "H2D" and act[2].startswith("comfy/")]
+        assert len(handed_over) > 100, "the weights were on the card"
     for (kind, picture), (_, expected) in zip(found, of_the_cpu[path.stem], strict=True):
         difference = np.abs(picture.astype(int) - expected.astype(int))
         assert np.ptp(picture) > 0
