@@ -20,7 +20,7 @@ Evaluation = Callable[[Any, Tensor, Tensor], Tensor]
 MAX_SHAPES = 32
 
 # torch counts over all networks of the process, and stops at 8 without an error.
-_LIMITS = {"cache_size_limit": 4096, "accumulated_cache_size_limit": 4096}
+_LIMITS: dict[str, Any] = {"cache_size_limit": 4096, "accumulated_cache_size_limit": 4096}
 
 
 class Compiled:
@@ -52,7 +52,7 @@ class Compiled:
         if on_card:
             _lay_channels_last(network)
         try:
-            with dynamo.patch(**_LIMITS):
+            with dynamo.patch(_LIMITS):
                 return _compiled(self._plain, on_card)(network, x, t)
         except TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]

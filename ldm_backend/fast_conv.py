@@ -62,8 +62,9 @@ def rest(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, _FastConv2d):
             layer.workspace.clear()
-        elif hasattr(layer, "end_run"):  # the UNet's, on a card
-            layer.end_run()
+    end_run: Any = getattr(network, "end_run", None)  # the UNet's, for what it has on a card
+    if end_run is not None:
+        end_run()
     let_go(network.parameters())
 
 

@@ -211,7 +211,7 @@ class Attention(nn.Module):
 
     def make_form(self) -> None:
         """Join the weights."""
-        layers = [self.to_q, self.to_k, self.to_v]
+        layers: list[Any] = [self.to_q, self.to_k, self.to_v]
         self.form = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
 
 

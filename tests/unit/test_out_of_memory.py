@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -255,11 +256,12 @@ def test_a_card_decodes_some_images_at_once(kind, at_most, sizes):
             return z
 
     class Latents(torch.Tensor):
-        def to(self, *_):
+        def to(self, *_):  # pyright: ignore[reportIncompatibleMethodOverride] - no card to go to
             return self
 
     z = torch.zeros(20, 3, 8, 8).as_subclass(Latents)
-    parts = decoded(Stage(), z, torch.device(kind), Chunks("Decoder", free=lambda _: 2**40), at_most)
+    stage: Any = Stage()
+    parts = decoded(stage, z, torch.device(kind), Chunks("Decoder", free=lambda _: 2**40), at_most)
     assert [part.stop - part.start for part, _ in parts] == seen == sizes
 
 

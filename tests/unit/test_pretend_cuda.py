@@ -1,4 +1,4 @@
-"""The pretended card itself: it refuses what a card refuses, says what a card would be asked for, and leaves no trace."""
+"""The pretended card itself: it refuses what a card refuses, says what it is asked for, and leaves no trace."""
 
 from __future__ import annotations
 

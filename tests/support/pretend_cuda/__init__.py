@@ -5,8 +5,9 @@
         ...
         assert not log.syncs
 
-Within the block torch believes in a card, in all threads. The log knows what the card was asked for, and where: kernels,
-copies, waits, questions about memory. What that shows and what it cannot show is in docs/hosts.md, "Pretended card".
+Within the block torch believes in a card, in all threads: nothing of it is a mode of one thread. The log knows what the
+card was asked for, and where: kernels, copies, waits, questions about memory. What that shows and what it cannot show
+is in CONTRIBUTING.md, "The pretended card".
 
 `tensors` are the tensors, `streams` and `graphs` what orders their work, `host_memory` what lies on the CPU, `card`
 puts all of it into torch and takes it out again.

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch._dynamo  # noqa: F401 - when it is first imported it keeps functions of torch, which must be torch's own
 from torch import Tensor
 
 from . import graphs, streams
@@ -119,7 +120,8 @@ def pretend_card(log: Log | None = None) -> Iterator[Log]:
             stack.enter_context(patch.object(torch, name, _pinning(getattr(torch, name))))
         for name, method in (("is_pinned", _is_pinned), ("pin_memory", _pin_memory)):
             stack.enter_context(patch.object(Tensor, name, method))
-        compatible = _compatible(torch._has_compatible_shallow_copy_type)
+        private: Any = torch
+        compatible = _compatible(private._has_compatible_shallow_copy_type)
         stack.enter_context(patch.object(torch, "_has_compatible_shallow_copy_type", compatible))
         stack.enter_context(patch.object(torch.version, "cuda", torch.version.cuda or "13.0"))
         _register(stack)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from .arguments import mapped, tensors
 from .log import recorder
 from .streams import DEFAULT, Stream, current_stream, synchronize, use_stream
 
@@ -26,11 +26,11 @@ class _Step:
     results: list[Tensor]
 
     def tensors(self) -> list[Tensor]:
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        return tensors((self.args, tuple(self.kwargs.values())))
 
     def run(self) -> None:
-        made = tree_leaves(self.func(*self.args, **self.kwargs))
-        for result, place in zip((leaf for leaf in made if isinstance(leaf, Tensor)), self.results, strict=True):
+        made = tensors(self.func(*self.args, **self.kwargs))
+        for result, place in zip(made, self.results, strict=True):
             if result.data_ptr() != place.data_ptr():
                 place.copy_(result)
 
@@ -53,19 +53,24 @@ class Capture:
         self._numbers: list[Tensor] = []
         self._before: dict[int, tuple[Tensor, Tensor]] = {}  # address -> memory from elsewhere, and what was in it
 
-    def run(self, func: Any, args: Any, kwargs: dict[str, Any], launches: bool) -> Any:
+    def run(
+        self, func: Any, args: Any, kwargs: dict[str, Any], written: tuple[tuple[int, str], ...], launches: bool
+    ) -> Any:
         """Do an operator on tensors of the CPU.
 
         Args:
             func: the operator.
             args, kwargs: its arguments.
+            written: place and name of the arguments that it writes to.
             launches: it runs a kernel; else it only makes views or takes memory.
         """
-        args, kwargs = tree_map(_alias, (args, kwargs))
-        self._keep_overwritten(func, args, kwargs)
-        given = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        # Each tensor under another that is the recording's, so that the owners of memory can be counted.
+        args, kwargs = mapped(Tensor.detach, args), {name: mapped(Tensor.detach, kwargs[name]) for name in kwargs}
+        for index, name in written:
+            self._keep_overwritten(args[index] if index < len(args) else kwargs[name])
+        given = {_address(tensor) for tensor in tensors((args, tuple(kwargs.values())))}
         made = func(*args, **kwargs)
-        results = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
+        results = tensors(made)
         for result in results:
             if _address(result) not in given:
                 self._own.add(_address(result))
@@ -80,16 +85,11 @@ class Capture:
         self._own.add(_address(self._numbers[-1]))
         return self._numbers[-1]
 
-    def _keep_overwritten(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        for index, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is None or not argument.alias_info.is_write:
-                continue
-            written = args[index] if index < len(args) else kwargs.get(argument.name)
-            for tensor in tree_leaves(written):
-                address = _address(tensor) if isinstance(tensor, Tensor) else 0
-                if address and address not in self._own and address not in self._before:
-                    whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
-                    self._before[address] = (whole, whole.clone())
+    def _keep_overwritten(self, tensor: Tensor) -> None:
+        address = _address(tensor)
+        if address and address not in self._own and address not in self._before:
+            whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+            self._before[address] = (whole, whole.clone())
 
     def take_back(self) -> None:
         """At the end: nothing of it has happened."""
@@ -191,14 +191,6 @@ class capture_graph:  # noqa: N801 - it stands for torch.cuda.graph
             self._graph.capture_end()
         finally:
             self._block.__exit__(kind, error, trace)
-
-
-def _alias(leaf: Any) -> Any:
-    """The same memory under a tensor of its own, so that its owners can be counted.
-
-    Not of what is empty: that may be a result which the operator enlarges.
-    """
-    return leaf.detach() if isinstance(leaf, Tensor) and leaf.numel() else leaf
 
 
 def _address(tensor: Tensor) -> int:

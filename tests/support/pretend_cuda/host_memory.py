@@ -48,7 +48,7 @@ class PinnedMemory:
 
 
 class Transfers:
-    """Copies that the CPU does not wait for. Their end is known only after a wait: until then they have not happened."""
+    """Copies that the CPU does not wait for. Until it does, it cannot know of their end, and they have not happened."""
 
     def __init__(self) -> None:
         self.begun = 0  # how many ever

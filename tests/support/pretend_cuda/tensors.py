@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from .arguments import mapped, tensors
 from .host_memory import pinned, transfers
 from .log import Copy, recorder, where
 from .streams import current_stream, refuse_in_capture, wait
 
+_COMPOSED = torch._C.DispatchKey.CompositeImplicitAutograd
+_COPY = torch.ops.aten.copy_.default
 DEVICE = torch.device("cuda", 0)
 
 _ATTENTION = "scaled_dot_product_attention"  # one kernel on a card, though torch could take it apart
@@ -30,7 +34,8 @@ class CudaTensor(Tensor):
     """A tensor on the pretended card, around the one on the CPU that has its values."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl  # what is copied to the CPU is a plain tensor
+    # What is copied to the CPU is a plain tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType] - as torch does
 
     @staticmethod
     def __new__(cls, held: Tensor) -> CudaTensor:
@@ -59,77 +64,93 @@ class CudaTensor(Tensor):
         """Nothing is freed early here."""
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What is known of an operator before it meets tensors; torch takes its time to tell."""
+
+    name: str
+    composed: bool  # of others, which torch has not taken apart in inference mode
+    written: tuple[tuple[int, str], ...]  # place and name of the arguments that it writes to
+    launches: bool
+    waits: bool  # the CPU must know values before it can go on
+    takes_numbers: bool  # of the CPU
+
+
+@cache
+def _kind(func: Any) -> _Kind:
+    schema, tags = func._schema, set(func.tags)
+    name = schema.name.removeprefix("aten::")
+    in_place_view = torch.Tag.inplace_view in tags
+    return _Kind(
+        name=name,
+        composed=name != _ATTENTION and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSED.name),
+        written=tuple(
+            (index, argument.name)
+            for index, argument in enumerate(schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ),
+        launches=not (func.is_view or in_place_view or name in _NO_KERNEL),
+        waits=bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & tags) and name not in _INDEX,
+        takes_numbers=torch.Tag.pointwise in tags or name in _TAKE_NUMBERS,
+    )
+
+
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Do an operator of which at least one tensor is on the card."""
-    name = func._schema.name.removeprefix("aten::")
-    if name != _ATTENTION and func._can_decompose():  # in inference mode torch has not taken it apart yet
-        made = func.decompose(*args, **kwargs)
-        if made is not NotImplemented:
-            return made
-    if name == "_has_compatible_shallow_copy_type":
+    kind = _kind(func)
+    if kind.composed:
+        return func._op_dk(_COMPOSED, *args, **kwargs)
+    if kind.name == "_has_compatible_shallow_copy_type":
         return False
-    if name in ("copy_", "_to_copy"):
-        return _copied(func, name, args, kwargs)
-    _check(func, name, args, kwargs)
-    if name in _INDEX:
+    if kind.name in ("copy_", "_to_copy"):
+        return _copied(func, kind, args, kwargs)
+    _check(kind, args, kwargs)
+    if kind.name in _INDEX:
         args = (args[0], _indices_on_card(args[1]), *args[2:])
-    if _tells_the_cpu(func, name, args):
-        wait(name)
-    return _computed(func, name, args, kwargs)
+    if kind.waits or (kind.name in _INDEX and any(_is_mask(index) for index in args[1])):
+        wait(kind.name)
+    return _computed(func, kind, args, kwargs)
 
 
-def _computed(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+def _computed(func: Any, kind: _Kind, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = kwargs.get("device")
     to_card = asked is None or torch.device(asked).type == "cuda"
     if asked is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
-    launches = to_card and not func.is_view and name not in _NO_KERNEL
     if torch.Tag.inplace_view in func.tags:
         with torch._C._DisableTorchDispatch():
             func(*args, **kwargs)  # shape and strides of the outer tensor
-        launches = False
-    made = _done(func, name, args, kwargs, launches)
-    if any(argument.alias_info and argument.alias_info.is_write for argument in func._schema.arguments):
-        return _written(func, args, kwargs)
+    made = _done(func, kind, args, kwargs, kind.launches and to_card)
+    if kind.written:
+        written = [args[index] if index < len(args) else kwargs[name] for index, name in kind.written]
+        returns = len(func._schema.returns)
+        return None if returns == 0 else written[0] if returns == 1 else tuple(written)
     if not to_card:
         return made
     # torch wants the view of a tensor from outside of inference mode to be one from outside, too.
     inference = args[0].is_inference() if func.is_view else torch.is_inference_mode_enabled()
     with torch.inference_mode(inference):
-        return tree_map(lambda leaf: CudaTensor(leaf) if isinstance(leaf, Tensor) else leaf, made)
+        return mapped(lambda tensor: CudaTensor(tensor), made)
 
 
-def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """What an operator returns that writes to its arguments: these."""
-    written = [
-        args[index] if index < len(args) else kwargs[argument.name]
-        for index, argument in enumerate(func._schema.arguments)
-        if argument.alias_info and argument.alias_info.is_write
-    ]
-    if not func._schema.returns:
-        return None
-    return written[0] if len(func._schema.returns) == 1 else tuple(written)
-
-
-def _done(func: Any, name: str, args: Any, kwargs: dict[str, Any], launches: bool) -> Any:
+def _done(func: Any, kind: _Kind, args: Any, kwargs: dict[str, Any], launches: bool) -> Any:
     """The operator on the tensors of the CPU, recorded if this thread captures."""
     capture = current_stream().capture
     if launches:
-        recorder.note("launch", name)
+        recorder.note("launch", kind.name)
 
-    def inner(leaf: Any) -> Any:
-        if isinstance(leaf, CudaTensor):
-            return leaf.held
-        number = capture is not None and isinstance(leaf, Tensor) and leaf.ndim == 0
-        return capture.number(leaf) if capture is not None and number else leaf
+    def inner(tensor: Tensor) -> Tensor:
+        if isinstance(tensor, CudaTensor):
+            return tensor.held
+        return capture.number(tensor) if capture is not None and tensor.ndim == 0 else tensor
 
-    args, kwargs = tree_map(inner, (args, kwargs))
-    return func(*args, **kwargs) if capture is None else capture.run(func, args, kwargs, launches)
+    args, kwargs = mapped(inner, args), {name: mapped(inner, value) for name, value in kwargs.items()}
+    return func(*args, **kwargs) if capture is None else capture.run(func, args, kwargs, kind.written, launches)
 
 
-def _copied(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+def _copied(func: Any, kind: _Kind, args: Any, kwargs: dict[str, Any]) -> Any:
     """`copy_` and `_to_copy`, within the card or between it and the CPU."""
-    into = args[0] if name == "copy_" else None
+    into = args[0] if kind.name == "copy_" else None
     source = args[0] if into is None else args[1]
     asked = kwargs.get("device")
     non_blocking = bool(kwargs.get("non_blocking") or (into is not None and len(args) > 2 and args[2]))
@@ -138,7 +159,7 @@ def _copied(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     else:
         to_card = isinstance(into, CudaTensor)
     if to_card == isinstance(source, CudaTensor):
-        made = _done(func, name, args, kwargs | ({} if asked is None else {"device": torch.device("cpu")}), True)
+        made = _done(func, kind, args, kwargs | ({} if asked is None else {"device": torch.device("cpu")}), True)
         return CudaTensor(made) if into is None else into
     if into is None:  # only ever to the CPU: torch makes the others of an empty tensor and `copy_`
         into = torch.empty_like(
@@ -166,7 +187,7 @@ def _note_copy(direction: str, on_cpu: Tensor, non_blocking: bool) -> None:
 
 def _transfer(into: Tensor, source: Tensor, later: bool) -> None:
     if current_stream().capture is not None:
-        _done(torch.ops.aten.copy_.default, "copy_", (into, source), {}, True)
+        _done(_COPY, _kind(_COPY), (into, source), {}, True)
     elif isinstance(source, CudaTensor):
         if later:
             transfers.to_host(into, source.held)
@@ -187,30 +208,28 @@ def _indices_on_card(indices: Any) -> Any:
     return [CudaTensor(index) if type(index) is Tensor else index for index in indices]
 
 
-def _tells_the_cpu(func: Any, name: str, args: Any) -> bool:
-    """Whether the CPU must know values before it can go on."""
-    if name in _INDEX:
-        return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-    return bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags))
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
-def _check(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
+def _check(kind: _Kind, args: Any, kwargs: dict[str, Any]) -> None:
     """Raise as a card does unless all tensors are there and have formats that go together."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    elsewhere = [tensor for tensor in tensors if not isinstance(tensor, CudaTensor)]
-    if name in _INDEX and isinstance(args[0], CudaTensor):
+    found = tensors((args, tuple(kwargs.values())))
+    elsewhere = [tensor for tensor in found if not isinstance(tensor, CudaTensor)]
+    if kind.name in _INDEX and isinstance(args[0], CudaTensor):
         elsewhere = [tensor for tensor in elsewhere if all(tensor is not index for index in args[1])]
-    numbers = torch.Tag.pointwise in func.tags or name in _TAKE_NUMBERS
-    if any(tensor.ndim or not numbers or tensor is tensors[0] and name.endswith("_") for tensor in elsewhere):
-        _mismatch("Expected all tensors to be on the same device, but found cuda:0 and cpu", name, tensors)
-    if name in _ONE_FORMAT and len({tensor.dtype for tensor in tensors}) > 1:
-        _mismatch("Expected all tensors to have the same dtype", name, tensors)
+    written = [args[index] if index < len(args) else kwargs.get(name) for index, name in kind.written]
+    for tensor in elsewhere:
+        if tensor.ndim or not kind.takes_numbers or any(tensor is target for target in written):
+            _mismatch("Expected all tensors to be on the same device, but found cuda:0 and cpu", kind.name, found)
+    if kind.name in _ONE_FORMAT and len({tensor.dtype for tensor in found}) > 1:
+        _mismatch("Expected all tensors to have the same dtype", kind.name, found)
 
 
-def _mismatch(what: str, name: str, tensors: list[Tensor]) -> NoReturn:
-    found = [(tuple(tensor.shape), str(tensor.dtype), str(tensor.device)) for tensor in tensors]
-    recorder.note("mismatch", f"{name} {found}")
-    raise RuntimeError(f"{what}! {name} at {where()} found {found} (pretended card)")
+def _mismatch(what: str, name: str, found: list[Tensor]) -> NoReturn:
+    told = [(tuple(tensor.shape), str(tensor.dtype), str(tensor.device)) for tensor in found]
+    recorder.note("mismatch", f"{name} {told}")
+    raise RuntimeError(f"{what}! {name} at {where()} found {told} (pretended card)")
 
 
 def empty(
@@ -236,7 +255,7 @@ def empty_strided(
 
 def copy(into: CudaTensor, source: Tensor, non_blocking: bool = False) -> CudaTensor:
     """`aten::copy_`, where torch goes past the tensors' own: with new numbers, `torch.tensor(..., device="cuda")`."""
-    return _copied(torch.ops.aten.copy_.default, "copy_", (into, source), {"non_blocking": non_blocking})
+    return _copied(_COPY, _kind(_COPY), (into, source), {"non_blocking": non_blocking})
 
 
 def attention(*args: Any, **kwargs: Any) -> Any:
@@ -245,4 +264,4 @@ def attention(*args: Any, **kwargs: Any) -> Any:
 
 
 def _new(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
-    return _done(func, "empty", args, kwargs | {"device": torch.device("cpu")}, launches=False)
+    return _done(func, _kind(func), args, kwargs | {"device": torch.device("cpu")}, launches=False)

@@ -1,0 +1,137 @@
+"""All workflows on a real ComfyUI that believes in a card, with each way in which it can use one.
+
+The card is pretended (tests/support/pretend_cuda): kernels are the CPU's, all around them is what a card would see. On
+the CPU itself the networks take other ways to the same sums, so a value at the border between two levels of a pixel may
+come out one lower or higher: measured in up to 2 of 10 000.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model_folder import write_model_folder
+from PIL import Image, ImageSequence
+from watched_host import host_program
+
+from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
+from ldm_headless import PACK_ROOT, ComfyClient, HostLocation, PrivateHost, find_host
+
+WORKFLOWS = sorted((PACK_ROOT / "workflows" / "api").glob("*.json"))
+MODES = {"normal": [], "gpu-only": ["--gpu-only"], "lowvram": ["--lowvram"], "novram": ["--novram"]}
+HOOK = PACK_ROOT / "tests" / "support" / "pretend_host"
+TINY = LDMConfig(
+    unet=UNetConfig(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    ),
+    vq=VQConfig(
+        sample_size=64, block_out_channels=(16, 16, 32), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=8
+    ),
+)
+# The same graphs, small: the most that an input is set to, and sizes that are halved.
+SMALL = {"steps": 2, "batch_size": 2, "frames": 3, "variations": 2, "amount": 2}
+SMALL |= {"jump_length": 1, "resamples": 2, "tile": 32}
+HALVED = ("width", "height", "x", "y")
+
+Picture = tuple[str, np.ndarray]  # format of the file, (H, W, 3)
+Pictures = dict[str, list[Picture]]
+
+
+def small(path: Path) -> dict[str, Any]:
+    """The prompt of a workflow."""
+    prompt = json.loads(path.read_text())
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            if name in HALVED:
+                node["inputs"][name] = value // 2
+            elif name in SMALL:
+                node["inputs"][name] = min(value, SMALL[name])
+            elif name == "checkpoint":
+                node["inputs"][name] = "tiny"
+    return prompt
+
+
+@contextmanager
+def started(folder: Path, arguments: list[str], card: Path | None) -> Iterator[ComfyClient]:
+    """A host with the tiny checkpoint.
+
+    Args:
+        folder: for everything of it.
+        arguments: for ComfyUI.
+        card: file for the log of a pretended card; None is the CPU.
+    """
+    location = find_host()
+    if card is not None:
+        command = f"exec env PYTHONPATH='{HOOK}' PRETENDED_CARD='{card}' '{location.python}' \"$@\""
+        location = HostLocation(location.path, str(host_program(folder / "python", command)))
+    base = folder / "base"
+    write_model_folder(base / "models" / "ldm" / "tiny", TINY)
+    packs = {"comfyui-ldm": PACK_ROOT}
+    with (
+        PrivateHost(location, packs, base, arguments=arguments, cpu=card is None, threads=1) as host,
+        ComfyClient(host.url) as client,
+    ):
+        yield client
+
+
+def pictures_of(client: ComfyClient, path: Path) -> list[Picture]:
+    """Run a workflow to its end, which must be a good one; every picture and frame that it saves or shows."""
+    prompt_id = client.submit(small(path))
+    client.follow(prompt_id)  # raises what the host reports
+    # By node: in which order a host executes those that do not wait for each other is chance.
+    refs = sorted(client.outputs(prompt_id), key=lambda ref: int(ref.node_id))
+    files = [Image.open(io.BytesIO(client.fetch(ref))) for ref in refs]
+    return [
+        (str(file.format), np.asarray(frame.convert("RGB"))) for file in files for frame in ImageSequence.Iterator(file)
+    ]
+
+
+@pytest.fixture(scope="module")
+def of_the_cpu(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    with started(tmp_path_factory.mktemp("cpu"), [], None) as client:
+        return {path.stem: pictures_of(client, path) for path in WORKFLOWS}
+
+
+@pytest.fixture(scope="module", params=MODES)
+def on_the_card(
+    request: pytest.FixtureRequest, of_the_cpu: Pictures, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, ComfyClient, Callable[[], list[list[Any]]]]]:
+    """The name of a mode, a client of a host with it, and what its card was asked for so far."""
+    folder = tmp_path_factory.mktemp(request.param)
+    log = folder / "card"
+    with started(folder, MODES[request.param], log) as client:
+        yield request.param, client, lambda: [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_on_the_card_makes_the_pictures_of_the_cpu(path, on_the_card, of_the_cpu):
+    mode, client, acts = on_the_card
+    assert client.system_stats()["devices"][0]["type"] == "cuda"
+    before = acts()
+    found = pictures_of(client, path)
+    new = acts()[len(before) :]
+    assert not [act for act in new if act[0] in ("mismatch", "race")]
+    assert new[-1][3] - new[0][3] > 100, "the networks ran elsewhere"
+    if mode == "novram":
+        handed_over = [act for act in new if act[1] == "H2D" and act[2].startswith("comfy/")]
+        assert len(handed_over) > 100, "the weights were on the card"
+    for (kind, picture), (_, expected) in zip(found, of_the_cpu[path.stem], strict=True):
+        difference = np.abs(picture.astype(int) - expected.astype(int))
+        assert np.ptp(picture) > 0
+        if kind == "WEBP":  # with losses, which make more of a level
+            assert difference.mean() < 0.2
+        else:
+            assert difference.max() <= 1
+            assert (difference > 0).mean() < 0.001
