@@ -34,7 +34,8 @@ class CudaTensor(Tensor):
     """A tensor on the pretended card, around the one on the CPU that has its values."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType] - what is copied to the CPU is a plain tensor
+    # What is copied to the CPU is a plain tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     @staticmethod
     def __new__(cls, held: Tensor) -> CudaTensor:
