@@ -120,8 +120,7 @@ def pretend_card(log: Log | None = None) -> Iterator[Log]:
             stack.enter_context(patch.object(torch, name, _pinning(getattr(torch, name))))
         for name, method in (("is_pinned", _is_pinned), ("pin_memory", _pin_memory)):
             stack.enter_context(patch.object(Tensor, name, method))
-        private: Any = torch
-        compatible = _compatible(private._has_compatible_shallow_copy_type)
+        compatible = _compatible(torch._has_compatible_shallow_copy_type)  # pyright: ignore[reportPrivateImportUsage]
         stack.enter_context(patch.object(torch, "_has_compatible_shallow_copy_type", compatible))
         stack.enter_context(patch.object(torch.version, "cuda", torch.version.cuda or "13.0"))
         _register(stack)

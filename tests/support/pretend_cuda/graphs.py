@@ -64,8 +64,7 @@ class Capture:
             written: place and name of the arguments that it writes to.
             launches: it runs a kernel; else it only makes views or takes memory.
         """
-        # Each tensor under another that is the recording's, so that the owners of memory can be counted.
-        args, kwargs = mapped(Tensor.detach, args), {name: mapped(Tensor.detach, kwargs[name]) for name in kwargs}
+        args, kwargs = mapped(_alias, args), {name: mapped(_alias, kwargs[name]) for name in kwargs}
         for index, name in written:
             self._keep_overwritten(args[index] if index < len(args) else kwargs[name])
         given = {_address(tensor) for tensor in tensors((args, tuple(kwargs.values())))}
@@ -191,6 +190,14 @@ class capture_graph:  # noqa: N801 - it stands for torch.cuda.graph
             self._graph.capture_end()
         finally:
             self._block.__exit__(kind, error, trace)
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """A tensor under another that is the recording's, so that the owners of memory can be counted.
+
+    Not an empty one: it may be a result, which the operator gives its size.
+    """
+    return tensor.detach() if tensor.numel() else tensor
 
 
 def _address(tensor: Tensor) -> int:

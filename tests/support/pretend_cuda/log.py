@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-_NOT_THE_ASKER = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+_NOT_THE_ASKER = (torch.__path__[0], str(Path(__file__).parent), "<")
 
 
 @dataclass(frozen=True)

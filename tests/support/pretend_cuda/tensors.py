@@ -35,7 +35,7 @@ class CudaTensor(Tensor):
 
     held: Tensor
     # What is copied to the CPU is a plain tensor.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType] - as torch does
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     @staticmethod
     def __new__(cls, held: Tensor) -> CudaTensor:
