@@ -124,6 +124,8 @@ def test_a_workflow_on_the_card_makes_the_pictures_of_the_cpu(path, on_the_card,
     new = acts()[len(before) :]
     assert not [act for act in new if act[0] in ("mismatch", "race")]
     assert new[-1][3] - new[0][3] > 100, "the networks ran elsewhere"
+    recorded = any(act[1] == "CUDAGraph.replay" for act in new)
+    assert recorded == (mode != "novram")  # where the host hands weights over, nothing is recorded
     if mode == "novram":
         handed_over = [act for act in new if act[1] == "H2D" and act[2].startswith("comfy/")]
         assert len(handed_over) > 100, "the weights were on the card"

@@ -1,7 +1,7 @@
 """Gives a Python process the pretended card, from its very start.
 
-Python imports a module of this name by itself. All that the card is asked for but kernels is a JSON line in the file
-that PRETENDED_CARD names: its kind, what, where, and how many kernels there were before.
+Python imports a module of this name by itself. All that the card is asked for but single kernels is a JSON line in the
+file that PRETENDED_CARD names: its kind, what, where, and how many kernels there were before.
 """
 
 import json
@@ -24,7 +24,7 @@ if sys.orig_argv[1:2] != ["-c"]:  # that is the process which becomes the host i
         def note(self, act: Act) -> None:
             """Write it down."""
             self._launches += act.kind == "launch"
-            if act.kind != "launch":
+            if act.kind != "launch" or act.what == "CUDAGraph.replay":
                 os.write(self._file, (json.dumps([act.kind, act.what, act.where, self._launches]) + "\n").encode())
 
     card = pretend_card(ToFile())  # kept: it would end with the last reference
