@@ -160,7 +160,7 @@ echo "import site; site.addsitedir('$$(.venv/bin/python -c '$(SITE_PACKAGES)')')
   > "$$($(@D)/bin/python -c '$(SITE_PACKAGES)')/beside.pth"
 endef
 
-.venv-hosts/.installed: $(DEV_STAMP) ldm_headless/host_install.py
+.venv-hosts/.installed: $(DEV_STAMP) ldm_headless/host/install.py
 	$(HOSTS_ENVIRONMENT)
 	.venv-hosts/bin/python -m ldm_headless install-private-host .comfyui-$(OLDEST) --version $(OLDEST) \
 	  --constraints constraints.txt
@@ -183,7 +183,7 @@ dynamic-host:
 	@touch $@
 
 # .venv serves one ComfyUI at a time: another one may pin another frontend.
-.venv/.installed-host: $(RUN_STAMP) .venv/.host-dir ldm_headless/host_install.py $(if $(wildcard $(HOST_DIR)/main.py),,FORCE)
+.venv/.installed-host: $(RUN_STAMP) .venv/.host-dir ldm_headless/host/install.py $(if $(wildcard $(HOST_DIR)/main.py),,FORCE)
 	$(INSTALL_HOST)
 	@touch $@
 

@@ -43,7 +43,7 @@ def write_weights(folder: Path) -> None:
     from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    from ldm_backend.config import LDMConfig
+    from ldm_backend.config.model import LDMConfig
 
     config = LDMConfig()
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def scratch_weights(within: str = ".") -> Iterator[Path]:
     clears them away. Another process writes them, so that neither its memory nor its draws of random numbers are this
     one's.
     """
-    from ldm_headless.scratch_folder import ScratchFolder
+    from ldm_headless.host.scratch_folder import ScratchFolder
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = ScratchFolder()

@@ -21,8 +21,8 @@ from common import machine, spread
 from torch import Tensor
 
 import ldm_backend
-from ldm_backend.noise import draw_noise
-from ldm_backend.samplers import sample
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.sampling.samplers import sample
 
 DEMO = Path(__file__).parents[1] / "demo" / "portraits-128"
 EVALUATIONS = (5, 8, 10, 15, 20, 25, 30, 50, 100, 200)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 import ldm_backend
-from ldm_backend.images import from_uint8
-from ldm_backend.inversion import evaluations_of, invert_ddim
-from ldm_backend.samplers import sample_ddim
+from ldm_backend.editing.inversion import evaluations_of, invert_ddim
+from ldm_backend.sampling.samplers import sample_ddim
+from ldm_backend.views.images import from_uint8
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 sys.path.insert(0, str(DEMO))

@@ -21,9 +21,9 @@ from typing import Any
 
 from common import machine, spread
 
-from ldm_headless.generation_job import Format, Job
-from ldm_headless.ray_pool import LOCAL, Needs, RayPool, ray_cluster
-from ldm_headless.worker_pool import LocalPool, Pool
+from ldm_headless.generation.job import Format, Job
+from ldm_headless.pools.ray_pool import LOCAL, Needs, RayPool, ray_cluster
+from ldm_headless.pools.worker_pool import LocalPool, Pool
 
 ROOT = Path(__file__).resolve().parent.parent
 _IN_FLIGHT = 2  # as `ldm generate`
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=list(range(1, len(os.sched_getaffinity(0)) + 1)))
     options = parser.parse_args()
-    from ldm_headless.image_maker import ImageMaker, Source, settings_of
+    from ldm_headless.generation.image_maker import ImageMaker, Source, settings_of
 
     source = Source(str(ROOT / "demo" / "portraits-128"), "auto", None)
     settings = settings_of(

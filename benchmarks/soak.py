@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --prompts 1000
 
-A cycle of twenty prompts on the demo model (tests/support/prompts.py: every node of the pack, several sizes and
+A cycle of twenty prompts on the demo model (tests/support/hosts/prompts.py: every node of the pack, several sizes and
 batches, one that is cancelled, four that must fail) runs again and again on a private ComfyUI, with other seeds each
 time. Watches its resident memory, open handles and threads from outside, and the time of each prompt. Prints the table
 that is kept in results/, and fails if a prompt did not end as it must. Needs Linux and the private host (`make host`).
@@ -27,7 +27,7 @@ from PIL import Image
 from ldm_headless import PACK_ROOT, ComfyClient, Event, PrivateHost, find_host
 from ldm_headless.errors import ExecutionError, PromptInterruptedError, PromptRejectedError
 
-sys.path.append(str(PACK_ROOT / "tests" / "support"))  # the prompts are those of the tests
+sys.path.append(str(PACK_ROOT / "tests" / "support" / "hosts"))  # the prompts are those of the tests
 from prompts import FOLDER, Case, cycle  # noqa: E402 - after the line that makes it importable
 
 CYCLE = len(cycle(0))

@@ -159,7 +159,7 @@ def solver_section(turns: list[Turn], steps: int) -> Section:
 
 def solvers(bench: Bench) -> list[Section]:
     """What each sampler costs beyond the network, on the demo model: our side only."""
-    from ldm_backend.samplers import SAMPLERS
+    from ldm_backend.sampling.samplers import SAMPLERS
 
     worker = bench.workers["ours"]
     worker.run("load_demo")

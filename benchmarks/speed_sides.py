@@ -67,7 +67,7 @@ class Ours:
 
     def __init__(self, clock: Clock) -> None:
         import ldm_backend.pipeline
-        import ldm_backend.samplers
+        import ldm_backend.sampling.samplers
 
         self.backend = ldm_backend
         self.clock = clock
@@ -116,7 +116,7 @@ class Ours:
 
         step_noise = self.backend.pipeline.StepNoise([SEED], x_T.shape[1:])
         pairs = self.demo.schedule.timesteps(steps, "trailing")
-        sample = self.backend.samplers.sample
+        sample = self.backend.sampling.samplers.sample
         return sample(name, eps_model, x_T, self.demo.schedule, pairs, step_noise=step_noise).numpy()
 
 

@@ -13,10 +13,10 @@ from train_data import COUNT, load_portraits
 from train_first_stage import CONFIG as VQ_CONFIG
 from train_first_stage import encode_all
 
-from ldm_backend.config import ScheduleConfig, UNetConfig
-from ldm_backend.schedule import Schedule
-from ldm_backend.unet import UNet
-from ldm_backend.vq import VQModel
+from ldm_backend.config.model import ScheduleConfig, UNetConfig
+from ldm_backend.networks.unet import UNet
+from ldm_backend.networks.vq import VQModel
+from ldm_backend.sampling.schedule import Schedule
 
 # The four levels of the real model, with attention in all but the finest: there the symmetry of a face (two eyes, two
 # ears) is settled. The widths grow slowly because the fine levels cost the time and the coarse ones the bytes.

@@ -19,8 +19,8 @@ from train_first_stage import CONFIG as VQ_CONFIG
 from train_first_stage import psnr
 
 import ldm_backend
-from ldm_backend.config import LDMConfig
-from ldm_backend.vq import VQModel
+from ldm_backend.config.model import LDMConfig
+from ldm_backend.networks.vq import VQModel
 
 CARD = Path(__file__).with_name("model_card.md")
 WEIGHTS = "diffusion_pytorch_model.safetensors"

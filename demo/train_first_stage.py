@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from train_common import Budget, batch_indices, restore, save_state, set_rate
 from train_data import COUNT, HELD_OUT, SIZE, load_portraits, to_tensor
 
-from ldm_backend.config import VQConfig
-from ldm_backend.vq import VQModel
+from ldm_backend.config.model import VQConfig
+from ldm_backend.networks.vq import VQModel
 
 # Two thirds of the arithmetic of a first stage lies at full resolution, so that is where it is thinnest. 2048 codes for
 # three channels leave about 13 levels a channel: the quantiser costs about 1 dB.

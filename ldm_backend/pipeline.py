@@ -10,27 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import uninitialised
-from .checkpoint import load_into, read_checkpoint
-from .chunks import Chunks
-from .compvis import build_first_stage
-from .config import LDMConfig
-from .decoding import decoded
-from .deep_cache import DeepCache
-from .fast_conv import kernel_bytes, rest
-from .file_marks import FileMark
-from .free_memory import free_bytes
-from .hub import local_path
-from .images import to_uint8
-from .kl import KLModel
-from .mapped import let_go
-from .memory import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
-from .noise import StepNoise, draw_noise
-from .precision import resolve, set_first_stage_precision, set_precision
-from .samplers import Callback, EpsModel, adds_noise, sample
-from .schedule import Schedule
-from .unet import UNet
-from .vq import VQModel
+from .checkpoints.checkpoint import load_into, read_checkpoint
+from .checkpoints.compvis import build_first_stage
+from .checkpoints.file_marks import FileMark
+from .checkpoints.hub import local_path
+from .config.model import LDMConfig
+from .kernels.fast_conv import kernel_bytes, rest
+from .memory.chunks import Chunks
+from .memory.estimates import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
+from .memory.free_memory import free_bytes
+from .memory.mapped import let_go
+from .networks import uninitialised
+from .networks.decoding import decoded
+from .networks.deep_cache import DeepCache
+from .networks.kl import KLModel
+from .networks.precision import resolve, set_first_stage_precision, set_precision
+from .networks.unet import UNet
+from .networks.vq import VQModel
+from .sampling.noise import StepNoise, draw_noise
+from .sampling.samplers import Callback, EpsModel, adds_noise, sample
+from .sampling.schedule import Schedule
+from .views.images import to_uint8
 
 
 @dataclass(frozen=True)

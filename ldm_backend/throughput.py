@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .checkpoint import Checkpoint
-from .free_memory import free_bytes
-from .memory import decoder_bytes, image_bytes, largest, sampling_bytes
+from .checkpoints.checkpoint import Checkpoint
+from .memory.estimates import decoder_bytes, image_bytes, largest, sampling_bytes
+from .memory.free_memory import free_bytes
 
 # From here on larger batches gained nothing on the CPU: `benchmarks/batch.py`, on the demo. The number for graphics
 # cards is not measured; there memory is what decides.

@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoint import Checkpoint, as_float32, read_checkpoint
-from .chunks import Chunks
-from .config import LDMConfig
-from .decoding import decoded
+from .checkpoints.checkpoint import Checkpoint, as_float32, read_checkpoint
+from .checkpoints.file_marks import FileMark
+from .checkpoints.hub import local_path
+from .checkpoints.inspection import inspect_checkpoint
+from .checkpoints.known_weights import KNOWN_FILES, KNOWN_TENSORS, Reference, reference_for
+from .config.model import LDMConfig
 from .errors import CheckpointError
-from .fast_conv import rest
-from .file_marks import FileMark
-from .hub import local_path
-from .images import to_unit
-from .inspection import inspect_checkpoint
-from .known_weights import KNOWN_FILES, KNOWN_TENSORS, Reference, reference_for
-from .mapped import let_go
+from .kernels.fast_conv import rest
+from .memory.chunks import Chunks
+from .memory.mapped import let_go
+from .networks.decoding import decoded
+from .networks.precision import resolve
 from .pipeline import LatentDiffusion, load, sample_latents
-from .precision import resolve
+from .views.images import to_unit
 
 _SEED, _STEPS, _SIDE = 0, 5, 3
 

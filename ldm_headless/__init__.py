@@ -5,23 +5,23 @@
         client.follow(prompt_id)
         png = client.fetch(client.outputs(prompt_id)[0])
 
-Read on in this order: errors, async_client (with protocol and event_socket), client, workflow (with embedded),
-ui_export (with ui_graph, editors, widget_types, dynamic_inputs, node_types, ui_instances, promoted_values,
-ui_unfolding, ui_primitives, text_widgets), overrides, sweep, private_host (with host_install, torch_probe and
-scratch_folder), plan, validation, output_folder (with atomic_files, journal and output_names), report, run_record,
-runner, pool_runner (with worker_pool, ray_pool and host_worker), run_command, cli.
+Read on in this order: errors, client (protocol, event_socket, async_client, sync_client), workflows (workflow with
+embedded, overrides, validation), ui_format (export with graph, editors, widget_types, dynamic_inputs, node_types,
+instances, promoted_values, unfolding, primitives, text_widgets), host (private_host with install, torch_probe and
+scratch_folder), run (sweep, plan, output_folder with journal and output_names, report, run_record, runner,
+pool_runner with host_worker), pools, commands, cli.
 Speaks HTTP to the host and imports neither the host nor torch.
 """
 
-from .async_client import AsyncComfyClient
-from .client import ComfyClient
+from .client.async_client import AsyncComfyClient
+from .client.events import Event
+from .client.history import ImageRef
+from .client.protocol import Queue
+from .client.sync_client import ComfyClient
 from .errors import HeadlessError
-from .events import Event
-from .history import ImageRef
-from .host_install import PACK_ROOT, HostLocation, find_host, install_host
-from .private_host import PrivateHost
-from .protocol import Queue
-from .workflow import load_workflow, to_prompt
+from .host.install import PACK_ROOT, HostLocation, find_host, install_host
+from .host.private_host import PrivateHost
+from .workflows.workflow import load_workflow, to_prompt
 
 __all__ = [
     "PACK_ROOT",

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from ldm_backend.errors import LDMError
 
-from .checkpoint_commands import convert, download, fit_preview, inspect
-from .evaluate_command import evaluate
-from .generate_command import generate
-from .host_install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
-from .run_command import run
-from .verify_command import verify
+from .commands.checkpoints import convert, download, fit_preview, inspect
+from .commands.evaluate import evaluate
+from .commands.generate import generate
+from .commands.run import run
+from .commands.verify import verify
+from .host.install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _console = Console(stderr=True)

@@ -11,8 +11,8 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
+from ..ldm_backend.checkpoints.single_file import DTYPES, config_to_json, fill_single_file
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.single_file import DTYPES, config_to_json, fill_single_file
 from .host.model import ldm_model_of, saved_weights
 from .host.outputs import new_outputs, workflow_texts, write_new
 from .host.schema import make_schema

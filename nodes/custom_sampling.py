@@ -12,8 +12,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.noise import draw_noise
-from ..ldm_backend.sigmas import sigmas_of
+from ..ldm_backend.sampling.noise import draw_noise
+from ..ldm_backend.sampling.sigmas import sigmas_of
 from .host.guider import UnconditionalGuider
 from .host.model import ldm_model_of
 from .host.sampler import BackendSampler, BatchSeed

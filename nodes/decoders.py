@@ -9,7 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ldm_backend.tiled_decode import MIN_TILE
+from ..ldm_backend.networks.tiled_decode import MIN_TILE
 from .host.schema import make_schema
 from .host.vae import ldm_vae_of
 from .inputs import vae_input

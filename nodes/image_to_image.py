@@ -10,7 +10,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..ldm_backend.noise import add_noise, draw_noise
+from ..ldm_backend.sampling.noise import add_noise, draw_noise
 from .host.model import ldm_model_of
 from .host.schema import make_schema
 from .inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input

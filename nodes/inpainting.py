@@ -11,9 +11,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ldm_backend.inpainting import composite, inpaint, latent_mask, repaint_moves
-from ..ldm_backend.memory import Size
-from ..ldm_backend.noise import StepNoise, draw_noise
+from ..ldm_backend.editing.inpainting import composite, inpaint, latent_mask, repaint_moves
+from ..ldm_backend.memory.estimates import Size
+from ..ldm_backend.sampling.noise import StepNoise, draw_noise
 from .host.model import intermediate_device, ldm_model_of, loaded
 from .host.progress import step_callback
 from .host.schema import make_schema

@@ -16,10 +16,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..ldm_backend.editing.interpolation import PATHS, slerp
 from ..ldm_backend.errors import InputError, check_choice
-from ..ldm_backend.interpolation import PATHS, slerp
-from ..ldm_backend.memory import Size
-from ..ldm_backend.noise import draw_noise, seeds_of
+from ..ldm_backend.memory.estimates import Size
+from ..ldm_backend.sampling.noise import draw_noise, seeds_of
 from .host.model import intermediate_device
 from .host.schema import make_schema
 from .inputs import other_model_input, seed_input, side_input

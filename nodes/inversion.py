@@ -10,7 +10,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..ldm_backend.inversion import evaluations_of, invert_ddim
+from ..ldm_backend.editing.inversion import evaluations_of, invert_ddim
 from .host.model import intermediate_device, ldm_model_of, loaded
 from .host.progress import step_callback
 from .host.schema import make_schema

@@ -11,10 +11,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..ldm_backend.config.presets import CELEBAHQ_256
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.memory import Size
-from ..ldm_backend.noise import draw_noise, seeds_of
-from ..ldm_backend.presets import CELEBAHQ_256
+from ..ldm_backend.memory.estimates import Size
+from ..ldm_backend.sampling.noise import draw_noise, seeds_of
 from .host.model import intermediate_device, ldm_model_of
 from .host.schema import make_schema
 from .inputs import SIZE_STEP, batch_input, other_model_input, seed_input, side_input

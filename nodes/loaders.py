@@ -9,10 +9,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ldm_backend.checkpoint import WEIGHTS
+from ..ldm_backend.checkpoints.checkpoint import WEIGHTS
+from ..ldm_backend.config.presets import PRESETS
 from ..ldm_backend.errors import ConfigError, LDMError, brief
-from ..ldm_backend.precision import FIRST_STAGE_PRECISIONS, PRECISIONS
-from ..ldm_backend.presets import PRESETS
+from ..ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, PRECISIONS
 from .host.folders import checkpoint_fingerprint, checkpoint_names
 from .host.loading import Choice, load_checkpoint
 from .host.schema import make_schema

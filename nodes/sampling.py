@@ -7,11 +7,11 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..ldm_backend.deep_cache import DeepCache
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.noise import StepNoise
-from ..ldm_backend.samplers import adds_noise, sample
-from ..ldm_backend.schedule import Pairs
+from ..ldm_backend.networks.deep_cache import DeepCache
+from ..ldm_backend.sampling.noise import StepNoise
+from ..ldm_backend.sampling.samplers import adds_noise, sample
+from ..ldm_backend.sampling.schedule import Pairs
 from .host.model import intermediate_device, loaded
 from .host.progress import step_callback
 from .latents import image_seeds

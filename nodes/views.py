@@ -10,10 +10,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ldm_backend.code_view import CodeView, view_codes
-from ..ldm_backend.contact_sheet import LINES, contact_sheet, plan
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.memory import Size, image_bytes
+from ..ldm_backend.memory.estimates import Size, image_bytes
+from ..ldm_backend.views.code_view import CodeView, view_codes
+from ..ldm_backend.views.contact_sheet import LINES, contact_sheet, plan
 from .host.model import intermediate_device
 from .host.schema import make_schema
 from .host.vae import ldm_vae_of, loaded_first_stage

@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import ldm_backend
-from ldm_backend.images import to_uint8
-from ldm_backend.noise import draw_noise
 from ldm_backend.pipeline import LatentDiffusion
-from ldm_backend.samplers import StepInfo, sample
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.sampling.samplers import StepInfo, sample
+from ldm_backend.views.images import to_uint8
 
 HERE = Path(__file__).parent
 DEMO = HERE.parent / "demo" / "portraits-128"

@@ -20,7 +20,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from ldm_headless.host_install import find_host
+from ldm_headless.host.install import find_host
 
 ROOT = Path(__file__).resolve().parents[2]
 KIT = ROOT / ".gpu"

@@ -1,4 +1,4 @@
-"""Stage 5: peak memory against the estimates of ldm_backend/memory.py, and beside diffusers.
+"""Stage 5: peak memory against the estimates of ldm_backend/memory/estimates.py, and beside diffusers.
 
 On the card: what torch has allocated at most beyond what was allocated before. On the CPU, where the estimates are of
 resident memory of the process, that.
@@ -17,11 +17,11 @@ from peers import Diffusers, Ours
 from stage import TIMESTEP, Report, end, latents, model_folder, start
 
 import ldm_backend
-from ldm_backend.chunks import give_back
-from ldm_backend.fast_conv import rest
-from ldm_backend.memory import decoder_bytes, sampling_bytes, tiled_decode_bytes, unet_bytes
-from ldm_backend.precision import resolve
-from ldm_backend.tiled_decode import decode_tiled
+from ldm_backend.kernels.fast_conv import rest
+from ldm_backend.memory.chunks import give_back
+from ldm_backend.memory.estimates import decoder_bytes, sampling_bytes, tiled_decode_bytes, unet_bytes
+from ldm_backend.networks.precision import resolve
+from ldm_backend.networks.tiled_decode import decode_tiled
 
 GRAIN = 12  # MiB of either that are the allocator's, as in tests/unit/test_memory.py
 BATCHES, DRY_BATCHES = (1, 4, 16, 64), (1, 2)
@@ -96,7 +96,7 @@ def parts(report: Report, folder: Path, device: torch.device, precision: str, ba
 
 def sampled(model: ldm_backend.LatentDiffusion, x_T: torch.Tensor) -> torch.Tensor:  # noqa: N803 - the papers' name
     """Three steps, after which the history of the sampler is full."""
-    from ldm_backend.samplers import sample
+    from ldm_backend.sampling.samplers import sample
 
     return sample("plms", model.unet, x_T, model.schedule, model.schedule.timesteps(3, "leading"))
 

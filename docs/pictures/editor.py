@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from ldm_headless import PACK_ROOT, PrivateHost, find_host
 
-sys.path.append(str(PACK_ROOT / "tests" / "support"))  # the editor is opened as the browser tests open it
+sys.path.append(str(PACK_ROOT / "tests" / "support" / "editor"))  # the editor is opened as the browser tests open it
 from editor_page import Editor  # noqa: E402
 
 _RUN = """() => new Promise((done) => {

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import folder_paths
 
-from ...ldm_backend.checkpoint import single_files
+from ...ldm_backend.checkpoints.checkpoint import single_files
+from ...ldm_backend.checkpoints.file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
 from ...ldm_backend.errors import CheckpointError, brief
-from ...ldm_backend.file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
 
 FOLDER_KIND = "ldm"
 DEMO_NAME = "portraits-128"

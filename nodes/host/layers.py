@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from ...ldm_backend import uninitialised
 from ...ldm_backend.errors import ConfigError
+from ...ldm_backend.networks import uninitialised
 
 _KINDS: tuple[type[nn.Module], ...] = (
     uninitialised.Conv2d,

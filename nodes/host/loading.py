@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from comfy.model_patcher import ModelPatcher
 
-from ...ldm_backend.checkpoint import read_checkpoint
+from ...ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ...ldm_backend.checkpoints.file_marks import FileMark
 from ...ldm_backend.errors import CheckpointError
-from ...ldm_backend.file_marks import FileMark
 from .folders import checkpoint_path
 from .model import make_model
 from .vae import LDMVAE, make_vq

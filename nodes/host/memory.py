@@ -9,11 +9,11 @@ import comfy.model_management
 import torch
 from torch import nn
 
-from ...ldm_backend.chunks import Chunks
-from ...ldm_backend.fast_conv import kernel_bytes
-from ...ldm_backend.free_memory import container_free, container_limit
-from ...ldm_backend.mapped import trim
-from ...ldm_backend.memory import Cost, Size, check_fits
+from ...ldm_backend.kernels.fast_conv import kernel_bytes
+from ...ldm_backend.memory.chunks import Chunks
+from ...ldm_backend.memory.estimates import Cost, Size, check_fits
+from ...ldm_backend.memory.free_memory import container_free, container_limit
+from ...ldm_backend.memory.mapped import trim
 
 _EVERYTHING = 1e30  # bytes, as the host itself asks for all
 

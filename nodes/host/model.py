@@ -17,18 +17,18 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
-from ...ldm_backend.checkpoint import Checkpoint, load_into
-from ...ldm_backend.config import LDMConfig, UNetConfig
+from ...ldm_backend.checkpoints.checkpoint import Checkpoint, load_into
+from ...ldm_backend.checkpoints.file_marks import FileMark
+from ...ldm_backend.config.model import LDMConfig, UNetConfig
 from ...ldm_backend.errors import InputError
-from ...ldm_backend.file_marks import FileMark
-from ...ldm_backend.fp32 import fp32
-from ...ldm_backend.kl import KLModel
-from ...ldm_backend.latent_rgb import LatentRGB, fit_latent_rgb
-from ...ldm_backend.memory import unet_bytes
-from ...ldm_backend.precision import FIRST_STAGE_PRECISIONS, FORMATS, TF32, resolve, set_precision
-from ...ldm_backend.schedule import Schedule
-from ...ldm_backend.unet import UNet
-from ...ldm_backend.vq import VQModel
+from ...ldm_backend.kernels.fp32 import fp32
+from ...ldm_backend.memory.estimates import unet_bytes
+from ...ldm_backend.networks.kl import KLModel
+from ...ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, FORMATS, TF32, resolve, set_precision
+from ...ldm_backend.networks.unet import UNet
+from ...ldm_backend.networks.vq import VQModel
+from ...ldm_backend.sampling.schedule import Schedule
+from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb
 from .layers import host_layers
 from .memory import make_chunks
 from .model_sampling import LDMModelSampling

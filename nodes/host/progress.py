@@ -9,7 +9,7 @@ import comfy.utils
 import latent_preview
 from comfy.model_patcher import ModelPatcher
 
-from ...ldm_backend.samplers import StepInfo
+from ...ldm_backend.sampling.samplers import StepInfo
 
 
 def step_callback(model: ModelPatcher, steps: int, node_id: str | None) -> Callable[[StepInfo], None]:

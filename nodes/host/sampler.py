@@ -12,10 +12,10 @@ from comfy.samplers import KSamplerX0Inpaint, Sampler
 from torch import Tensor
 
 from ...ldm_backend.errors import InputError
-from ...ldm_backend.noise import StepNoise, seeds_of
-from ...ldm_backend.samplers import EpsModel, StepInfo, adds_noise, sample
-from ...ldm_backend.schedule import Pairs, Schedule
-from ...ldm_backend.sigmas import pairs_of, sigma_of
+from ...ldm_backend.sampling.noise import StepNoise, seeds_of
+from ...ldm_backend.sampling.samplers import EpsModel, StepInfo, adds_noise, sample
+from ...ldm_backend.sampling.schedule import Pairs, Schedule
+from ...ldm_backend.sampling.sigmas import pairs_of, sigma_of
 from .model import ldm_model_of
 
 # callback(step, x_0 as predicted, x after the step, steps)

@@ -15,20 +15,20 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...ldm_backend.autoencoder import check_latent
-from ...ldm_backend.checkpoint import load_into
-from ...ldm_backend.compvis import build_first_stage
-from ...ldm_backend.config import FirstStageConfig
-from ...ldm_backend.decoding import decoded, decoded_in_tiles, most_at_once
+from ...ldm_backend.checkpoints.checkpoint import load_into
+from ...ldm_backend.checkpoints.compvis import build_first_stage
+from ...ldm_backend.checkpoints.file_marks import FileMark
+from ...ldm_backend.config.model import FirstStageConfig
 from ...ldm_backend.errors import InputError
-from ...ldm_backend.file_marks import FileMark
-from ...ldm_backend.fp32 import fp32
-from ...ldm_backend.images import to_unit
-from ...ldm_backend.kl import KLModel
-from ...ldm_backend.memory import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
-from ...ldm_backend.precision import set_first_stage_precision
-from ...ldm_backend.tiled_decode import MIN_TILE
-from ...ldm_backend.vq import VQModel
+from ...ldm_backend.kernels.fp32 import fp32
+from ...ldm_backend.memory.estimates import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
+from ...ldm_backend.networks.autoencoder import check_latent
+from ...ldm_backend.networks.decoding import decoded, decoded_in_tiles, most_at_once
+from ...ldm_backend.networks.kl import KLModel
+from ...ldm_backend.networks.precision import set_first_stage_precision
+from ...ldm_backend.networks.tiled_decode import MIN_TILE
+from ...ldm_backend.networks.vq import VQModel
+from ...ldm_backend.views.images import to_unit
 from .layers import host_layers
 from .memory import check_first_stage, make_chunks
 

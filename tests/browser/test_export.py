@@ -17,9 +17,9 @@ from editor_page import NEWER, as_saved, exported, first_difference, titled, typ
 from playwright.sync_api import Page
 
 from ldm_headless import PACK_ROOT, PrivateHost
-from ldm_headless.editors import OLDER, TODAY, editor_of
 from ldm_headless.errors import WorkflowError
-from ldm_headless.ui_export import export_prompt
+from ldm_headless.ui_format.editors import OLDER, TODAY, editor_of
+from ldm_headless.ui_format.export import export_prompt
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from editor_page import Editor, exported, first_difference, titled
 from playwright.sync_api import Browser, Page
 
 from ldm_headless import PACK_ROOT, PrivateHost
-from ldm_headless.ui_export import export_prompt
+from ldm_headless.ui_format.export import export_prompt
 
 # Frontend 1.32.9 fetches the texts of all packs first, then puts its own in their place; 1.58.1 keeps both.
 KEEPS_TEXTS = (1, 58)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-# Read when ray is imported and by the processes that it starts; see ldm_headless/ray_pool.py.
+# Read when ray is imported and by the processes that it starts; see ldm_headless/pools/ray_pool.py.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 

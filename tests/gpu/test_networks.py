@@ -16,11 +16,11 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import ldm_backend
-from ldm_backend import layers
-from ldm_backend.fp32 import fp32
-from ldm_backend.precision import set_first_stage_precision
-from ldm_backend.presets import CELEBAHQ_256
-from ldm_backend.unet import UNet, one_per_image
+from ldm_backend.config.presets import CELEBAHQ_256
+from ldm_backend.kernels.fp32 import fp32
+from ldm_backend.networks import layers
+from ldm_backend.networks.precision import set_first_stage_precision
+from ldm_backend.networks.unet import UNet, one_per_image
 
 DEMO = Path(__file__).parents[2] / "demo" / "portraits-128"
 pytestmark = pytest.mark.gpu

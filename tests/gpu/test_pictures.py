@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import ldm_backend
-from ldm_backend.noise import StepNoise, draw_noise
-from ldm_backend.samplers import SAMPLERS, adds_noise, sample
+from ldm_backend.sampling.noise import StepNoise, draw_noise
+from ldm_backend.sampling.samplers import SAMPLERS, adds_noise, sample
 
 pytestmark = pytest.mark.gpu
 

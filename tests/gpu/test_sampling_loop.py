@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ldm_backend.errors import SamplingError
-from ldm_backend.noise import StepNoise, draw_noise
 from ldm_backend.pipeline import evaluation
-from ldm_backend.samplers import SAMPLERS, adds_noise, sample
+from ldm_backend.sampling.noise import StepNoise, draw_noise
+from ldm_backend.sampling.samplers import SAMPLERS, adds_noise, sample
 
 pytestmark = pytest.mark.gpu
 

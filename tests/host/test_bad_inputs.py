@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost
-from ldm_headless.validation import input_problems, structural_problems
+from ldm_headless.workflows.validation import input_problems, structural_problems
 
 DEMO = PACK_ROOT / "workflows" / "api" / "demo.json"
 Change = Callable[[dict[str, Any]], object]

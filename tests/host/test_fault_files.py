@@ -157,7 +157,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateHos
         pytest.skip("shifting the clock of one program needs Linux and a C compiler")
     folder = tmp_path_factory.mktemp("clock")
     shim, offset = folder / "clock.so", folder / "offset"
-    source = PACK_ROOT / "tests" / "support" / "clock_shim.c"
+    source = PACK_ROOT / "tests" / "support" / "hosts" / "clock_shim.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"], check=True)
 
     def shift(seconds: int) -> None:

@@ -1,8 +1,8 @@
 """All workflows on a real ComfyUI that believes in a card, with each way in which it can use one.
 
-The card is pretended (tests/support/pretend_cuda): kernels are the CPU's, all around them is what a card would see. On
-the CPU itself the networks take other ways to the same sums, so a value at the border between two levels of a pixel may
-come out one lower or higher: measured in up to 2 of 10 000.
+The card is pretended (tests/support/devices/pretend_cuda): kernels are the CPU's, all around them is what a card would
+see. On the CPU itself the networks take other ways to the same sums, so a value at the border between two levels of a
+pixel may come out one lower or higher: measured in up to 2 of 10 000.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from model_folder import write_model_folder
 from PIL import Image, ImageSequence
 from watched_host import host_program
 
-from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
+from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
 from ldm_headless import PACK_ROOT, ComfyClient, HostLocation, PrivateHost, find_host
 
 WORKFLOWS = sorted((PACK_ROOT / "workflows" / "api").glob("*.json"))
 MODES = {"normal": [], "gpu-only": ["--gpu-only"], "lowvram": ["--lowvram"], "novram": ["--novram"]}
-HOOK = PACK_ROOT / "tests" / "support" / "pretend_host"
+HOOK = PACK_ROOT / "tests" / "support" / "devices" / "pretend_host"
 TINY = LDMConfig(
     unet=UNetConfig(
         sample_size=16,

@@ -40,9 +40,9 @@ from ldm_headless.errors import (
     PromptRejectedError,
     WorkerLostError,
 )
-from ldm_headless.host_worker import HostWorker
-from ldm_headless.overrides import set_inputs
-from ldm_headless.workflow import Prompt, to_prompt
+from ldm_headless.run.host_worker import HostWorker
+from ldm_headless.workflows.overrides import set_inputs
+from ldm_headless.workflows.workflow import Prompt, to_prompt
 
 RunPrompt = Callable[..., list[ImageRef]]
 

@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import ldm_backend
-from ldm_backend.checkpoint import read_checkpoint
-from ldm_backend.conversion import convert_to_folder, convert_to_single_file
-from ldm_backend.noise import draw_noise
-from ldm_backend.presets import CELEBAHQ_256, LSUN_CHURCHES_256
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ldm_backend.checkpoints.conversion import convert_to_folder, convert_to_single_file
+from ldm_backend.config.presets import CELEBAHQ_256, LSUN_CHURCHES_256
+from ldm_backend.sampling.noise import draw_noise
 
 pytestmark = pytest.mark.parity
 

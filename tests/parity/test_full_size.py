@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ldm_backend
-from ldm_backend.noise import draw_noise
-from ldm_backend.samplers import sample_ddim
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.sampling.samplers import sample_ddim
 
 pytestmark = pytest.mark.parity
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_backend.images import from_uint8
-from ldm_backend.inversion import invert_ddim
-from ldm_backend.samplers import sample_ddim
+from ldm_backend.editing.inversion import invert_ddim
+from ldm_backend.sampling.samplers import sample_ddim
+from ldm_backend.views.images import from_uint8
 
 pytestmark = pytest.mark.parity
 

@@ -22,8 +22,8 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from torch import Tensor
 
 import ldm_backend
-from ldm_backend.noise import StepNoise, draw_noise
-from ldm_backend.samplers import (
+from ldm_backend.sampling.noise import StepNoise, draw_noise
+from ldm_backend.sampling.samplers import (
     sample_ddim,
     sample_ddpm,
     sample_dpmpp_2m,
@@ -31,7 +31,7 @@ from ldm_backend.samplers import (
     sample_plms,
     sample_unipc,
 )
-from ldm_backend.schedule import CLEAN, Pairs
+from ldm_backend.sampling.schedule import CLEAN, Pairs
 
 pytestmark = pytest.mark.parity
 

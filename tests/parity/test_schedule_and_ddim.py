@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from ldm_backend.config import ScheduleConfig
+from ldm_backend.config.model import ScheduleConfig
 from ldm_backend.errors import ScheduleError
-from ldm_backend.samplers import sample_ddim
-from ldm_backend.schedule import Schedule
+from ldm_backend.sampling.samplers import sample_ddim
+from ldm_backend.sampling.schedule import Schedule
 
 pytestmark = pytest.mark.parity
 

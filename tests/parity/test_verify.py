@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers.pipelines.deprecated.latent_diffusion_uncond.pipeline_latent_diffusion_uncond import LDMPipeline
 
-from ldm_backend.known_weights import REFERENCES
+from ldm_backend.checkpoints.known_weights import REFERENCES
 from ldm_backend.verification import draw_pixels
 
 pytestmark = pytest.mark.parity

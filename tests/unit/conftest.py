@@ -8,7 +8,7 @@ import pytest
 from model_folder import write_model_folder
 
 import ldm_backend
-from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
+from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
 
 TINY = LDMConfig(
     unet=UNetConfig(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,49 @@ ALLOWED = {
     "demo": PURE | {"ldm_backend"},
 }
 
+# Package -> room -> rooms that it may import, besides itself. A room is a folder at any depth ("a", "a.b"), or a module
+# beside them. An arrow leads to a room above its own in these lists, and every one that is listed is there.
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "ldm_backend": {
+        "errors": set(),
+        "config": {"errors"},
+        "memory": {"config", "errors"},
+        "kernels": {"memory"},
+        "networks": {"config", "errors", "kernels", "memory"},
+        "sampling": {"config", "errors"},
+        "editing": {"errors", "sampling"},
+        "checkpoints": {"config", "errors", "networks"},
+        "views": {"errors", "kernels", "networks", "sampling"},
+        "throughput": {"checkpoints", "memory"},
+        "pipeline": {"checkpoints", "config", "kernels", "memory", "networks", "sampling", "views"},
+        "verification": {
+            "checkpoints", "config", "errors", "kernels", "memory", "networks", "pipeline", "views",
+        },
+        "__init__": {"checkpoints", "errors", "pipeline"},
+    },
+    "ldm_headless": {
+        "errors": set(),
+        "seed_ranges": {"errors"},
+        "files": {"errors"},
+        "client": {"errors"},
+        "host": {"client", "errors"},
+        "ui_format": {"errors"},
+        "workflows": {"errors", "ui_format"},
+        "pools": {"errors"},
+        "run": {"client", "errors", "files", "host", "pools", "seed_ranges", "ui_format", "workflows"},
+        "generation": {"errors", "files", "seed_ranges"},
+        "evaluation": {"errors", "files"},
+        "commands": {
+            "client", "errors", "evaluation", "generation", "host", "pools", "run", "seed_ranges", "workflows",
+        },
+        "cli": {"commands", "host"},
+        "__main__": {"cli"},
+        "__init__": {"client", "errors", "host", "workflows"},
+    },
+}  # fmt: skip
+MOST_FILES = 16  # directly in a room
+MOST_FLOORS = 9  # of rooms in a package, and of modules in a room
+
 
 def absolute_imports(file: Path) -> set[str]:
     names = set()
@@ -39,6 +83,51 @@ def absolute_imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
     return names
+
+
+def modules_of(package: Path) -> dict[str, Path]:
+    """Files by their dotted names below the package; that of a folder ends with `__init__`."""
+    files = sorted(package.rglob("*.py"))
+    return {".".join(file.relative_to(package).with_suffix("").parts): file for file in files}
+
+
+def relative_imports(name: str, modules: Mapping[str, Path]) -> Iterator[str]:
+    """Modules of its package that a module imports, wherever in it, also for the type checker only."""
+    for node in ast.walk(ast.parse(modules[name].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        folder = name.split(".")[:-1]
+        assert node.level <= len(folder) + 1, f"{name} reaches out of its package"
+        base = folder[: len(folder) - node.level + 1] + (node.module.split(".") if node.module else [])
+        for alias in node.names:
+            endings = ([alias.name], [alias.name, "__init__"], ["__init__"], [])
+            yield next(full for ending in endings if (full := ".".join([*base, *ending])) in modules)
+
+
+def room_of(module: str) -> str:
+    folder, _, leaf = module.rpartition(".")
+    return folder or leaf
+
+
+def floors(arrows: Mapping[str, set[str]]) -> list[str]:
+    """The longest chain of arrows.
+
+    Raises: AssertionError: there is a cycle.
+    """
+    longest: dict[str, list[str]] = {}
+
+    def chain_from(name: str, above: tuple[str, ...]) -> list[str]:
+        assert name not in above, f"a cycle: {' -> '.join([*above, name])}"
+        if name not in longest:
+            longest[name] = [name, *max((chain_from(n, (*above, name)) for n in arrows[name]), key=len, default=[])]
+        return longest[name]
+
+    return max((chain_from(name, ()) for name in arrows), key=len)
+
+
+def arrows_of(package: str) -> dict[str, set[str]]:
+    modules = modules_of(ROOT / package)
+    return {name: set(relative_imports(name, modules)) for name in modules}
 
 
 @pytest.mark.parametrize("folder", ALLOWED)
@@ -51,11 +140,47 @@ def test_imports(folder):
         assert not foreign, f"{file.relative_to(ROOT)} imports {foreign}"
 
 
-def test_the_backend_never_reaches_up():
-    """Relative imports of ldm_backend stay inside it, so that it works without the pack around it."""
-    for file in (ROOT / "ldm_backend").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            assert not (isinstance(node, ast.ImportFrom) and node.level > 1), file.name
+@pytest.mark.parametrize("package", ROOMS)
+def test_arrows_between_rooms(package):
+    """Exactly those of the table, each to a room above in it: no cycle, and nothing stale."""
+    modules = arrows_of(package)
+    assert {room_of(module) for module in modules} == set(ROOMS[package])
+    found = {(room_of(module), room_of(other)) for module, imported in modules.items() for other in imported}
+    found = {(room, other) for room, other in found if room != other}
+    listed = {(room, other) for room, others in ROOMS[package].items() for other in others}
+    assert found - listed == set(), "not in the table"
+    assert listed - found == set(), "in the table, but nobody imports so"
+    order = list(ROOMS[package])
+    assert {(room, other) for room, other in listed if order.index(other) > order.index(room)} == set(), "upward"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_cycle_and_few_floors(package):
+    arrows = arrows_of(package)
+    floors(arrows)  # of modules across rooms: any length, no cycle
+    assert len(floors(ROOMS[package])) <= MOST_FLOORS
+    for room in ROOMS[package]:
+        inside = {name: {n for n in arrows[name] if room_of(n) == room} for name in arrows if room_of(name) == room}
+        assert len(longest := floors(inside)) <= MOST_FLOORS, longest
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_are_small_and_said_in_a_line(package):
+    """A folder without an `__init__.py` would not be in the wheel."""
+    folders = {file.parent for file in modules_of(ROOT / package).values()} - {ROOT / package}
+    for folder in sorted(folders):
+        init = folder / "__init__.py"
+        assert init.is_file(), folder
+        assert ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))), folder
+    for folder in (ROOT / package, *folders):
+        assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+
+
+def test_the_rules_see_what_they_forbid():
+    """A cycle, and a chain of known length."""
+    assert floors({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == ["a", "b", "c"]
+    with pytest.raises(AssertionError, match="a -> b -> a"):
+        floors({"a": {"b"}, "b": {"a"}})
 
 
 @pytest.mark.parametrize("folder", [ROOT, Path("/")])

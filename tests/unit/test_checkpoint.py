@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ldm_backend
+from ldm_backend.checkpoints.key_maps import current_name
 from ldm_backend.errors import CheckpointError, ConfigError, LDMError
-from ldm_backend.key_maps import current_name
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 VQ = Path("vqvae") / "diffusion_pytorch_model.safetensors"

@@ -16,13 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import ldm_backend
-from ldm_backend.checkpoint import WEIGHTS
-from ldm_backend.compvis import build_first_stage
-from ldm_backend.compvis_config import ldm_config_from_yaml
-from ldm_backend.inspection import inspect_checkpoint
-from ldm_backend.single_file import DTYPES, config_to_json
-from ldm_backend.unet import UNet
-from ldm_headless import checkpoint_commands, cli
+from ldm_backend.checkpoints.checkpoint import WEIGHTS
+from ldm_backend.checkpoints.compvis import build_first_stage
+from ldm_backend.checkpoints.inspection import inspect_checkpoint
+from ldm_backend.checkpoints.single_file import DTYPES, config_to_json
+from ldm_backend.config.compvis_yaml import ldm_config_from_yaml
+from ldm_backend.networks.unet import UNet
+from ldm_headless import cli
+from ldm_headless.commands import checkpoints as checkpoint_commands
 
 Tiny = ldm_backend.LatentDiffusion
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ldm_backend.code_view import code_spacing, heat, view_codes
-from ldm_backend.config import KLConfig, VQConfig
+from ldm_backend.config.model import KLConfig, VQConfig
 from ldm_backend.errors import InputError
-from ldm_backend.kl import KLModel
-from ldm_backend.latent_rgb import fit_latent_rgb
-from ldm_backend.noise import draw_noise
-from ldm_backend.vq import VQModel
+from ldm_backend.networks.kl import KLModel
+from ldm_backend.networks.vq import VQModel
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.views.code_view import code_spacing, heat, view_codes
+from ldm_backend.views.latent_rgb import fit_latent_rgb
 
 SMALL = {"sample_size": 32, "block_out_channels": (8, 8, 16), "layers_per_block": 1, "norm_num_groups": 4}
 

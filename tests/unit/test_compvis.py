@@ -13,14 +13,14 @@ import yaml
 from compvis_writer import DATA, compvis_state_dict, published_shapes, small_yaml
 from safetensors.torch import save_file
 
-from ldm_backend.checkpoint import read_checkpoint
-from ldm_backend.compvis import build_first_stage, from_compvis
-from ldm_backend.compvis_config import ldm_config_from_yaml, read_compvis_yaml
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ldm_backend.checkpoints.compvis import build_first_stage, from_compvis
+from ldm_backend.checkpoints.tensor_files import TensorFile
+from ldm_backend.config.compvis_yaml import ldm_config_from_yaml, read_compvis_yaml
+from ldm_backend.config.presets import CELEBAHQ_256, LSUN_CHURCHES_256
 from ldm_backend.errors import CheckpointError, ConfigError
-from ldm_backend.noise import draw_noise
-from ldm_backend.presets import CELEBAHQ_256, LSUN_CHURCHES_256
-from ldm_backend.tensor_files import TensorFile
-from ldm_backend.unet import UNet
+from ldm_backend.networks.unet import UNet
+from ldm_backend.sampling.noise import draw_noise
 
 RELEASES = {"celeba256": CELEBAHQ_256, "lsun_churches256": LSUN_CHURCHES_256}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ldm_backend.config import LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ldm_backend.config.model import LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ldm_backend.config.presets import CELEBAHQ_256
 from ldm_backend.errors import ConfigError
-from ldm_backend.presets import CELEBAHQ_256
 
 REAL = Path(__file__).parents[1] / "data" / "ldm-celebahq-256"
 READERS = {

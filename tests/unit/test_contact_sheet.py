@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from ldm_backend.contact_sheet import caption_lines, contact_sheet, font_size, load_font, plan
 from ldm_backend.errors import InputError
+from ldm_backend.views.contact_sheet import caption_lines, contact_sheet, font_size, load_font, plan
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from pretend_cuda import Log, pretend_card
 from torch import Tensor
 
 import ldm_backend
-from ldm_backend import cuda_graphs, fast_conv
-from ldm_backend.deep_cache import DeepCache
-from ldm_backend.layers import Attention, Upsample
-from ldm_backend.noise import draw_noise
+from ldm_backend.kernels import cuda_graphs, fast_conv
+from ldm_backend.kernels.weight_forms import plain_state
+from ldm_backend.networks.deep_cache import DeepCache
+from ldm_backend.networks.layers import Attention, Upsample
+from ldm_backend.networks.unet import UNet, one_per_image
 from ldm_backend.pipeline import sample_latents
-from ldm_backend.unet import UNet, one_per_image
-from ldm_backend.weight_forms import plain_state
+from ldm_backend.sampling.noise import draw_noise
 
 SHAPE = (3, 8, 8)
 # Products in another order, in float32: 1e-7 for each; measured 3e-7 for the whole network.

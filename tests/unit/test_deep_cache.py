@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 import ldm_backend
-from ldm_backend.config import ScheduleConfig, UNetConfig
-from ldm_backend.deep_cache import DeepCache
+from ldm_backend.config.model import ScheduleConfig, UNetConfig
 from ldm_backend.errors import InputError
-from ldm_backend.layers import timestep_embedding
-from ldm_backend.noise import draw_noise
-from ldm_backend.samplers import SAMPLERS, adds_noise, sample
-from ldm_backend.schedule import Schedule
-from ldm_backend.unet import UNet
+from ldm_backend.networks.deep_cache import DeepCache
+from ldm_backend.networks.layers import timestep_embedding
+from ldm_backend.networks.unet import UNet
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.sampling.samplers import SAMPLERS, adds_noise, sample
+from ldm_backend.sampling.schedule import Schedule
 
 THREE_LEVELS = UNetConfig(
     sample_size=8,

@@ -8,13 +8,13 @@ import pytest
 import torch
 from two_devices import ELSEWHERE, HANDING_OVER, second_device
 
-from ldm_backend.code_view import view_codes
-from ldm_backend.inpainting import composite
-from ldm_backend.interpolation import circle, slerp
-from ldm_backend.latent_rgb import fit_latent_rgb, place_of
-from ldm_backend.tiled_decode import MIN_TILE, decode_tiled
-from ldm_backend.unet import UNet
-from ldm_backend.vq import VQModel
+from ldm_backend.editing.inpainting import composite
+from ldm_backend.editing.interpolation import circle, slerp
+from ldm_backend.networks.tiled_decode import MIN_TILE, decode_tiled
+from ldm_backend.networks.unet import UNet
+from ldm_backend.networks.vq import VQModel
+from ldm_backend.views.code_view import view_codes
+from ldm_backend.views.latent_rgb import fit_latent_rgb, place_of
 
 CPU = torch.device("cpu")
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from editor_records import record
 
-from ldm_headless.editors import MARK
 from ldm_headless.errors import WorkflowError
-from ldm_headless.ui_export import export_prompt
+from ldm_headless.ui_format.editors import MARK
+from ldm_headless.ui_format.export import export_prompt
 
 _EXACT = {"required": {"width": ["INT", {"default": 5}], "height": ["INT", {}]}}
 _FIT = {"required": {"how": ["COMBO", {"options": ["a", "b"]}]}, "optional": {"on": ["BOOLEAN"]}}

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from ldm_headless.cli import app
 from ldm_headless.errors import JobError
-from ldm_headless.evaluation import compare_pairs, psnr, set_distance
-from ldm_headless.features import INCEPTION_FILE, find_features, pixel_means
-from ldm_headless.frechet import Moments, frechet_distance
-from ldm_headless.image_sets import open_images
+from ldm_headless.evaluation.comparison import compare_pairs, psnr, set_distance
+from ldm_headless.evaluation.features import INCEPTION_FILE, find_features, pixel_means
+from ldm_headless.evaluation.frechet import Moments, frechet_distance
+from ldm_headless.evaluation.image_sets import open_images
 
 RNG_SEED = 5
 
@@ -185,7 +185,7 @@ def test_inception_features_are_those_of_torch_fidelity(tmp_path: Path, monkeypa
     from torch_fidelity import feature_extractor_inceptionv3 as theirs
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-    from ldm_headless import features
+    from ldm_headless.evaluation import features
 
     file = tmp_path / "weights.pth"
     with monkeypatch.context() as patch, torch.random.fork_rng():

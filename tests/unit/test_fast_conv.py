@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, interpolate
 
-from ldm_backend import fast_conv, fast_norm
-from ldm_backend.config import KLConfig, UNetConfig, VQConfig
-from ldm_backend.fast_conv import faster, rest
-from ldm_backend.kl import KLModel
-from ldm_backend.layers import Layers
-from ldm_backend.noise import draw_noise
-from ldm_backend.tiled_decode import decode_tiled
-from ldm_backend.unet import UNet
-from ldm_backend.vq import VQModel
-from ldm_backend.winograd import Workspace, convolve, kernel_shape, transform_kernel
+from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
+from ldm_backend.kernels import fast_conv, fast_norm
+from ldm_backend.kernels.fast_conv import faster, rest
+from ldm_backend.kernels.winograd import Workspace, convolve, kernel_shape, transform_kernel
+from ldm_backend.networks.kl import KLModel
+from ldm_backend.networks.layers import Layers
+from ldm_backend.networks.tiled_decode import decode_tiled
+from ldm_backend.networks.unet import UNet
+from ldm_backend.networks.vq import VQModel
+from ldm_backend.sampling.noise import draw_noise
 
 TINY_UNET = UNetConfig(sample_size=16, block_out_channels=(32, 64, 96, 96), layers_per_block=1)
 TINY_VQ = VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import silu
 
-from ldm_backend import fast_norm
-from ldm_backend.fast_norm import group_norm
+from ldm_backend.kernels import fast_norm
+from ldm_backend.kernels.fast_norm import group_norm
 
 
 def norm_of(channels: int, groups: int) -> nn.GroupNorm:

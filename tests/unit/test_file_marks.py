@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import ldm_backend
+from ldm_backend.checkpoints.file_marks import FileMark
 from ldm_backend.errors import CheckpointError
-from ldm_backend.file_marks import FileMark
 from ldm_backend.pipeline import decode_to_uint8
 
 ROOT = Path(__file__).parents[2]

@@ -15,11 +15,13 @@ import torch
 from emulated_tf32 import EmulatedTF32, as_on_a_card, rounded
 
 import ldm_backend
-from ldm_backend import code_view, fp32, tiled_decode, unet, vq
-from ldm_backend.deep_cache import DeepCache
-from ldm_backend.noise import draw_noise
-from ldm_backend.precision import set_precision
-from ldm_backend.tiled_decode import MIN_TILE, decode_tiled
+from ldm_backend.kernels import fp32
+from ldm_backend.networks import tiled_decode, unet, vq
+from ldm_backend.networks.deep_cache import DeepCache
+from ldm_backend.networks.precision import set_precision
+from ldm_backend.networks.tiled_decode import MIN_TILE, decode_tiled
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.views import code_view
 
 backends: Any = torch.backends  # its settings differ between versions, and a type checker knows few of them
 KEYS = [("generic", "all"), *itertools.product(("cuda", "mkldnn"), ("all", "conv", "rnn", "matmul"))]

@@ -24,13 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from ldm_backend.checkpoint import read_checkpoint, read_json
-from ldm_backend.compvis_config import read_compvis_yaml
-from ldm_backend.config import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ldm_backend.checkpoints.checkpoint import read_checkpoint, read_json
+from ldm_backend.checkpoints.first_stage import load_first_stage
+from ldm_backend.checkpoints.single_file import config_from_metadata, config_to_json
+from ldm_backend.checkpoints.tensor_files import read_tensor_file
+from ldm_backend.config.compvis_yaml import read_compvis_yaml
+from ldm_backend.config.model import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ldm_backend.errors import LDMError
-from ldm_backend.first_stage import load_first_stage
-from ldm_backend.single_file import config_from_metadata, config_to_json
-from ldm_backend.tensor_files import read_tensor_file
 
 fuzz = settings(derandomize=True, deadline=1000, max_examples=150, database=None)
 

@@ -19,11 +19,11 @@ import ldm_backend
 from ldm_backend.errors import LDMError
 from ldm_headless.cli import app
 from ldm_headless.errors import ExecutionError, GenerationError, JobError
-from ldm_headless.generation_job import Format, Job, Settings
-from ldm_headless.job_folder import JobFolder, MadeImage
-from ldm_headless.png_files import encode_png, pixels_sha256, read_png, read_png_info
+from ldm_headless.files.png import encode_png, pixels_sha256, read_png, read_png_info
+from ldm_headless.generation.job import Format, Job, Settings
+from ldm_headless.generation.job_folder import JobFolder, MadeImage
+from ldm_headless.pools.worker_pool import LocalPool
 from ldm_headless.seed_ranges import format_seeds, parse_seeds
-from ldm_headless.worker_pool import LocalPool
 
 SETTINGS = Settings("c" * 64, 3, 0.0, "ddim", "leading", 1, "cpu", "fp32", "fp32", False, 1, "2", "0")
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ldm_headless import ComfyClient, HeadlessError, ImageRef, find_host, host_install
+from ldm_headless import ComfyClient, HeadlessError, ImageRef, find_host
+from ldm_headless.client.events import parse_frame
+from ldm_headless.client.history import image_refs, raise_for_failure
 from ldm_headless.errors import ExecutionError, HostError, PromptInterruptedError, ServerError, WorkflowError
-from ldm_headless.events import parse_frame
-from ldm_headless.history import image_refs, raise_for_failure
-from ldm_headless.scratch_folder import ScratchFolder
+from ldm_headless.host import install as host_install
+from ldm_headless.host.scratch_folder import ScratchFolder
 
 # What the host says
 
@@ -188,7 +189,7 @@ def test_a_temporary_folder_is_cleared_away_when_its_owner_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    imports = "import os; from ldm_headless.scratch_folder import ScratchFolder"
+    imports = "import os; from ldm_headless.host.scratch_folder import ScratchFolder"
     code = f"{imports}; folder = ScratchFolder(); print(folder.path, flush=True); os.abort()"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     told = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)

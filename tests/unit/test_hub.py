@@ -16,13 +16,14 @@ import pytest
 from hub_server import CHUNK, COMMIT, REPO, HubServer
 
 import ldm_backend
-from ldm_backend import hub
+from ldm_backend.checkpoints import hub
 from ldm_backend.errors import CheckpointError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VQ = "vqvae/diffusion_pytorch_model.safetensors"
 LOAD = f"import ldm_backend; print(ldm_backend.load({REPO!r}, device='cpu').config.vq.num_vq_embeddings)"
-FIND = f"import ldm_backend.hub as hub; print(hub.local_path({REPO!r}))"  # what `load` does first, without torch
+# What `load` does first, without torch.
+FIND = f"from ldm_backend.checkpoints import hub; print(hub.local_path({REPO!r}))"
 SECONDS = 40  # for one process; most take one, with torch four
 
 

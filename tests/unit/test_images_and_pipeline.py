@@ -8,7 +8,7 @@ import torch
 
 import ldm_backend
 from ldm_backend.errors import InputError, ScheduleError
-from ldm_backend.images import to_uint8, to_unit
+from ldm_backend.views.images import to_uint8, to_unit
 
 
 def test_levels_are_clamped_and_truncated():

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_backend.config import ScheduleConfig
+from ldm_backend.config.model import ScheduleConfig
+from ldm_backend.editing.inpainting import Move, composite, distance_inside, inpaint, latent_mask, repaint_moves
 from ldm_backend.errors import InputError, SamplingError, ScheduleError
-from ldm_backend.inpainting import Move, composite, distance_inside, inpaint, latent_mask, repaint_moves
-from ldm_backend.noise import StepNoise, add_noise, draw_noise
-from ldm_backend.schedule import CLEAN, Schedule
+from ldm_backend.sampling.noise import StepNoise, add_noise, draw_noise
+from ldm_backend.sampling.schedule import CLEAN, Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
 SHAPE = (3, 16, 16)

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from ldm_backend.editing.interpolation import circle, line, slerp
 from ldm_backend.errors import InputError
-from ldm_backend.interpolation import circle, line, slerp
-from ldm_backend.noise import draw_noise
+from ldm_backend.sampling.noise import draw_noise
 
 SHAPE = (3, 32, 32)
 

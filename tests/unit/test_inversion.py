@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_backend.config import ScheduleConfig
+from ldm_backend.config.model import ScheduleConfig
+from ldm_backend.editing.inversion import evaluations_of, invert_ddim
 from ldm_backend.errors import SamplingError, ScheduleError
-from ldm_backend.inversion import evaluations_of, invert_ddim
-from ldm_backend.noise import draw_noise
-from ldm_backend.samplers import ddim_coefficients, sample_ddim
-from ldm_backend.schedule import CLEAN, Pairs, Schedule
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.sampling.samplers import ddim_coefficients, sample_ddim
+from ldm_backend.sampling.schedule import CLEAN, Pairs, Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
 X_0 = draw_noise([1, 2, 3], (3, 8, 8))

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from ldm_backend.errors import InputError
-from ldm_backend.latent_rgb import (
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.views.latent_rgb import (
     Cells,
     LatentRGB,
     explained_variance,
@@ -22,7 +23,6 @@ from ldm_backend.latent_rgb import (
     image_cells,
     read_images,
 )
-from ldm_backend.noise import draw_noise
 from ldm_headless import cli
 
 FitPreview = Callable[..., tuple[int, str, str]]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_backend import uninitialised
-from ldm_backend.checkpoint import load_into
+from ldm_backend.checkpoints.checkpoint import load_into
 from ldm_backend.errors import CheckpointError
+from ldm_backend.networks import uninitialised
 
 
 def test_loading_imports_nothing_of_torch(tiny_folder):

@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from ldm_backend.mapped import let_go
-from ldm_backend.tensor_files import read_tensor_file
+from ldm_backend.checkpoints.tensor_files import read_tensor_file
+from ldm_backend.memory.mapped import let_go
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what is mapped")
 

@@ -13,10 +13,11 @@ import torch
 from resident import MIB
 
 import ldm_backend
-from ldm_backend import free_memory
-from ldm_backend.checkpoint import read_checkpoint
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ldm_backend.config.presets import CELEBAHQ_256
 from ldm_backend.errors import InputError, TooLargeError
-from ldm_backend.memory import (
+from ldm_backend.memory import free_memory
+from ldm_backend.memory.estimates import (
     FIXED,
     SLACK,
     Size,
@@ -28,11 +29,10 @@ from ldm_backend.memory import (
     tiled_decode_bytes,
     unet_bytes,
 )
-from ldm_backend.presets import CELEBAHQ_256
 from ldm_backend.throughput import best_batch
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "tests" / "support" / "memory_peaks.py"
+PROGRAM = ROOT / "tests" / "support" / "devices" / "memory_peaks.py"
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak of memory")
 

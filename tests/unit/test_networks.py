@@ -11,9 +11,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldm_backend.errors import InputError
-from ldm_backend.layers import attended_in_parts, timestep_embedding
-from ldm_backend.noise import draw_noise
-from ldm_backend.unet import UNet
+from ldm_backend.networks.layers import attended_in_parts, timestep_embedding
+from ldm_backend.networks.unet import UNet
+from ldm_backend.sampling.noise import draw_noise
 
 
 def test_timestep_embedding_is_cosines_then_sines():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm_backend.errors import InputError
-from ldm_backend.noise import StepNoise, draw_noise
+from ldm_backend.sampling.noise import StepNoise, draw_noise
 
 SHAPE = (3, 64, 64)
 

@@ -16,20 +16,21 @@ from pretend_cuda import Log, pretend_card
 from torch import Tensor
 
 import ldm_backend
-from ldm_backend import chunks, uninitialised
-from ldm_backend.code_view import view_codes
-from ldm_backend.config import VQConfig
-from ldm_backend.inpainting import composite, inpaint, latent_mask, repaint_moves
-from ldm_backend.interpolation import circle, line, slerp
-from ldm_backend.inversion import invert_ddim
-from ldm_backend.latent_rgb import fit_latent_rgb
-from ldm_backend.noise import StepNoise, draw_noise
+from ldm_backend.config.model import VQConfig
+from ldm_backend.config.presets import CELEBAHQ_256
+from ldm_backend.editing.inpainting import composite, inpaint, latent_mask, repaint_moves
+from ldm_backend.editing.interpolation import circle, line, slerp
+from ldm_backend.editing.inversion import invert_ddim
+from ldm_backend.memory import chunks
+from ldm_backend.networks import uninitialised
+from ldm_backend.networks.tiled_decode import MIN_TILE, decode_tiled
+from ldm_backend.networks.unet import UNet, one_per_image
+from ldm_backend.networks.vq import VQModel
 from ldm_backend.pipeline import evaluation, sample_latents
-from ldm_backend.presets import CELEBAHQ_256
-from ldm_backend.samplers import SAMPLERS
-from ldm_backend.tiled_decode import MIN_TILE, decode_tiled
-from ldm_backend.unet import UNet, one_per_image
-from ldm_backend.vq import VQModel
+from ldm_backend.sampling.noise import StepNoise, draw_noise
+from ldm_backend.sampling.samplers import SAMPLERS
+from ldm_backend.views.code_view import view_codes
+from ldm_backend.views.latent_rgb import fit_latent_rgb
 
 
 @dataclass(frozen=True)

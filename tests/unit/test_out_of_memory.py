@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_backend.chunks import Chunks, attempt, is_out_of_memory
-from ldm_backend.config import VQConfig
-from ldm_backend.decoding import decoded
-from ldm_backend.deep_cache import DeepCache
+from ldm_backend.config.model import VQConfig
 from ldm_backend.errors import InputError, TooLargeError
+from ldm_backend.memory.chunks import Chunks, attempt, is_out_of_memory
+from ldm_backend.networks.decoding import decoded
+from ldm_backend.networks.deep_cache import DeepCache
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -184,9 +184,9 @@ CHILD = """
 import logging, resource, sys
 import torch
 import ldm_backend
-from ldm_backend.chunks import Chunks
-from ldm_backend.decoding import decoded
-from ldm_backend.noise import draw_noise
+from ldm_backend.memory.chunks import Chunks
+from ldm_backend.networks.decoding import decoded
+from ldm_backend.sampling.noise import draw_noise
 from ldm_backend.pipeline import evaluation
 from resident import resident
 
@@ -203,8 +203,8 @@ def decoder():
 work = {"unet": unet, "decoder": decoder}[sys.argv[2]]
 with torch.inference_mode():
     expected = work()
-    ldm_backend.fast_conv.rest(model.unet)
-    ldm_backend.fast_conv.rest(model.vq)
+    ldm_backend.kernels.fast_conv.rest(model.unet)
+    ldm_backend.kernels.fast_conv.rest(model.vq)
     limit = resident(field="VmSize") + int(sys.argv[3]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
@@ -218,7 +218,11 @@ with torch.inference_mode():
 
 def limited(what: str, mebibytes: int) -> str:
     """What the child prints with that much more address space than it has."""
-    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}", "MALLOC_ARENA_MAX": "1"}
+    settings = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support' / 'devices'}",
+        "MALLOC_ARENA_MAX": "1",
+    }
     command = [sys.executable, "-c", CHILD, str(ROOT / "demo" / "portraits-128"), what, str(mebibytes)]
     run = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr

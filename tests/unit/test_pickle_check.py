@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from ldm_backend.checkpoints.tensor_files import read_tensor_file
 from ldm_backend.errors import CheckpointError
-from ldm_backend.tensor_files import read_tensor_file
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ import torch._dynamo.utils
 import torch._inductor.config
 
 import ldm_backend
-from ldm_backend import compiled
-from ldm_backend.compvis import build_first_stage
-from ldm_backend.config import KLConfig, UNetConfig, VQConfig
+from ldm_backend.checkpoints.compvis import build_first_stage
+from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
 from ldm_backend.errors import ConfigError
-from ldm_backend.fast_conv import LARGE_TILE, SMALL_TILE
+from ldm_backend.kernels import compiled
+from ldm_backend.kernels.fast_conv import LARGE_TILE, SMALL_TILE
+from ldm_backend.networks.precision import resolve, set_first_stage_precision, set_precision
+from ldm_backend.networks.unet import UNet
 from ldm_backend.pipeline import decode_to_uint8, sample_latents
-from ldm_backend.precision import resolve, set_first_stage_precision, set_precision
-from ldm_backend.samplers import StepInfo
-from ldm_backend.unet import UNet
+from ldm_backend.sampling.samplers import StepInfo
 
 SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

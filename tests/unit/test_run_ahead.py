@@ -15,13 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_backend.config import ScheduleConfig
+from ldm_backend.config.model import ScheduleConfig
+from ldm_backend.editing.inpainting import inpaint, repaint_moves
+from ldm_backend.editing.inversion import invert_ddim
 from ldm_backend.errors import SamplingError
-from ldm_backend.inpainting import inpaint, repaint_moves
-from ldm_backend.inversion import invert_ddim
-from ldm_backend.noise import StepNoise, draw_noise
-from ldm_backend.samplers import SAMPLERS, EpsModel, adds_noise, drawn_ahead, evaluations, sample, step_noise
-from ldm_backend.schedule import Schedule
+from ldm_backend.sampling import evaluations, step_noise
+from ldm_backend.sampling.noise import StepNoise, draw_noise
+from ldm_backend.sampling.samplers import SAMPLERS, EpsModel, adds_noise, drawn_ahead, sample
+from ldm_backend.sampling.schedule import Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
 CPU = torch.device("cpu")

@@ -7,12 +7,12 @@ import pytest
 
 from ldm_headless import ImageRef
 from ldm_headless.errors import ExecutionError, OutputError, WorkflowError
-from ldm_headless.journal import JOURNAL, Header
-from ldm_headless.output_folder import OutputFolder
-from ldm_headless.output_names import NameTemplate
-from ldm_headless.plan import Plan
-from ldm_headless.report import JobResult, JobState, check_report_path, failure, write_report
-from ldm_headless.sweep import Job
+from ldm_headless.run.journal import JOURNAL, Header
+from ldm_headless.run.output_folder import OutputFolder
+from ldm_headless.run.output_names import NameTemplate
+from ldm_headless.run.plan import Plan
+from ldm_headless.run.report import JobResult, JobState, check_report_path, failure, write_report
+from ldm_headless.run.sweep import Job
 
 HEADER = Header("demo.json", 2, "{index}", "abc")
 BASE = {"5": {"class_type": "SaveImage", "inputs": {"seed": 3}, "_meta": {"title": "Save/it"}}}

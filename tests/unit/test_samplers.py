@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from ldm_backend.config import ScheduleConfig
+from ldm_backend.config.model import ScheduleConfig
 from ldm_backend.errors import SamplingError, ScheduleError
-from ldm_backend.noise import StepNoise, draw_noise
-from ldm_backend.samplers import SAMPLERS, StepInfo, adds_noise, ddim_coefficients, sample, sample_ddim
-from ldm_backend.schedule import GRIDS, Schedule
+from ldm_backend.sampling.noise import StepNoise, draw_noise
+from ldm_backend.sampling.samplers import SAMPLERS, StepInfo, adds_noise, ddim_coefficients, sample, sample_ddim
+from ldm_backend.sampling.schedule import GRIDS, Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from ldm_backend.config import ScheduleConfig
+from ldm_backend.config.model import ScheduleConfig
 from ldm_backend.errors import ScheduleError
-from ldm_backend.schedule import CLEAN, GRIDS, Schedule
+from ldm_backend.sampling.schedule import CLEAN, GRIDS, Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
 

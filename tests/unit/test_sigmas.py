@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from ldm_backend.config import ScheduleConfig
+from ldm_backend.config.model import ScheduleConfig
 from ldm_backend.errors import ScheduleError
-from ldm_backend.schedule import CLEAN, GRIDS, Schedule
-from ldm_backend.sigmas import pairs_of, sigma_of, sigmas_of
+from ldm_backend.sampling.schedule import CLEAN, GRIDS, Schedule
+from ldm_backend.sampling.sigmas import pairs_of, sigma_of, sigmas_of
 
 SCHEDULE = Schedule(ScheduleConfig())
 TOP = sigma_of(SCHEDULE, 999)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_backend.config import ScheduleConfig
+from ldm_backend.config.model import ScheduleConfig
 from ldm_backend.errors import ScheduleError
-from ldm_backend.noise import StepNoise, draw_noise
-from ldm_backend.samplers import (
+from ldm_backend.sampling.noise import StepNoise, draw_noise
+from ldm_backend.sampling.samplers import (
     SAMPLERS,
     adds_noise,
     ddpm_coefficients,
@@ -25,8 +25,8 @@ from ldm_backend.samplers import (
     sample_plms,
     sample_unipc,
 )
-from ldm_backend.samplers.step import order_of_step
-from ldm_backend.schedule import CLEAN, GRIDS, Schedule
+from ldm_backend.sampling.schedule import CLEAN, GRIDS, Schedule
+from ldm_backend.sampling.step import order_of_step
 
 SCHEDULE = Schedule(ScheduleConfig())
 DETERMINISTIC = [name for name in SAMPLERS if not adds_noise(name)]

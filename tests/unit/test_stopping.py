@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ldm_headless.async_client import next_event
-from ldm_headless.event_socket import Inbox
-from ldm_headless.events import Event
-from ldm_headless.held_signals import held_signals
+from ldm_headless.client.async_client import next_event
+from ldm_headless.client.event_socket import Inbox
+from ldm_headless.client.events import Event
+from ldm_headless.host.held_signals import held_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -60,7 +60,7 @@ def test_a_cancellation_that_comes_with_an_event_counts() -> None:
 
 
 def test_a_temporary_folder_goes_with_the_process(tmp_path: Path) -> None:
-    program = "from ldm_headless.scratch_folder import ScratchFolder; folder = ScratchFolder(); print(folder.path)"
+    program = "from ldm_headless.host.scratch_folder import ScratchFolder; folder = ScratchFolder(); print(folder.path)"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-P", "-c", f"{program}; raise SystemExit(143)"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ldm_backend.config import KLConfig, VQConfig
+from ldm_backend.config.model import KLConfig, VQConfig
 from ldm_backend.errors import InputError
-from ldm_backend.kl import KLModel
-from ldm_backend.noise import draw_noise
-from ldm_backend.precision import set_first_stage_precision
-from ldm_backend.tiled_decode import MIN_TILE, decode_tiled
-from ldm_backend.vq import VQModel
+from ldm_backend.networks.kl import KLModel
+from ldm_backend.networks.precision import set_first_stage_precision
+from ldm_backend.networks.tiled_decode import MIN_TILE, decode_tiled
+from ldm_backend.networks.vq import VQModel
+from ldm_backend.sampling.noise import draw_noise
 
 VQ = VQConfig(block_out_channels=(8, 8, 16), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=4)
 KL = KLConfig(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_headless.torch_probe import DEVICE_FILES, has_gpu
+from ldm_headless.host.torch_probe import DEVICE_FILES, has_gpu
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has device files")
 

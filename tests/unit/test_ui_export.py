@@ -10,8 +10,8 @@ import pytest
 from editor_records import RECORDS, record
 
 from ldm_headless.errors import MissingNodesError, WorkflowError
-from ldm_headless.text_widgets import MISSING, fill_placeholders, plain_prompt
-from ldm_headless.ui_export import export_prompt
+from ldm_headless.ui_format.export import export_prompt
+from ldm_headless.ui_format.text_widgets import MISSING, fill_placeholders, plain_prompt
 
 HOST: dict[str, Any] = {
     "Source": {"input": {}, "output": ["IMAGE"], "display_name": "A source"},

@@ -19,17 +19,17 @@ from typer.testing import CliRunner, Result
 
 import ldm_backend
 from ldm_backend import verification
-from ldm_backend.checkpoint import read_checkpoint
-from ldm_backend.compvis_config import read_compvis_yaml
-from ldm_backend.config import LDMConfig, ScheduleConfig, UNetConfig, VQConfig
-from ldm_backend.conversion import convert_to_folder, convert_to_single_file
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ldm_backend.checkpoints.conversion import convert_to_folder, convert_to_single_file
+from ldm_backend.checkpoints.known_weights import KNOWN_FILES, KNOWN_TENSORS, REFERENCES, Reference, reference_for
+from ldm_backend.config.compvis_yaml import read_compvis_yaml
+from ldm_backend.config.model import LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ldm_backend.config.presets import CELEBAHQ_256, LSUN_CHURCHES_256
 from ldm_backend.errors import CheckpointError
-from ldm_backend.known_weights import KNOWN_FILES, KNOWN_TENSORS, REFERENCES, Reference, reference_for
-from ldm_backend.presets import CELEBAHQ_256, LSUN_CHURCHES_256
 from ldm_backend.verification import Verification, draw_pixels, largest_difference, tensor_digest, verify_checkpoint
 from ldm_headless.cli import app
+from ldm_headless.commands.verify import report_line, table_rows
 from ldm_headless.errors import VerificationError
-from ldm_headless.verify_command import report_line, table_rows
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CELEBAHQ, DEMO = REFERENCES

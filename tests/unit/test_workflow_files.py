@@ -11,9 +11,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from ldm_headless import load_workflow, to_prompt
 from ldm_headless.errors import JobError, WorkflowError
-from ldm_headless.overrides import set_inputs, set_seed
-from ldm_headless.sweep import Job, expand
-from ldm_headless.workflow import check_prompt, ui_twin
+from ldm_headless.run.sweep import Job, expand
+from ldm_headless.workflows.overrides import set_inputs, set_seed
+from ldm_headless.workflows.workflow import check_prompt, ui_twin
 
 UI = record("reroutes")["graph"]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import ldm_backend
-from ldm_backend.config import LDMConfig, UNetConfig, VQConfig
+from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
 from ldm_headless import ComfyClient, Event, PrivateHost, find_host
 from ldm_headless.errors import ExecutionError, PromptInterruptedError, PromptRejectedError
 

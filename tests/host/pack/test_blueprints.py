@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ldm_headless import PACK_ROOT, ComfyClient, to_prompt
-from ldm_headless.workflow import Workflow
+from ldm_headless.workflows.workflow import Workflow
 
 BLUEPRINTS = sorted((PACK_ROOT / "subgraphs").glob("*.json"))
 

@@ -15,13 +15,13 @@ from compvis_writer import compvis_state_dict
 from PIL import Image
 
 import ldm_backend
-from ldm_backend.checkpoint import read_checkpoint
-from ldm_backend.compvis import build_first_stage
-from ldm_backend.config import KLConfig, LDMConfig
-from ldm_backend.conversion import convert_to_single_file
-from ldm_backend.presets import LSUN_CHURCHES_256
-from ldm_backend.single_file import write_single_file
-from ldm_backend.unet import UNet
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ldm_backend.checkpoints.compvis import build_first_stage
+from ldm_backend.checkpoints.conversion import convert_to_single_file
+from ldm_backend.checkpoints.single_file import write_single_file
+from ldm_backend.config.model import KLConfig, LDMConfig
+from ldm_backend.config.presets import LSUN_CHURCHES_256
+from ldm_backend.networks.unet import UNet
 from ldm_headless import ComfyClient, PrivateHost
 from ldm_headless.errors import ExecutionError
 

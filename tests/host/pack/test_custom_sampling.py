@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ldm_backend.images import from_uint8, to_uint8
-from ldm_backend.noise import draw_noise
-from ldm_backend.samplers import SAMPLERS, sample
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.sampling.samplers import SAMPLERS, sample
+from ldm_backend.views.images import from_uint8, to_uint8
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
 from ldm_headless.errors import ExecutionError
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ldm_backend.images import from_uint8
-from ldm_backend.noise import draw_noise
-from ldm_backend.samplers import sample_ddim
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.sampling.samplers import sample_ddim
+from ldm_backend.views.images import from_uint8
 
 
 def ksampler(graph: Any, loader: Any, latent: Any, **changes: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ldm_backend
-from ldm_backend.samplers import SAMPLERS
+from ldm_backend.sampling.samplers import SAMPLERS
 from ldm_headless import ComfyClient
 from ldm_headless.errors import ExecutionError
 

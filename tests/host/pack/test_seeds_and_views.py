@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import ldm_backend
-from ldm_backend.code_view import view_codes
-from ldm_backend.contact_sheet import plan
-from ldm_backend.noise import draw_noise
+from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.views.code_view import view_codes
+from ldm_backend.views.contact_sheet import plan
 
 SIZE = {"width": 64, "height": 64}
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ldm_headless import PACK_ROOT, ComfyClient, load_workflow, to_prompt
 from ldm_headless.cli import app
-from ldm_headless.editors import MARK
+from ldm_headless.ui_format.editors import MARK
 
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
 NOTES = ("Note", "MarkdownNote")

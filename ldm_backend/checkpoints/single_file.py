@@ -1,0 +1,148 @@
+"""Our own single file: safetensors with the names `unet.*` and `vqvae.*`, and the configuration in its metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from ..config.model import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ..config.strict_json import build, read_fields, write_fields
+from ..errors import CheckpointError, brief, check_choice, first_names, shown
+from .tensor_files import StateDict
+
+FORMAT = "comfyui-ldm.1"  # in the metadata; a later layout gets a higher number
+UNET_PREFIX, FIRST_STAGE_PREFIX = "unet.", "vqvae."
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def write_single_file(
+    path: Path,
+    config: LDMConfig,
+    unet: Mapping[str, torch.Tensor],
+    first_stage: Mapping[str, torch.Tensor],
+    dtype: str = "fp32",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: replaced if it exists.
+        config: written into the metadata, so that the file needs nothing beside it.
+        unet: tensors under our names.
+        first_stage: likewise.
+        dtype: "fp32", "fp16" or "bf16" on disk.
+        metadata: further texts, for example the weights' origin.
+    Raises: CheckpointError: unknown dtype, or the folder cannot be written.
+    """
+    with replaced_when_done(path) as scratch:
+        fill_single_file(scratch, config, unet, first_stage, dtype, metadata)
+
+
+def fill_single_file(
+    path: Path,
+    config: LDMConfig,
+    unet: Mapping[str, torch.Tensor],
+    first_stage: Mapping[str, torch.Tensor],
+    dtype: str,
+    metadata: Mapping[str, str] | None,
+) -> None:
+    """As `write_single_file`, into a file that nobody else reads yet and that its caller removes if this fails.
+
+    Raises: CheckpointError: unknown dtype; OSError or SafetensorError: the file cannot be written.
+    """
+    check_choice("dtype", dtype, DTYPES, CheckpointError)
+    parts = ((UNET_PREFIX, unet), (FIRST_STAGE_PREFIX, first_stage))
+    tensors = {
+        prefix + key: tensor.to(DTYPES[dtype]).contiguous() for prefix, part in parts for key, tensor in part.items()
+    }
+    texts = {
+        **(metadata or {}),
+        "format": FORMAT,
+        "ldm_config": json.dumps(config_to_json(config)),
+    }
+    safetensors.torch.save_file(tensors, path, metadata=texts)
+
+
+@contextlib.contextmanager
+def replaced_when_done(path: Path, folder: bool = False) -> Iterator[Path]:
+    """A temporary file or folder beside `path`, renamed to it if the block succeeds and removed if not.
+
+    Raises: CheckpointError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        if folder:
+            name = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-")
+        else:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+            os.close(handle)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}). Choose another folder.") from error
+    scratch = Path(name)
+    try:
+        yield scratch
+        scratch.chmod(0o755 if folder else 0o644)  # tempfile allows only the owner; a model is for everybody
+        scratch.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: writing failed ({error}). Nothing was changed; free some space.") from error
+    finally:
+        if folder:
+            shutil.rmtree(scratch, ignore_errors=True)
+        else:
+            scratch.unlink(missing_ok=True)
+
+
+def config_to_json(config: LDMConfig) -> dict[str, Any]:
+    """The configuration under the names of our dataclasses."""
+    kind = "kl" if isinstance(config.vq, KLConfig) else "vq"
+    return {
+        "unet": write_fields(config.unet),
+        "first_stage": {"kind": kind, **write_fields(config.vq)},
+        "schedule": write_fields(config.schedule),
+    }
+
+
+def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig | None:
+    """The configuration in a file's metadata; None if there is none.
+
+    Raises: CheckpointError: of a later format, or damaged; ConfigError: not this family.
+    """
+    if "ldm_config" not in metadata:
+        return None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{source}: format is {brief(metadata.get('format'))}, this release reads {FORMAT!r}. Update comfyui-ldm."
+        )
+    try:
+        data = json.loads(metadata["ldm_config"])
+        unet, first_stage, schedule = (dict(data[name]) for name in ("unet", "first_stage", "schedule"))
+        first_stage_class = {"kl": KLConfig, "vq": VQConfig}[first_stage.pop("kind")]
+        for cls, part in ((UNetConfig, unet), (first_stage_class, first_stage), (ScheduleConfig, schedule)):
+            if other := part.keys() ^ {item.name for item in fields(cls)}:
+                raise ValueError(f"keys missing or unknown: {first_names(other)}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {shown(str(error))}"
+        raise CheckpointError(f"{source}: its metadata holds no valid configuration ({reason}).") from error
+    parts = {
+        "unet": read_fields(UNetConfig, unet, f"{source}: unet"),
+        "vq": read_fields(first_stage_class, first_stage, f"{source}: first_stage"),
+        "schedule": read_fields(ScheduleConfig, schedule, f"{source}: schedule"),
+    }
+    return build(LDMConfig, source, parts)
+
+
+def split_parts(tensors: StateDict) -> tuple[StateDict, StateDict]:
+    """(UNet, first stage) of tensors whose names begin with `unet.` and `vqvae.`; prefixes removed."""
+    return tuple(  # type: ignore[return-value]
+        {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        for prefix in (UNET_PREFIX, FIRST_STAGE_PREFIX)
+    )

@@ -1,0 +1,110 @@
+"""Between configuration dataclasses and JSON objects, without guessing. Imports only errors.
+
+A key is a field of the dataclass, or a key whose one supported value is known, or one known to be without influence;
+anything else is refused. Keys whose diffusers default is not what this family has must be written down: an absent one
+would be read differently by different programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..errors import ConfigError, brief, first_names
+
+
+@dataclass(frozen=True)
+class JsonRules:
+    """How one class of diffusers is written in JSON.
+
+    Attributes:
+        class_names: accepted `_class_name`s; the first is written.
+        fixed: keys with the only values that the family uses. A list in a file is checked entry by entry.
+        ignored: keys without influence here.
+        required: keys that a file must hold.
+    """
+
+    class_names: tuple[str, ...]
+    fixed: Mapping[str, tuple[Any, ...]]
+    ignored: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
+def read_json_object(cls: Any, data: Mapping[str, Any], source: str, rules: JsonRules) -> Any:
+    """Build the dataclass `cls`.
+
+    Raises: ConfigError: a key that is unknown, missing or has an unsupported value; the message names `source`.
+    """
+    found_class = data.get("_class_name", rules.class_names[0])
+    if found_class not in rules.class_names:
+        raise ConfigError(f"{source}: _class_name is {brief(found_class)}; expected {' or '.join(rules.class_names)}.")
+    _check_keys(cls, data, source, rules)
+    for key, allowed in rules.fixed.items():
+        values = data[key] if isinstance(data.get(key), list | tuple) else [data.get(key, allowed[0])]
+        for value in values:
+            if value not in allowed:
+                raise ConfigError(f"{source}: {key} is {brief(value)}; supported is {' or '.join(map(repr, allowed))}.")
+    return read_fields(cls, data, source)
+
+
+def read_fields(cls: Any, data: Mapping[str, Any], source: str) -> Any:
+    """Build the dataclass `cls` from the keys of `data` that are its fields, each of the declared type.
+
+    Raises: ConfigError: a value of another type, or out of range.
+    """
+    types = {item.name: str(item.type) for item in fields(cls)}
+    return build(cls, source, {key: _typed(data[key], types[key], f"{source}: {key}") for key in types if key in data})
+
+
+def build(cls: Any, source: str, values: Mapping[str, Any]) -> Any:
+    """`cls(**values)`; an error of its checks names `source`, which the dataclass does not know."""
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def write_json_object(config: Any, rules: JsonRules) -> dict[str, Any]:
+    """The inverse of `read_json_object`; lists stand for tuples."""
+    fixed = {key: allowed[0] for key, allowed in rules.fixed.items()}
+    return {"_class_name": rules.class_names[0]} | fixed | write_fields(config)
+
+
+def write_fields(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass; lists stand for tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+
+
+def _check_keys(cls: Any, data: Mapping[str, Any], source: str, rules: JsonRules) -> None:
+    missing = [key for key in rules.required if key not in data]
+    if missing:
+        defaults = write_json_object(cls(), rules)
+        known = ", ".join(f"{key} {defaults[key]!r}" for key in missing)
+        raise ConfigError(
+            f"{source}: {first_names(missing)} missing; it cannot be told from the weights. Add what the model was "
+            f"trained with ({cls.__name__}'s defaults are {known})."
+        )
+    known_keys = {item.name for item in fields(cls)} | set(rules.fixed) | set(rules.ignored)
+    unknown = {key for key in data if not key.startswith("_")} - known_keys
+    if unknown:
+        raise ConfigError(
+            f"{source}: unknown keys {first_names(unknown)}. It is of another family, or newer than this release; "
+            "remove keys that have no effect."
+        )
+
+
+def _typed(value: Any, annotation: str, where: str) -> Any:
+    """`value` as the field's type; JSON lists become tuples, whole numbers pass as floats, nothing else converts."""
+    kind, _, optional = annotation.partition(" | ")
+    if optional and value is None:
+        return None
+    if kind.startswith("tuple"):
+        inner = str if "str" in kind else int
+        if isinstance(value, list | tuple) and all(type(item) is inner for item in value):
+            return tuple(value)
+    elif kind == "float" and (type(value) is float or (type(value) is int and abs(value) < 2**53)):
+        return float(value)
+    elif kind in ("int", "bool", "str") and type(value).__name__ == kind:
+        return value
+    raise ConfigError(f"{where} is {brief(value)}; expected {annotation}.")

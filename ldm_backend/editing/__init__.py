@@ -1,0 +1,1 @@
+"""Images changed with samplers: inversion, inpainting, interpolation."""

@@ -1,0 +1,1 @@
+"""How sums are computed: exact float32, faster ways on CPUs and on cards, torch.compile."""

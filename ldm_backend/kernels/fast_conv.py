@@ -1,0 +1,245 @@
+"""Convolution layers that take a faster way to the same sums, in float32 on the CPU, where there is one.
+
+`faster(operations.Conv2d)` is what the networks build their convolutions from. It computes as its base class does
+wherever the fast ways do not suit: on other devices, at other precisions, for training, or when the host streams,
+casts or patches the weights. The weights stay the layer's own; transformed copies are made from them when needed.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, unfold
+
+from ..memory.mapped import let_go
+from . import winograd
+
+# Below these sizes Winograd's transforms cost more than they save, or its kernels more memory than they are worth.
+SIDE = 32
+_CHANNELS = 128
+# Below this side the weights are most of what a convolution reads: it pays to keep them in oneDNN's order.
+_SIDE_OF_SMALL = 16
+# From here on oneDNN's passing copy of a weight, which one image may spare, is worth speaking of.
+_LARGE_WEIGHT = 8 * 2**20
+# Tiles of transformed kernels: with the large one they take four times the memory of the weights, with the small one
+# twice. Those that are made at each call are of large ones.
+SMALL_TILE = 2
+LARGE_TILE = 4
+
+
+@cache
+def faster(base: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of a convolution layer that takes the faster ways. One class for each base, so that they compare."""
+    return type(f"Fast{base.__name__}", (_FastConv2d, base), {"__doc__": _FastConv2d.__doc__})
+
+
+def is_plain(layer: Any, x: Tensor) -> bool:
+    """Whether a layer works in float32 on the CPU, without gradients, and nobody but torch decides on its weights."""
+    weight = layer.weight
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and type(weight) in (Tensor, nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        # ComfyUI's layers: weights cast, streamed or patched at each call
+        and not getattr(layer, "comfy_cast_weights", False)
+        and not getattr(layer, "weight_function", None)
+        and not getattr(layer, "bias_function", None)
+    )
+
+
+def rest(network: nn.Module) -> None:
+    """Give back the memory that a network needs only while it runs; transformed kernels that are kept stay.
+
+    Args:
+        network: of this project, on any device. The next evaluation works as ever.
+    """
+    for layer in network.modules():
+        if isinstance(layer, _FastConv2d):
+            layer.workspace.clear()
+    end_run: Any = getattr(network, "end_run", None)  # the UNet's, for what it has on a card
+    if end_run is not None:
+        end_run()
+    let_go(network.parameters())
+
+
+def keep_large_tiles(network: nn.Module) -> None:
+    """Let the kernels that are kept for large images take four times the memory of their weights, to be faster.
+
+    Args:
+        network: or a part of one. What was computed by then is void.
+    """
+    for layer in network.modules():
+        if isinstance(layer, _FastConv2d):
+            layer.kept_tile = LARGE_TILE
+            layer.__dict__.pop("_copy", None)
+
+
+def kernel_bytes(network: nn.Module) -> int:
+    """Bytes that a network on the CPU takes for transformed kernels beyond those that it has already.
+
+    Args:
+        network: of this project. Kept kernels are counted for all layers, the passing ones for the largest.
+    """
+    kept, passing = 0.0, 0.0
+    for layer in network.modules():
+        if isinstance(layer, _FastConv2d) and layer.weight.device.type == "cpu":
+            if not layer.keep:
+                passing = max(passing, layer.weight.nbytes * (LARGE_TILE + 2) ** 2 / 9)
+            elif "_copy" not in layer.__dict__:
+                kept += layer.weight.nbytes * (layer.kept_tile + 2) ** 2 / 9
+    return round(kept + passing)
+
+
+class _FastConv2d(nn.Module):
+    """A convolution that takes the fastest way to its sums.
+
+    Attributes:
+        keep: hold on to transformed kernels between calls, as suits a network that is evaluated many times.
+        workspace: shared by the layers of a network.
+        kept_tile: of the kernels that are kept.
+    """
+
+    kept_tile = SMALL_TILE
+    keep: bool
+    workspace: winograd.Workspace
+    weight: Tensor
+    bias: Tensor | None
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H', W')."""
+        if not is_plain(self, x):
+            return super().forward(x)
+        side, channels = min(x.shape[2:]), min(self.weight.shape[:2])
+        if side < SIDE:
+            if side < _SIDE_OF_SMALL and self.keep:
+                return _direct(x, self._kept("packed", x), self.bias, self.stride, self.padding)
+            if len(x) == 1 and self._keeps_size() and self.weight.nbytes >= _LARGE_WEIGHT:
+                return _product(x, self.weight, self.bias)
+            return super().forward(x.contiguous())  # with channels_last, torch would turn the weights, the larger part
+        if channels < _CHANNELS or not self._keeps_size():
+            return super().forward(x.contiguous(memory_format=torch.channels_last))
+        if self.keep:
+            return winograd.convolve(x, self._kept("winograd", x), self.bias, self.kept_tile, self.workspace)
+        shape = winograd.kernel_shape(self.weight, LARGE_TILE)
+        with self.workspace.borrow(math.prod(shape)) as memory:
+            kernel = winograd.transform_kernel(self.weight, LARGE_TILE, memory.view(shape))
+            return winograd.convolve(x, kernel, self.bias, LARGE_TILE, self.workspace)
+
+    def forward_doubled(self, x: Tensor) -> Tensor:
+        """Double (N, C_in, H, W) to the nearest pixel, then convolve: (N, C_out, 2 H, 2 W)."""
+        if not is_plain(self, x):
+            return self(interpolate(x, scale_factor=2.0, mode="nearest"))
+        bias = None if self.bias is None else self.bias.repeat(4)
+        folded = self._kept("doubled", x) if self.keep else fold(self.weight)
+        return _interleave(_direct(x, folded, bias, (1, 1), (1, 1)))
+
+    def _keeps_size(self) -> bool:
+        """A 3x3 convolution with stride 1 and padding 1."""
+        return (self.kernel_size, self.stride, self.padding) == ((3, 3), (1, 1), (1, 1))
+
+    def _kept(self, form: str, x: Tensor) -> Tensor:
+        """Kernels in that form, made anew when the weights are not what they were when these were made."""
+        weight = self.weight.detach()
+        # All that changes weights in place (a merge, a LoRA) changes those of the first channel too.
+        source = (form, weight.data_ptr(), weight[0].clone())
+        kept, made = self.__dict__.get("_copy", (None, None))
+        if kept is None or made is None or kept[:2] != source[:2] or not torch.equal(kept[2], source[2]):
+            made = _made(form, weight, self, x)
+            self.__dict__["_copy"] = (source, made)
+            let_go([weight])
+        return made
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moved or cast: what was made from the weights is void."""
+        self.__dict__.pop("_copy", None)
+        return super()._apply(fn, recurse)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """3x3 convolution of one small image as a matrix product: as fast as oneDNN's, without its copy of the weights."""
+    windows = unfold(x, 3, padding=1)[0]
+    product = weight.flatten(1) @ windows if bias is None else torch.addmm(bias[:, None], weight.flatten(1), windows)
+    return product.view(1, -1, *x.shape[2:])
+
+
+def _made(form: str, weight: Tensor, layer: Any, x: Tensor) -> Tensor:
+    if form == "packed":
+        return _pack(weight, x, layer.stride, layer.padding)
+    if form == "doubled":
+        return _pack(fold(weight), x, (1, 1), (1, 1))
+    shape = winograd.kernel_shape(weight, layer.kept_tile)
+    return winograd.transform_kernel(weight, layer.kept_tile, weight.new_empty(shape))
+
+
+def _pack(weight: Tensor, x: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """The weight in oneDNN's own order, which it would otherwise make anew at each call."""
+    if not torch.backends.mkldnn.is_available():
+        return weight
+    # The operators that torch.compile itself uses when it freezes a model for the CPU.
+    return torch.ops.mkldnn._reorder_convolution_weight(
+        weight.contiguous(memory_format=torch.channels_last), padding, stride, (1, 1), 1, list(x.shape)
+    )
+
+
+def _direct(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """Convolution with a weight that `_pack` may have prepared."""
+    if weight.is_mkldnn:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, (1, 1), 1, "none", [], "")
+    return torch.conv2d(x, weight, bias, stride, padding)
+
+
+def fold(weight: Tensor) -> Tensor:
+    """The 2x2 kernels that do a doubling and a 3x3 convolution at once: (4 C_out, C_in, 2, 2).
+
+    Each of the four output pixels of an input pixel sees only 2x2 different input pixels, so taps that meet the same
+    pixel are added up: 16 multiplications instead of 36, and no enlarged image in memory. There are C_out channels for
+    each of the output pixels (0, 0), (0, 1), (1, 0), (1, 1).
+    """
+    even = torch.tensor([[1.0, 0, 0], [0, 1, 1]])  # of three rows one meets the pixel before
+    odd = torch.tensor([[1.0, 1, 0], [0, 0, 1]])  # one meets the pixel after
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    taps = torch.stack([even, odd]).to(weight.device, exact)
+    return torch.einsum("pia,ocab,qjb->pqocij", taps, weight.to(exact), taps).flatten(0, 2).to(weight.dtype)
+
+
+def doubled(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """A doubling and a convolution at once, on a card.
+
+    Args:
+        x: (N, C_in, H, W).
+        kernels: from `fold`.
+        bias: (4 C_out,).
+    Returns: (N, C_out, 2 H, 2 W).
+    """
+    windows = torch.conv2d(x, kernels, bias, padding=1)  # (N, 4 C, H + 1, W + 1)
+    height, width = x.shape[2:]
+    parts = windows.unflatten(1, (2, 2, -1))
+    rows = [
+        torch.stack([parts[:, row, column, :, row:, column:][..., :height, :width] for column in range(2)], dim=-1)
+        for row in range(2)
+    ]
+    return torch.stack(rows, dim=3).flatten(4, 5).flatten(2, 3)  # (N, C, H, 2, W, 2), then pixels
+
+
+def _interleave(windows: Tensor) -> Tensor:
+    """Pixels from what the folded kernels made of each 2x2 window: (N, 4 C, H + 1, W + 1) to (N, C, 2 H, 2 W)."""
+    n, _, height, width = windows.shape
+    windows = windows.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
+    out = windows.new_empty((n, height - 1, 2, width - 1, 2, windows.shape[-1]))
+    for row in range(2):
+        for column in range(2):
+            part = windows[:, row : row + height - 1, column : column + width - 1, row, column]
+            out[:, :, row, :, column] = part
+    return out.view(n, 2 * (height - 1), 2 * (width - 1), -1).permute(0, 3, 1, 2)

@@ -1,0 +1,1 @@
+"""The denoiser and the first stages, and how they are run."""

@@ -1,0 +1,212 @@
+"""The denoiser: predicts the noise in a latent at a timestep. Attribute names are diffusers' UNet2DModel keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from ..config.model import UNetConfig
+from ..errors import InputError
+from ..kernels.compiled import Compiled
+from ..kernels.cuda_graphs import CudaGraphs
+from ..kernels.fast_conv import SIDE, keep_large_tiles
+from ..kernels.fast_norm import group_norm
+from ..kernels.fp32 import fp32
+from ..kernels.weight_forms import WeightForms
+from .layers import Layers, MidBlock, Projected, ResnetBlock, TimeInput, timestep_embedding
+from .unet_blocks import DownBlock, TimeEmbedding, UpBlock
+
+
+class UNet(nn.Module):
+    """Convolutional UNet with self-attention at the coarser levels (LDM paper, appendix E).
+
+    Args:
+        config: widths, levels, heads.
+        operations: namespace that provides the layers with weights.
+        dtype, device: of the weights; device "meta" builds without memory.
+
+    Attributes:
+        tf32: where the weights are float32, let cards compute in TF32.
+        form: weight and bias of all time projections in one product, see `weight_forms`.
+    """
+
+    tf32 = False
+    form: tuple[Tensor, Tensor] | None = None
+    down_blocks: Any  # ModuleLists of DownBlock and UpBlock; a ModuleList does not tell a type checker its members
+    up_blocks: Any
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.block_out_channels
+        layers = Layers(
+            operations,
+            config.norm_num_groups,
+            config.norm_eps,
+            config.head_dim,
+            temb_channels=4 * channels[0],
+            scale_shift=config.resnet_time_scale_shift == "scale_shift",
+            keep=True,
+            factory={"dtype": dtype, "device": device},
+        )
+        self.conv_in = layers.conv(config.in_channels, channels[0])
+        self.time_embedding = TimeEmbedding(layers, channels[0])
+        self.down_blocks = nn.ModuleList()
+        previous = channels[0]
+        for level, block_type in enumerate(config.down_block_types):
+            inputs = [previous] + [channels[level]] * (config.layers_per_block - 1)
+            shrink = config.downsample_type if level < len(channels) - 1 else None
+            self.down_blocks.append(DownBlock(layers, inputs, channels[level], "Attn" in block_type, shrink))
+            previous = channels[level]
+        self.mid_block = MidBlock(layers, previous)
+        self.up_blocks = nn.ModuleList()
+        for index, block_type in enumerate(config.up_block_types):
+            level = len(channels) - 1 - index
+            width = channels[level]
+            skips = [width] * config.layers_per_block + [channels[max(level - 1, 0)]]  # the last is of the finer level
+            inputs = [c + skip for c, skip in zip([previous] + [width] * config.layers_per_block, skips, strict=True)]
+            grow = config.upsample_type if level else None
+            self.up_blocks.append(UpBlock(layers, inputs, width, "Attn" in block_type, grow))
+            previous = width
+        self.conv_norm_out = layers.norm(channels[0])
+        self.conv_out = layers.conv(channels[0], config.out_channels)
+        self.compiled: Compiled | None = None
+        self._forms, self._graphs = WeightForms(), CudaGraphs()
+        start = 0
+        for resnet in self._resnets():
+            resnet.columns = slice(start, start + resnet.time_emb_proj.out_features)
+            start = resnet.columns.stop
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Format of the arithmetic; the time embedding may have a longer one, see `precision`."""
+        return self.conv_in.weight.dtype
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a latent must be multiples of this (8 for CelebA-HQ), or the skips do not fit."""
+        return 2 ** (len(self.config.block_out_channels) - 1)
+
+    def check_input(self, shape: tuple[int, ...] | torch.Size) -> None:
+        """Raise InputError if a latent of this shape cannot pass, with the nearest shape that can."""
+        multiple, channels = self.size_multiple, self.config.in_channels
+        if len(shape) != 4 or shape[1] != channels:
+            raise InputError(
+                f"The latent has shape {tuple(shape)}; this model expects (N, {channels}, H, W). A latent of another "
+                "model family does not fit: make it with LDM Latent Noise, or encode an image with this model's VAE."
+            )
+        height, width = shape[2:]
+        if height % multiple or width % multiple or not height or not width:
+            nearest = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
+            raise InputError(
+                f"The latent is {height}x{width}; this model needs multiples of {multiple}. "
+                f"The nearest size is {nearest[0]}x{nearest[1]} ({nearest[0] * 4}x{nearest[1] * 4} pixels for VQ-f4)."
+            )
+
+    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """Predict eps.
+
+        Args:
+            x: (N, C, H, W) noisy latents x_t.
+            t: timestep 0..T-1, a number, a scalar tensor, or one per image (N,).
+        Returns: (N, C, H, W) predicted noise, dtype of `x`.
+        Raises: InputError: wrong number of channels, or H, W no multiple of `size_multiple`.
+        """
+        self.check_input(x.shape)
+        return self.run(self.compiled or UNet._evaluate, x, one_per_image(t, x))
+
+    def run(self, evaluate: Callable[..., Any], *inputs: Tensor) -> Any:
+        """What `evaluate(self, *inputs)` returns, in this network's float32, and on a card in the ways that suit it.
+
+        Args:
+            evaluate: reads tensors and returns tensors, and does nothing else; the same object at each call of a run.
+            inputs: (N, ...), latents first.
+        """
+        with fp32(self.tf32):  # outside of what is compiled
+            weights = self._forms.ready(self, inputs[0])
+            if weights is None:
+                return evaluate(self, *inputs)
+            return self._graphs(evaluate, self, (weights, self.tf32), *inputs)
+
+    def end_run(self) -> None:
+        """Free what a run on a card needs beside the weights; the next one makes it anew."""
+        self._graphs.clear()
+        self._forms.clear(self)
+
+    def make_form(self) -> None:
+        """Join the time projections of all resnets, see `weight_forms`."""
+        layers = [resnet.time_emb_proj for resnet in self._resnets()]
+        self.form = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+
+    def _resnets(self) -> Iterator[Any]:
+        return (module for module in self.modules() if isinstance(module, ResnetBlock))
+
+    def compile_evaluation(self) -> None:
+        """Spend start and memory on speed: `torch.compile` at the next call, in float32 on the CPU larger kernels.
+
+        See `Compiled` and `keep_large_tiles`. Parts that others call are not compiled.
+        """
+        self.compiled = Compiled(UNet._evaluate)
+        for level, (down, up) in enumerate(zip(self.down_blocks, reversed(self.up_blocks), strict=True)):
+            if self.config.sample_size >> level >= SIDE:  # coarser ones have most of the weights and little of the work
+                keep_large_tiles(down)
+                keep_large_tiles(up)
+
+    def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
+        temb = self.embed_timesteps(t, x)
+        skips = self.outer_down(x, temb, depth=1)
+        h = self.inner(skips[-1], temb, depth=1)
+        return self.outer_up(h, temb, skips, depth=1).to(x.dtype)
+
+    # The three parts of an evaluation. The `depth` finest levels are its outside, 1..levels; what is inside changes
+    # slowly from one timestep to the next, which `deep_cache` makes use of.
+
+    def embed_timesteps(self, t: Tensor, x: Tensor) -> Tensor | Projected:
+        """Timesteps (N,) to the embedding (N, 4 C) for the latents `x`, or to what the resnets make of it."""
+        sinusoids = timestep_embedding(t, self.config.block_out_channels[0])
+        temb = self.time_embedding(sinusoids).to(self.dtype)
+        return temb if self.form is None else Projected(linear(silu(temb), *self.form))
+
+    def outer_down(self, x: Tensor, temb: TimeInput, depth: int) -> list[Tensor]:
+        """Run conv_in and the `depth` finest levels on the way down; returns every intermediate, for the way up."""
+        h = self.conv_in(x.to(self.dtype))
+        skips = [h]
+        for level, block in enumerate(self.down_blocks[:depth]):
+            h = block.process(h, temb, skips)
+            if level < depth - 1:
+                h = block.shrink(h, temb, skips)
+        return skips
+
+    def inner(self, h: Tensor, temb: TimeInput, depth: int) -> Tensor:
+        """From the last of `outer_down` through all coarser levels and the middle, up to the size of level `depth`."""
+        skips: list[Tensor] = []
+        h = self.down_blocks[depth - 1].shrink(h, temb, skips)
+        for block in self.down_blocks[depth:]:
+            h = block(h, temb, skips)
+        h = self.mid_block(h, temb)
+        for block in self.up_blocks[: len(self.up_blocks) - depth]:
+            h = block(h, temb, skips)
+        return h
+
+    def outer_up(self, h: Tensor, temb: TimeInput, skips: list[Tensor], depth: int) -> Tensor:
+        """From what `inner` returned through the `depth` finest levels to eps, taking their skips off `skips`."""
+        for block in self.up_blocks[len(self.up_blocks) - depth :]:
+            h = block(h, temb, skips)
+        return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
+
+
+def one_per_image(t: Tensor | float, x: Tensor) -> Tensor:
+    """Timesteps as in `UNet.forward` as float32 (N,), always laid out alike, or a compiler would compile anew."""
+    if isinstance(t, Tensor):
+        return t.to(x.device, torch.float32).reshape(-1).expand(len(x)).contiguous()
+    return torch.full((len(x),), t, dtype=torch.float32, device=x.device)  # a copy from the CPU would wait for a card

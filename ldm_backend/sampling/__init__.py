@@ -1,0 +1,1 @@
+"""Schedules, noise and samplers: arithmetic on latents that knows no network."""

@@ -1,0 +1,94 @@
+"""Samplers as plain functions over one model call, in the variance-preserving space of the papers.
+
+They know nothing of networks, hosts or files: `eps_model(x_t, t)` is any function that predicts the noise. `sample`
+runs one by name; the functions themselves are for those who need their arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ScheduleError, check_choice
+from .ddim import ddim_coefficients, sample_ddim
+from .ddpm import ddpm_coefficients, sample_ddpm
+from .dpm_solver import sample_dpmpp_2m, sample_dpmpp_3m
+from .evaluations import Evaluations
+from .plms import sample_plms
+from .schedule import Pairs, Schedule
+from .step import Callback, EpsModel, StepInfo
+from .step_noise import NoiseSource, drawn_ahead
+from .unipc import sample_unipc
+
+__all__ = [
+    "SAMPLERS", "Callback", "EpsModel", "Evaluations", "NoiseSource", "StepInfo", "adds_noise", "ddim_coefficients",
+    "ddpm_coefficients", "drawn_ahead", "sample", "sample_ddim", "sample_ddpm", "sample_dpmpp_2m", "sample_dpmpp_3m",
+    "sample_plms", "sample_unipc",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    run: Callable[..., Tensor]
+    noise: bool  # always adds noise; DDIM only where eta is above 0
+
+
+_SAMPLERS: dict[str, _Sampler] = {
+    "ddim": _Sampler(sample_ddim, noise=False),
+    "plms": _Sampler(sample_plms, noise=False),
+    "dpmpp_2m": _Sampler(sample_dpmpp_2m, noise=False),
+    "dpmpp_3m": _Sampler(sample_dpmpp_3m, noise=False),
+    "dpmpp_2m_sde": _Sampler(partial(sample_dpmpp_2m, eta=1.0), noise=True),
+    "unipc": _Sampler(sample_unipc, noise=False),
+    "ddpm": _Sampler(sample_ddpm, noise=True),
+}
+SAMPLERS = tuple(_SAMPLERS)
+
+
+def adds_noise(sampler: str, eta: float = 0.0) -> bool:
+    """Whether this sampler needs the argument `step_noise`.
+
+    Raises: ScheduleError: unknown sampler, or eta with one that has none.
+    """
+    check_choice("sampler", sampler, SAMPLERS, ScheduleError)
+    if eta and sampler != "ddim":
+        raise ScheduleError(f"eta is {eta} but {sampler} has no eta; set it to 0, or take ddim.")
+    return _SAMPLERS[sampler].noise or eta > 0.0
+
+
+def sample(
+    sampler: str,
+    eps_model: EpsModel,
+    x_T: Tensor,
+    schedule: Schedule,
+    pairs: Pairs,
+    *,
+    eta: float = 0.0,
+    step_noise: NoiseSource | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Run a sampler from x_T to x_0.
+
+    Args:
+        sampler: one of SAMPLERS.
+        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        x_T: (N, C, H, W) latents at the first timestep, standard normal for a whole run, on the device to work on.
+        schedule: tables.
+        pairs: (t, t_prev) for each step, from `schedule.timesteps`.
+        eta: 0..1, for "ddim" only.
+        step_noise: gives (N, C, H, W) fresh noise for each step; needed where `adds_noise` says so.
+        callback: called after each step; whatever it raises ends the run.
+    Returns: (N, C, H, W) float32 latents.
+    Raises: ScheduleError: unknown sampler, eta out of range, or noise needed but not given; SamplingError: the model
+        gave NaN or infinity.
+    """
+    settings: dict[str, Any] = {"callback": callback}
+    if adds_noise(sampler, eta):
+        settings["step_noise"] = step_noise
+    if sampler == "ddim":
+        settings["eta"] = eta
+    return _SAMPLERS[sampler].run(eps_model, x_T, schedule, pairs, **settings)

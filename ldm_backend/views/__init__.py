@@ -1,0 +1,1 @@
+"""What people look at: images, contact sheets, codes and previews."""

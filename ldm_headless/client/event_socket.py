@@ -1,0 +1,113 @@
+"""The WebSocket of one client: opened when needed, reopened when lost, read into one inbox for each prompt.
+
+Imports websockets, events, protocol and the errors.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from ..errors import ConnectionLostError, ServerError
+from .events import Event, parse_frame
+from .protocol import HELLO, Address
+
+_RECONNECT_S = (0.0, 0.5, 1.0, 2.0)  # waits before each attempt to reopen a lost socket
+_MAX_FRAME = 64 * 2**20  # bytes; a preview of a large image exceeds the library's 1 MiB
+_MAX_INBOX = 256  # events of a prompt that nobody follows; older ones are dropped
+
+Inbox = asyncio.Queue[Event | None]
+"""The events of one prompt; None says that the socket was lost."""
+
+
+class EventSocket:
+    """One WebSocket, shared by everybody who follows a prompt of this client.
+
+    Args:
+        address: The server.
+        client_id: The host sends a prompt's progress to the socket with the client id of its submission.
+        timeout: Seconds that opening may take.
+    """
+
+    def __init__(self, address: Address, client_id: str, timeout: float) -> None:
+        self._address = address
+        self._url = address.socket_url(client_id)
+        self._timeout = timeout
+        self._opening = asyncio.Lock()
+        self._connection: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._inboxes: dict[str, Inbox] = {}
+
+    def inbox(self, prompt_id: str) -> Inbox:
+        """The inbox of a prompt, made at the first call."""
+        return self._inboxes.setdefault(prompt_id, asyncio.Queue(_MAX_INBOX))
+
+    def forget(self, prompt_id: str) -> None:
+        """Drop the inbox of a prompt."""
+        self._inboxes.pop(prompt_id, None)
+
+    async def open(self) -> None:
+        """Open the socket if it is not open.
+
+        Raises:
+            ServerError: The server does not take it.
+        """
+        async with self._opening:
+            if self._connection is not None:
+                return
+            try:
+                self._connection = await connect(
+                    self._url,
+                    open_timeout=self._timeout,
+                    close_timeout=2,
+                    max_size=_MAX_FRAME,
+                    proxy=None if self._address.is_local else True,
+                )
+                await self._connection.send(HELLO)
+            except (OSError, WebSocketException) as error:
+                self._connection = None
+                raise ServerError(f"cannot open {self._url}: {error}; start the server or check the address") from error
+            self._reader = asyncio.create_task(self._read(self._connection))
+
+    async def reopen(self) -> None:
+        """Open the socket again, with some patience.
+
+        Raises:
+            ConnectionLostError: The server did not come back.
+        """
+        for wait in _RECONNECT_S:
+            await asyncio.sleep(wait)
+            with suppress(ServerError):
+                return await self.open()
+        raise ConnectionLostError(
+            f"{self._address.url} went away and did not come back within {sum(_RECONNECT_S):g} s; "
+            "look into the server's log"
+        )
+
+    async def close(self) -> None:
+        """Close the socket."""
+        if self._connection is not None:
+            await self._connection.close()
+        if self._reader is not None:
+            await self._reader
+
+    async def _read(self, connection: ClientConnection) -> None:
+        """Always reading: an unread frame would make the host wait, which serves everybody in one loop."""
+        try:
+            async for frame in connection:
+                event = parse_frame(frame)
+                if event is not None and event.prompt_id in self._inboxes:
+                    _put(self._inboxes[event.prompt_id], event)
+        except ConnectionClosed:
+            pass  # told to the followers below, whichever way it was closed
+        finally:
+            self._connection = None
+            for inbox in self._inboxes.values():
+                _put(inbox, None)
+
+
+def _put(inbox: Inbox, event: Event | None) -> None:
+    if inbox.full():
+        inbox.get_nowait()
+    inbox.put_nowait(event)

@@ -1,0 +1,1 @@
+"""The subcommands of `ldm`: their options, and what they print."""

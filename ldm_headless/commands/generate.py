@@ -1,0 +1,176 @@
+"""`ldm generate`: images straight from a checkpoint, many of them. Torch and Ray are imported when needed."""
+
+import time
+from contextlib import ExitStack
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..errors import JobError
+from ..generation.job import NPZ_NAME, Format, Job, Settings
+from ..pools.ray_pool import Needs, RayPool, ray_cluster
+from ..pools.worker_pool import LocalPool, Pool
+from ..seed_ranges import parse_seeds
+from .checkpoints import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..generation.job import Unit
+    from ..generation.job_folder import JobFolder, MadeImage
+    from ..pools.worker_pool import Worker
+
+_console = Console(stderr=True)
+AUTO = "auto"
+_MOST_IN_BATCH = 100_000
+_IN_FLIGHT = 2  # one batch is sampled while another one is encoded
+
+
+class Precision(StrEnum):
+    """Number format of the UNet, as in `ldm_backend.networks.precision`."""
+
+    FP32 = "fp32"
+    AUTO = "auto"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    TF32 = "tf32"
+
+
+class FirstStagePrecision(StrEnum):
+    """Number format of encoder and decoder, as in `ldm_backend.networks.precision`."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Device(StrEnum):
+    """Where images are computed."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def generate(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="File, folder or name on the hub.")],
+    seeds: Annotated[str, typer.Option(help="One image for each: 0-49999 or 3,7,100-199.")],
+    out: Annotated[Path, typer.Option(help="A new folder, or the one of a run to continue.")] = Path("generated"),
+    format_: Annotated[Format, typer.Option("--format", help="PNG files, tar shards, or one npz.")] = Format.PNG,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Evaluations of the network.")] = 200,
+    eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim.")] = 0.0,
+    sampler: Annotated[str, typer.Option(help="As in LDM Sampler.")] = "ddim",
+    grid: Annotated[str, typer.Option(help="As in LDM Sampler.")] = "leading",
+    batch: Annotated[str, typer.Option(metavar="N|auto", help="Images sampled together; auto: as pays here.")] = "1",
+    device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    precision: Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")] = Precision.FP32,
+    first_stage_precision: Annotated[
+        FirstStagePrecision, typer.Option(help="Of the decoder; fp32 is exact.")
+    ] = FirstStagePrecision.FP32,
+    compiled: Annotated[bool, typer.Option("--compile", help="Faster, after a slower first step.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker; other numbers round otherwise.")] = 1,
+    weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
+    config: Annotated[str | None, typer.Option(metavar="PRESET|YAML", help="For files without.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images in each WebDataset shard.")] = 1000,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster; `local` starts one here.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")] = None,
+) -> None:
+    """Make the image of each seed. After an interruption the same command makes what is missing."""
+    from ..generation.image_maker import ImageMaker, Source, settings_of
+    from ..generation.job_folder import JobFolder
+
+    numbers = tuple(parse_seeds(seeds))
+    with ExitStack() as stack:
+        resources = stack.enter_context(ray_cluster(ray)) if ray is not None else None
+        source = Source(checkpoint, weights.value, config)
+        settings = settings_of(
+            source,
+            steps=steps,
+            eta=eta,
+            sampler=sampler,
+            grid=grid,
+            batch=_batch(batch, out, resources),
+            device=device_here(device, resources),
+            precision=precision.value,
+            first_stage_precision=first_stage_precision.value,
+            compiled=compiled,
+            threads=threads,
+        )
+        job = Job(settings, numbers, format_, shard_size)
+        pool = _pool(partial(ImageMaker, source, settings, job.digest), resources, workers, settings)
+        folder = stack.enter_context(JobFolder(out, job))
+        _run(folder, pool)
+    typer.echo(out / NPZ_NAME if format_ is Format.NPZ else out)
+
+
+def _batch(text: str, out: Path, resources: dict[str, float] | None) -> int | None:
+    """How many images to sample together; None leaves it to the memory of this machine.
+
+    A run that goes on keeps the number that it began with: batches are cut from the seeds at fixed places.
+
+    Raises:
+        JobError: No number, or `auto` where the workers are elsewhere.
+    """
+    from ..generation.job_folder import batch_of
+
+    if text == AUTO:
+        if resources is not None:
+            raise JobError("--batch auto looks at the memory of this machine; with --ray give a number")
+        return batch_of(out)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:10]) <= _MOST_IN_BATCH:
+        raise JobError(f"--batch is {text!r}; expected a number from 1 to {_MOST_IN_BATCH}, or {AUTO}")
+    return int(text)
+
+
+def device_here(asked: Device | None, resources: dict[str, float] | None = None) -> str:
+    """Where to compute; what this machine has counts only without a cluster, whose `resources` count otherwise.
+
+    Raises:
+        JobError: CUDA was asked for, and there is none.
+    """
+    import torch
+
+    has_gpu = torch.cuda.is_available() if resources is None else resources.get("GPU", 0) >= 1
+    if asked is Device.CUDA and not has_gpu:
+        raise JobError("--device cuda, but there is no CUDA device here; leave it out, or take --device cpu")
+    return (asked or (Device.CUDA if has_gpu else Device.CPU)).value
+
+
+def _pool(
+    factory: "Callable[[], Worker[Unit, list[MadeImage]]]",
+    resources: dict[str, float] | None,
+    workers: int | None,
+    settings: Settings,
+) -> "Pool[Unit, list[MadeImage]]":
+    if resources is None:
+        if workers is not None:
+            raise JobError("--workers is for --ray; take --ray local for several workers on this machine")
+        return LocalPool(factory, _IN_FLIGHT)
+    needs = Needs(cpus=settings.threads, gpus=1 if settings.device == Device.CUDA else 0)
+    return RayPool(factory, workers or needs.places(resources), needs, _IN_FLIGHT)
+
+
+def _run(folder: "JobFolder", pool: "Pool[Unit, list[MadeImage]]") -> None:
+    """Make and store what is missing, and say how it goes."""
+    total, before = len(folder.job.seeds), len(folder.done)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
+    start = time.monotonic()
+    with Progress(*columns, TimeRemainingColumn(), console=_console, disable=not _console.is_terminal) as progress:
+        task = progress.add_task("", total=total, completed=before, rate="")
+        try:
+            units = list(folder.job.units(folder.done))
+            for images in pool.map(units) if units else ():
+                for image in images:
+                    folder.store(image)
+                rate = (len(folder.done) - before) / (time.monotonic() - start)
+                progress.update(task, completed=len(folder.done), rate=f"{rate:.2f} images/s")
+        finally:
+            made, missing = len(folder.done) - before, total - len(folder.done)
+            progress.console.print(
+                f"{made} made in {time.monotonic() - start:.1f} s, {before} were there, {missing} missing",
+                highlight=False,
+            )
+    folder.finish()

@@ -1,0 +1,1 @@
+"""Two sets of images beside each other, for `ldm evaluate`."""

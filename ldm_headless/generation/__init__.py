@@ -1,0 +1,1 @@
+"""The images of `ldm generate`, which no ComfyUI draws."""

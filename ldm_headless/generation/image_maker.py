@@ -1,0 +1,166 @@
+"""The worker of `ldm generate`: a loaded model that turns batches of seeds into PNGs. Imports ldm_backend and torch."""
+
+import hashlib
+import json
+import threading
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+import torch
+
+import ldm_backend
+from ldm_backend.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from ldm_backend.checkpoints.hub import local_path
+from ldm_backend.checkpoints.inspection import sha256_of
+from ldm_backend.checkpoints.single_file import config_to_json
+from ldm_backend.networks.precision import FORMATS, resolve
+from ldm_backend.sampling.samplers import StepInfo, adds_noise
+from ldm_backend.sampling.schedule import Schedule
+from ldm_backend.throughput import best_batch
+
+from ..errors import GenerationError, JobError
+from ..files.png import encode_png, pixels_sha256
+from .job import Settings, Unit
+from .job_folder import MadeImage
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model: the arguments of `ldm_backend.load` of these names. On a cluster each node reads it itself."""
+
+    path: str
+    weights: str
+    config: str | None
+
+
+class ImageMaker:
+    """Makes the images of one job.
+
+    A call samples under a lock and encodes outside of it: with two calls at a time, the network does not wait for PNGs.
+
+    Args:
+        source: The model.
+        settings: Of the job.
+        job: Its digest, written into each image.
+    """
+
+    def __init__(self, source: Source, settings: Settings, job: str) -> None:
+        self._source = source
+        self._settings = settings
+        self._job = job
+        self._stopped = False
+        self._sampling = threading.Lock()
+
+    def start(self) -> None:
+        """Load the model.
+
+        Raises:
+            JobError: The checkpoint, torch or this package is another one here than the job says.
+            LDMError: What `ldm_backend.load` raises.
+        """
+        source, settings = self._source, self._settings
+        here = {"checkpoint": checkpoint_hash(_read(source)), **versions()}
+        for name, value in here.items():
+            if value != getattr(settings, name):
+                raise JobError(
+                    f"{name} is {value} for the worker that reads {source.path}, but {getattr(settings, name)} in the "
+                    "job; give all nodes the same files and packages"
+                )
+        torch.set_num_threads(settings.threads)
+        self._model = ldm_backend.load(
+            source.path,
+            settings.device,
+            weights=source.weights,
+            config=source.config,
+            precision=settings.precision,
+            first_stage_precision=settings.first_stage_precision,
+            compiled=settings.compiled,
+        )
+        self._machine = machine_name(settings.device)
+
+    def __call__(self, unit: Unit) -> list[MadeImage]:
+        """The missing images of one batch.
+
+        Raises:
+            LDMError: What `ldm_backend.generate` raises.
+        """
+        s = self._settings
+        with self._sampling:
+            torch.set_num_threads(s.threads)  # for this thread: some libraries count for each
+            images = ldm_backend.generate(
+                self._model, unit.seeds, s.steps, s.eta, s.sampler, s.grid, callback=self._check_stopped
+            )
+        made = []
+        for seed, pixels in zip(unit.seeds, images, strict=True):
+            if seed in unit.wanted:
+                info = {"seed": seed, "job": self._job, "machine": self._machine, **asdict(s)}
+                made.append(MadeImage(seed, encode_png(pixels, info), pixels_sha256(pixels), self._machine))
+        return made
+
+    def stop(self) -> None:
+        """Break off what runs, after its current step."""
+        self._stopped = True
+
+    def _check_stopped(self, info: StepInfo) -> None:
+        if self._stopped:
+            raise GenerationError(f"stopped after step {info.index + 1} of {info.steps}")
+
+
+def settings_of(
+    source: Source,
+    *,
+    steps: int,
+    eta: float,
+    sampler: str,
+    grid: str,
+    batch: int | None,
+    device: str,
+    precision: str,
+    first_stage_precision: str,
+    compiled: bool,
+    threads: int,
+) -> Settings:
+    """The settings of a job, checked as far as is possible without a model; `batch` None takes the best one here.
+
+    Raises:
+        LDMError: A checkpoint that cannot be read, or steps, eta, sampler, grid or precision that do not fit it.
+    """
+    unet_format = resolve(precision, device)
+    checkpoint = _read(source)
+    adds_noise(sampler, eta)
+    Schedule(checkpoint.config.schedule).timesteps(steps, grid)
+    return Settings(
+        checkpoint=checkpoint_hash(checkpoint),
+        steps=steps,
+        eta=eta,
+        sampler=sampler,
+        grid=grid,
+        batch=batch or best_batch(checkpoint, torch.device(device), FORMATS[unet_format].itemsize),
+        device=device,
+        precision=unet_format,
+        first_stage_precision=first_stage_precision,
+        compiled=compiled,
+        threads=threads,
+        **versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what computes pixels here."""
+    return {"torch": torch.__version__, "ldm": version("comfyui-ldm")}
+
+
+def machine_name(device: str) -> str:
+    """The card's name for "cuda", else the instructions that torch found the processor to have."""
+    return torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+
+
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """Identifies what `load` would build: the weight files, which weights of them, and the configuration."""
+    files = [sha256_of(file) for file in (checkpoint.unet_file, checkpoint.first_stage_file)]
+    text = json.dumps([files, checkpoint.weights, config_to_json(checkpoint.config)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(source: Source) -> Checkpoint:
+    return read_checkpoint(local_path(source.path), source.weights, source.config)

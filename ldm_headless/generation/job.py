@@ -1,0 +1,158 @@
+"""What `ldm generate` makes: settings, seeds, and where each image goes. Imports seed_ranges and the errors.
+
+An image is decided by its seed, the settings, and the batch it is sampled in: float arithmetic may differ in the last
+bits between batches of different sizes. Batches are therefore cut from the list of seeds at fixed places, so that a run
+that goes on, or one on many machines, samples the same batches as a run in one go.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from ..errors import JobError
+from ..seed_ranges import format_seeds
+
+NPZ_NAME = "images.npz"
+
+# Settings that came later, and what holds where a job does not name them. Jobs that keep to that do not name them, so
+# that they are the jobs which they were before, and go on.
+_LATER = {"first_stage_precision": "fp32"}
+
+
+class Format(StrEnum):
+    """Of the output."""
+
+    PNG = "png"
+    WEBDATASET = "webdataset"
+    NPZ = "npz"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything beside the seed that decides pixels.
+
+    Attributes:
+        checkpoint: SHA-256 over the hashes of the weight files, the choice of weights, and the configuration.
+        device: "cpu" or "cuda".
+        precision: Of the UNet: "fp32", "bf16", "fp16" or "tf32".
+        first_stage_precision: "fp32" or "bf16".
+        compiled: As for `ldm_backend.load`; the order of sums is another one.
+        threads: Of torch in one worker; other numbers sum in another order.
+        torch, ldm: Versions.
+    """
+
+    checkpoint: str
+    steps: int
+    eta: float
+    sampler: str
+    grid: str
+    batch: int
+    device: str
+    precision: str
+    first_stage_precision: str
+    compiled: bool
+    threads: int
+    torch: str
+    ldm: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What identifies a job."""
+        return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One batch: `seeds` are sampled together, `wanted` of them are still missing."""
+
+    seeds: tuple[int, ...]
+    wanted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image is in the end: a file, and which member or row of it."""
+
+    file: str
+    member: str | None = None
+    row: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run into one folder."""
+
+    settings: Settings
+    seeds: tuple[int, ...]
+    format: Format
+    shard_size: int
+
+    @property
+    def digest(self) -> str:
+        """Identifies the settings in the images' metadata."""
+        return hashlib.sha256(json.dumps(self.settings.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def units(self, done: Collection[int]) -> Iterator[Unit]:
+        """The batches that hold missing images, in order."""
+        batch = self.settings.batch
+        for start in range(0, len(self.seeds), batch):
+            seeds = self.seeds[start : start + batch]
+            wanted = tuple(seed for seed in seeds if seed not in done)
+            if wanted:
+                yield Unit(seeds, wanted)
+
+    def shards(self) -> dict[str, tuple[int, ...]]:
+        """Name -> seeds of each file that holds many images; none for PNG."""
+        if self.format is Format.PNG:
+            return {}
+        if self.format is Format.NPZ:
+            return {NPZ_NAME: self.seeds}
+        starts = range(0, len(self.seeds), self.shard_size)
+        return {f"shard-{at // self.shard_size:06d}.tar": self.seeds[at : at + self.shard_size] for at in starts}
+
+    def places(self) -> dict[int, Place]:
+        """Where the image of each seed goes."""
+        if self.format is Format.PNG:
+            return {seed: Place(png_name(seed)) for seed in self.seeds}
+        if self.format is Format.NPZ:
+            return {seed: Place(NPZ_NAME, row=row) for row, seed in enumerate(self.seeds)}
+        return {seed: Place(name, member=png_name(seed)) for name, seeds in self.shards().items() for seed in seeds}
+
+    def to_json(self) -> dict[str, Any]:
+        """What `job.json` holds."""
+        return {
+            "settings": self.settings.to_json(),
+            "seeds": format_seeds(self.seeds),
+            "format": self.format.value,
+            "shard_size": self.shard_size if self.format is Format.WEBDATASET else None,
+        }
+
+
+def png_name(seed: int) -> str:
+    """File name of one image."""
+    return f"seed-{seed}.png"
+
+
+def check_same_job(found: object, wanted: Mapping[str, Any], source: str) -> None:
+    """Refuse to go on in the folder of another job.
+
+    Args:
+        found: The parsed `job.json`.
+        wanted: What it would be for this command.
+        source: The file, for the message.
+
+    Raises:
+        JobError: They differ; the message lists how.
+    """
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        raise JobError(f"{source} is no job of `ldm generate`; give another --out")
+    there, here = ({**_LATER, **job, **job["settings"]} for job in (found, wanted))
+    names = [name for name in here if name != "settings" and there.get(name) != here[name]]
+    if names:
+        what = "; ".join(f"{name} is {there.get(name)!r} there and {here[name]!r} now" for name in names)
+        raise JobError(
+            f"{source} is of another job: {what}. The command that began it continues it; for another job give another "
+            "--out. Nothing was changed."
+        )

@@ -1,0 +1,1 @@
+"""A ComfyUI of our own: installed, started and ended."""

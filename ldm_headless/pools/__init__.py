@@ -1,0 +1,1 @@
+"""Workers in other processes, on this machine or on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""The jobs of `ldm run`: planned, run, recorded and reported."""

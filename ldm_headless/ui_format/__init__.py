@@ -1,0 +1,1 @@
+"""From a graph as the editor saves it to a prompt, as the editor exports it."""

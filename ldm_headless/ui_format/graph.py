@@ -1,0 +1,201 @@
+"""Workflow files in UI format, as the editor saves them: nodes, slots, links and subgraph definitions, checked.
+
+Both schemas are read: 0.4 (links are arrays) and 1 (links are objects), which one file may mix, since the links of
+subgraphs are always objects. Reroute points on links are drawing only and are left out. Imports the errors only.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import WorkflowError
+
+SUBGRAPH_INPUT = "-10"
+"""Where a link inside a subgraph comes from that enters through one of the subgraph's inputs."""
+
+MUTED, BYPASSED = 2, 4
+"""The modes of a node that keep it out of the prompt."""
+
+# Names of older releases that the editor still translates when it loads a file.
+_RENAMED = {
+    "T2IAdapterLoader": "ControlNetLoader",
+    "ConditioningAverage ": "ConditioningAverage",
+    "SDV_img2vid_Conditioning": "SVD_img2vid_Conditioning",
+    "Load3DAnimation": "Load3D",
+    "Preview3DAnimation": "Preview3D",
+}
+_GROUP_PREFIXES = ("workflow/", "workflow>")
+_LINK_FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+
+
+@dataclass(frozen=True)
+class Link:
+    """From an output of a node to an input of another."""
+
+    id: int
+    origin_id: str
+    origin_slot: int
+    target_id: str
+
+
+@dataclass(frozen=True)
+class InputSlot:
+    """An input of a node. `widget` names the widget whose value a link replaces."""
+
+    name: str
+    type: str
+    link: int | None = None
+    widget: str | None = None
+
+
+@dataclass(frozen=True)
+class OutputSlot:
+    """An output of a node."""
+
+    type: str
+    links: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as saved. What belongs to its type is in the host's description of that type, not here.
+
+    `widget_names` are those of the widgets that it was saved with, as far as the file says so; `knows_widgets` tells
+    whether they are all. Older editors name none, and files inside images only those that are linked.
+    """
+
+    id: str
+    type: str
+    title: str
+    mode: int
+    inputs: tuple[InputSlot, ...]
+    outputs: tuple[OutputSlot, ...]
+    values: list[Any] | dict[str, Any]
+    properties: dict[str, Any] = field(repr=False)
+    widget_names: tuple[str, ...] = ()
+    knows_widgets: bool = False
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a subgraph, with the links inside that lead to it."""
+
+    name: str
+    type: str
+    links: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The root of a workflow (no name and no ports), or the definition of a subgraph."""
+
+    name: str
+    nodes: dict[str, Node]
+    links: dict[int, Link]
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+
+
+@dataclass(frozen=True)
+class UIWorkflow:
+    """A parsed file: the root graph, and the subgraph definitions by the node type that stands for them."""
+
+    root: Graph
+    subgraphs: dict[str, Graph]
+
+
+def is_ui_format(document: object) -> bool:
+    """Whether a parsed JSON document looks like a UI-format graph."""
+    return isinstance(document, dict) and isinstance(document.get("nodes"), list)
+
+
+def parse_ui(document: Mapping[str, Any], source: str) -> UIWorkflow:
+    """Read a UI-format document.
+
+    Args:
+        document: Parsed JSON.
+        source: Where it comes from, for messages.
+
+    Raises:
+        WorkflowError: It has not the structure of a graph, or uses a group node of the kind that subgraphs replaced.
+    """
+    try:
+        workflow = UIWorkflow(_graph(document), dict(_definitions(document)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WorkflowError(
+            f"{source} is a damaged UI-format workflow ({type(error).__name__}: {error}); save it again in ComfyUI"
+        ) from error
+    _refuse_group_nodes(workflow, source)
+    return workflow
+
+
+def _definitions(document: Mapping[str, Any]) -> Iterable[tuple[str, Graph]]:
+    """All subgraphs. Definitions may hold definitions; their names are global all the same."""
+    for entry in (document.get("definitions") or {}).get("subgraphs") or []:
+        yield str(entry["id"]), _graph(entry)
+        yield from _definitions(entry)
+
+
+def _graph(entry: Mapping[str, Any]) -> Graph:
+    nodes = [_node(node) for node in entry["nodes"]]
+    links = [_link(link) for link in entry.get("links") or [] if link is not None]
+    return Graph(
+        name=str(entry.get("name") or ""),
+        nodes={node.id: node for node in nodes},
+        links={link.id: link for link in links},
+        inputs=_ports(entry.get("inputs")),
+        outputs=_ports(entry.get("outputs")),
+    )
+
+
+def _ports(entries: object) -> tuple[Port, ...]:
+    # The root's entry has another meaning in some files; only a subgraph's ports have names.
+    ports = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return tuple(Port(str(port["name"]), _type(port.get("type")), tuple(port.get("linkIds") or ())) for port in ports)
+
+
+def _link(entry: Mapping[str, Any] | list[Any]) -> Link:
+    named = entry if isinstance(entry, Mapping) else dict(zip(_LINK_FIELDS, entry, strict=False))
+    return Link(int(named["id"]), str(named["origin_id"]), int(named["origin_slot"]), str(named["target_id"]))
+
+
+def _node(entry: Mapping[str, Any]) -> Node:
+    values = entry.get("widgets_values")
+    named = entry.get("widgets_values_named")
+    inputs = tuple(_input(slot) for slot in entry.get("inputs") or [])
+    with_widget = [slot for slot in inputs if slot.widget is not None]
+    kind = str(entry["type"])
+    return Node(
+        id=str(entry["id"]),
+        type=_RENAMED.get(kind, kind),
+        title=str(entry.get("title") or ""),
+        mode=int(entry.get("mode") or 0),
+        inputs=inputs,
+        outputs=tuple(
+            OutputSlot(_type(slot.get("type")), tuple(slot.get("links") or ())) for slot in entry.get("outputs") or []
+        ),
+        values=values if isinstance(values, list | dict) else [],
+        properties=dict(entry.get("properties") or {}),
+        widget_names=tuple(named) if isinstance(named, dict) else tuple(slot.name for slot in with_widget),
+        knows_widgets=isinstance(named, dict) or any(slot.link is None for slot in with_widget),
+    )
+
+
+def _input(slot: Mapping[str, Any]) -> InputSlot:
+    widget = (slot.get("widget") or {}).get("name")
+    return InputSlot(str(slot.get("name", "")), _type(slot.get("type")), slot.get("link"), widget)
+
+
+def _type(kind: object) -> str:
+    """The name of a slot's type; the number 0 and a missing type stand for any."""
+    return "COMBO" if isinstance(kind, list) else str(kind or "*")
+
+
+def _refuse_group_nodes(workflow: UIWorkflow, source: str) -> None:
+    graphs = [workflow.root, *workflow.subgraphs.values()]
+    old = {node.type for graph in graphs for node in graph.nodes.values() if node.type.startswith(_GROUP_PREFIXES)}
+    if old:
+        raise WorkflowError(
+            f"{source} uses group nodes ({', '.join(sorted(old))}), which subgraphs have replaced; open it in ComfyUI, "
+            "choose Convert to nodes on each of them, and save it, or use Export (API)"
+        )

@@ -1,0 +1,125 @@
+"""Workflow files: read API format, UI format and pictures that carry either, and give the prompt to send.
+
+An API-format prompt maps node ids to `{"class_type": ..., "inputs": {...}, "_meta": {"title": ...}}`; an input is a
+constant or a link `[node id, output index]`. What a file holds is told by its content, never by its name. Imports
+embedded, ui_format.graph, ui_format.export and the errors.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import WorkflowError
+from ..ui_format.export import export_prompt
+from ..ui_format.graph import is_ui_format
+from .embedded import is_picture, read_embedded
+
+Prompt = dict[str, dict[str, Any]]
+
+_NODE_KEYS = ("class_type", "inputs", "_meta")
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow as read from a file. A picture may hold both forms; at least one is there.
+
+    Args:
+        source: Where it comes from, for messages.
+        ui: The graph in UI format, which the host can embed into saved images.
+        prompt: In API format.
+    """
+
+    source: str
+    ui: dict[str, Any] | None
+    prompt: Prompt | None
+
+
+def load_workflow(path: str | Path) -> Workflow:
+    """Read and check a workflow file: JSON in API or UI format, or a PNG, WEBP or JPEG with either inside.
+
+    Raises:
+        WorkflowError: The file is missing or holds something else.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}") from error
+    source = str(path)
+    if is_picture(data):
+        found = read_embedded(data, source)
+        graph, prompt = found.get("workflow"), found.get("prompt")
+        if graph is not None and not is_ui_format(graph):
+            raise WorkflowError(f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}")
+        return Workflow(source, graph, None if prompt is None else check_prompt(prompt, source))
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow or picture saved by ComfyUI") from error
+    if is_ui_format(document):
+        return Workflow(source, document, None)
+    return Workflow(source, None, check_prompt(document, source))
+
+
+def to_prompt(workflow: Workflow, object_info: Mapping[str, Any]) -> Prompt:
+    """The prompt of a workflow: the one that it holds, else its UI graph converted as the editor exports it.
+
+    Args:
+        workflow: From `load_workflow`.
+        object_info: The host's `/object_info`; looked at only for a conversion.
+
+    Raises:
+        WorkflowError: The graph cannot be converted; see `export_prompt`. Or nothing in it would run.
+    """
+    if workflow.prompt is not None:
+        return workflow.prompt
+    if workflow.ui is None:
+        raise WorkflowError(f"{workflow.source} holds neither a prompt nor a graph")
+    prompt = export_prompt(workflow.ui, object_info, workflow.source)
+    if not prompt:
+        raise WorkflowError(f"{workflow.source} has no node that would run: add one, or unmute the ones there")
+    return prompt
+
+
+def ui_twin(path: str | Path) -> Path | None:
+    """The UI-format file of `NAME/api/X.json`, which is `NAME/X.json`; None when there is none."""
+    path = Path(path)
+    twin = path.parent.parent / path.name
+    return twin if path.parent.name == "api" and twin.is_file() else None
+
+
+def check_prompt(prompt: object, source: str) -> Prompt:
+    """Return the prompt if it has the shape of the API format and all its links lead somewhere.
+
+    What a host noted into the nodes while it ran them (pictures carry it) is left out: sent back, it would be believed.
+
+    Args:
+        prompt: A parsed JSON document.
+        source: Where it comes from, for messages.
+
+    Raises:
+        WorkflowError: It has not.
+    """
+    if not isinstance(prompt, dict) or not prompt:
+        raise WorkflowError(f"{source} holds {_kind(prompt)}; expected a JSON object of nodes, in API or UI format")
+    for node_id, node in prompt.items():
+        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+            raise WorkflowError(f"{source}: node {node_id!r} has no text `class_type`; use ComfyUI's Export (API)")
+        if not isinstance(node.get("inputs"), dict):
+            raise WorkflowError(f"{source}: node {node_id!r} ({node['class_type']}) has no object `inputs`")
+        for name, value in node["inputs"].items():
+            if is_link(value) and value[0] not in prompt:
+                raise WorkflowError(
+                    f"{source}: input {node_id}.{name} is linked to node {value[0]!r}, which is missing"
+                )
+    return {node_id: {key: node[key] for key in _NODE_KEYS if key in node} for node_id, node in prompt.items()}
+
+
+def is_link(value: object) -> bool:
+    """Whether an input's value is a link to an output of another node."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+def _kind(value: object) -> str:
+    return "an empty object" if value == {} else f"a JSON {type(value).__name__}"
