@@ -1,7 +1,7 @@
 """Floating point formats of the denoiser, and of the first stage.
 
 Of the denoiser only the inner layers take part: latents, schedule coefficients and time embedding stay in float32. The
-first stage has a choice of its own. What a shorter format changes in the pictures is in the README, "Precision".
+first stage has a choice of its own. What a shorter format changes in the pictures is in docs/precision.md.
 
 "tf32" is float32 weights whose products NVIDIA's cards since Ampere may round to 10 bits on the way in. Everything
 else computes it as fp32, which is nearer to the truth: so a workflow that asks for it runs everywhere.

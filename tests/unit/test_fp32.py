@@ -354,7 +354,7 @@ def tf32_demo(root) -> ldm_backend.LatentDiffusion:
 
 
 def test_tf32_states_what_it_changes(tf32_demo, expected):
-    """Of the UNet alone; the README has the figure. Without TF32 it is fp32."""
+    """Of the UNet alone; docs/precision.md has the figure. Without TF32 it is fp32."""
     assert np.array_equal(picture(tf32_demo), expected)
     with EmulatedTF32() as emulation:
         found = picture(tf32_demo)

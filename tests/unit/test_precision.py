@@ -86,7 +86,7 @@ def test_a_short_format_is_near_the_exact_network(tiny_folder, name, latents):
 
 
 def test_pictures_of_the_demo_in_bf16(request):
-    """The README says what to expect of more seeds; a time embedding in bf16, for one, falls below this."""
+    """docs/precision.md says what to expect of more seeds; a time embedding in bf16, for one, falls below this."""
     folder = request.config.rootpath / "demo" / "portraits-128"
     exact, short = (ldm_backend.load(folder, device="cpu", precision=precision) for precision in ("fp32", "bf16"))
     seeds = [4, 6]
@@ -143,7 +143,7 @@ def test_the_norms_of_a_short_format_have_exact_statistics():
 
 
 def test_pictures_of_the_demo_with_a_first_stage_in_bf16(request):
-    """The README says what to expect of more seeds."""
+    """docs/precision.md says what to expect of more seeds."""
     folder = request.config.rootpath / "demo" / "portraits-128"
     exact, short = (
         ldm_backend.load(folder, device="cpu", first_stage_precision=precision) for precision in ("fp32", "bf16")
@@ -181,7 +181,7 @@ def test_compiled_is_the_same_network(small, latents):
 
 @torch.no_grad()
 def test_in_float32_on_the_cpu_larger_kernels_take_the_place_of_compiling():
-    """At the finer levels; within a fifth of what the README allows between this network and diffusers'."""
+    """At the finer levels; within a fifth of what docs/precision.md allows between this network and diffusers'."""
     config = UNetConfig(sample_size=64, block_out_channels=(128, 128, 128, 128), layers_per_block=1)
     plain, fast = UNet(config), UNet(config)
     fast.load_state_dict(plain.state_dict())
