@@ -149,19 +149,32 @@ class _FastConv2d(nn.Module):
     def _kept(self, form: str, x: Tensor) -> Tensor:
         """Kernels in that form, made anew when the weights are not what they were when these were made."""
         weight = self.weight.detach()
-        # All that changes weights in place (a merge, a LoRA) changes those of the first channel too.
-        source = (form, weight.data_ptr(), weight[0].clone())
+        # Where no version tells (inference tensors, writes through `.data`): all that changes weights in place there (a
+        # merge, a LoRA) changes those of the first channel too.
+        version = 0 if weight.is_inference() else weight._version
+        source = (form, weight.data_ptr(), version, weight[0].clone())
         kept, made = self.__dict__.get("_copy", (None, None))
-        if kept is None or made is None or kept[:2] != source[:2] or not torch.equal(kept[2], source[2]):
+        if kept is None or made is None or kept[:3] != source[:3] or not torch.equal(kept[3], source[3]):
             made = _made(form, weight, self, x)
             self.__dict__["_copy"] = (source, made)
             let_go([weight])
         return made
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled by its base, for the class is made; and without what was made from the weights."""
+        state = {name: value for name, value in self.__dict__.items() if name != "_copy"}
+        return _unfilled, (type(self).__bases__[1],), state
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Moved or cast: what was made from the weights is void."""
         self.__dict__.pop("_copy", None)
         return super()._apply(fn, recurse)
+
+
+def _unfilled(base: type[nn.Module]) -> nn.Module:
+    """A layer of `faster(base)` whose attributes are still to come."""
+    kind = faster(base)
+    return kind.__new__(kind)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,8 +1,7 @@
 """Copies of weights in forms that suit graphics cards: fewer, larger products instead of many small ones.
 
-A layer that has such a form offers `make_form()`, which fills its attribute `form`, and takes the form instead of its
-own weights where there is one. On the CPU there is none: the forms are sums in another order, and the CPU has faster
-ways of its own (`fast_conv`).
+A `Formed` layer has such a form, and takes it instead of its own weights where there is one. On the CPU there is none:
+the forms are sums in another order, and the CPU has faster ways of its own (`fast_conv`).
 
 Forms are made by whoever runs a whole network and belong to one run. What changes weights within a run is noticed by
 their addresses and versions; an inference tensor has no version, so for those only the end of the run counts.
@@ -21,6 +20,23 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # What weights are now: equal states mean that nothing was moved, replaced or (where it can be told) changed.
 State = tuple[tuple[int, int, int], ...]
+
+
+class Formed(nn.Module):
+    """A module that can have a form.
+
+    Attributes:
+        form: what `make_form` made, which belongs to the run: copies and pickles do not have it.
+    """
+
+    form: tuple[Tensor, Tensor] | None = None
+
+    def make_form(self) -> None:
+        """Fill `form` from the weights as they are."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "form"}
 
 
 class WeightForms:
@@ -79,9 +95,8 @@ def drop_forms(network: nn.Module) -> None:
 @torch.no_grad()
 def _make_forms(network: nn.Module) -> None:
     for layer in network.modules():
-        make: Any = getattr(layer, "make_form", None)
-        if make is not None:
-            make()
+        if isinstance(layer, Formed):
+            layer.make_form()
 
 
 def plain_state(network: nn.Module, x: Tensor) -> State | None:

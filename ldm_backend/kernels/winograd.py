@@ -74,6 +74,10 @@ class Workspace:
     def __init__(self) -> None:
         self._free: list[Tensor] = []
 
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        """Copied and pickled as what has nothing to lend yet."""
+        return Workspace, ()
+
     @contextmanager
     def borrow(self, count: int) -> Iterator[Tensor]:
         """Lend `count` float32 values, of any content."""

@@ -24,6 +24,7 @@ from torch.nn.functional import (
 
 from ..kernels.fast_conv import doubled, faster, fold
 from ..kernels.fast_norm import group_norm
+from ..kernels.weight_forms import Formed
 from ..kernels.winograd import Workspace
 
 _FUSED = 256  # widest head that torch's fused attention takes on a card
@@ -176,14 +177,12 @@ class ResnetBlock(nn.Module):
         return self.time_emb_proj(silu(temb))
 
 
-class Attention(nn.Module):
+class Attention(Formed):
     """Self-attention over the H*W positions, with a residual connection.
 
     Attributes:
-        form: weight (3 C, C) and bias of q, k and v in one product, see `weight_forms`.
+        form: weight (3 C, C) and bias of q, k and v in one product.
     """
-
-    form: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, layers: Layers, channels: int) -> None:
         super().__init__()
@@ -253,14 +252,12 @@ class Downsample(nn.Module):
         return self.conv(x if self.pad_both_sides else pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
+class Upsample(Formed):
     """Nearest-neighbour doubling, then a 3x3 convolution.
 
     Attributes:
-        form: kernels and bias that do both at once, see `weight_forms`.
+        form: kernels and bias that do both at once.
     """
-
-    form: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, layers: Layers, channels: int) -> None:
         super().__init__()

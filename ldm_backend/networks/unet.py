@@ -16,12 +16,12 @@ from ..kernels.cuda_graphs import CudaGraphs
 from ..kernels.fast_conv import SIDE, keep_large_tiles
 from ..kernels.fast_norm import group_norm
 from ..kernels.fp32 import fp32
-from ..kernels.weight_forms import WeightForms
+from ..kernels.weight_forms import Formed, WeightForms
 from .layers import Layers, MidBlock, Projected, ResnetBlock, TimeInput, timestep_embedding
 from .unet_blocks import DownBlock, TimeEmbedding, UpBlock
 
 
-class UNet(nn.Module):
+class UNet(Formed):
     """Convolutional UNet with self-attention at the coarser levels (LDM paper, appendix E).
 
     Args:
@@ -31,11 +31,10 @@ class UNet(nn.Module):
 
     Attributes:
         tf32: where the weights are float32, let cards compute in TF32.
-        form: weight and bias of all time projections in one product, see `weight_forms`.
+        form: weight and bias of all time projections in one product.
     """
 
     tf32 = False
-    form: tuple[Tensor, Tensor] | None = None
     down_blocks: Any  # ModuleLists of DownBlock and UpBlock; a ModuleList does not tell a type checker its members
     up_blocks: Any
 
@@ -144,7 +143,7 @@ class UNet(nn.Module):
         self._forms.clear(self)
 
     def make_form(self) -> None:
-        """Join the time projections of all resnets, see `weight_forms`."""
+        """Join the time projections of all resnets."""
         layers = [resnet.time_emb_proj for resnet in self._resnets()]
         self.form = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +13,9 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ldm_backend.config.model import UNetConfig
 from ldm_backend.errors import InputError
+from ldm_backend.networks import uninitialised
 from ldm_backend.networks.layers import attended_in_parts, timestep_embedding
 from ldm_backend.networks.unet import UNet
 from ldm_backend.sampling.noise import draw_noise
@@ -140,3 +145,65 @@ def test_all_weights_come_from_the_operations_namespace(tiny):
     kinds = {kind.__name__: recording(kind) for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.Embedding)}
     unet = UNet(tiny.config.unet, operations=SimpleNamespace(**kinds), device="meta")
     assert sum(p.numel() for layer in made for p in layer.parameters()) == sum(p.numel() for p in unet.parameters())
+
+
+@pytest.fixture(params=["fresh", "evaluated"])
+def unet_of_any_size(request) -> UNet:
+    """With layers of every kind of convolution, whose kernels are kept once they were needed."""
+    config = UNetConfig(
+        sample_size=32,
+        block_out_channels=(128, 128, 128),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet(config, uninitialised if request.param == "fresh" else torch.nn)
+    with torch.no_grad():
+        for weight in unet.parameters():
+            weight.normal_(std=0.02, generator=torch.Generator().manual_seed(weight.numel()))
+        if request.param == "evaluated":
+            unet(draw_noise([3], (3, 32, 32)), 500)
+            assert any("_copy" in layer.__dict__ for layer in unet.modules())
+    return unet
+
+
+def pickled(unet: UNet) -> UNet:
+    return pickle.loads(pickle.dumps(unet))  # noqa: S301 - our own
+
+
+def saved(unet: UNet) -> UNet:
+    memory = io.BytesIO()
+    torch.save(unet, memory)
+    memory.seek(0)
+    return torch.load(memory, weights_only=False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", [copy.deepcopy, pickled, saved])
+def test_a_network_can_be_copied_like_any_other(unet_of_any_size, way):
+    unet, x = unet_of_any_size, draw_noise([3], (3, 32, 32))
+    twin = way(unet)
+    expected = unet(x, 500)
+    assert not any("_copy" in layer.__dict__ for layer in twin.modules())
+    assert type(twin.conv_in) is type(unet.conv_in)
+    assert torch.equal(twin(x, 500), expected)
+    for weight in twin.parameters():
+        weight.mul_(1.1)
+    assert not torch.equal(twin(x, 500), expected)
+    assert torch.equal(unet(x, 500), expected)
+
+
+@torch.no_grad()
+def test_a_weight_that_is_changed_in_place_is_noticed(unet_of_any_size):
+    """Any number of any layer: what is kept of the weights holds none of it."""
+    unet, x = unet_of_any_size, draw_noise([3], (3, 32, 32))
+    for name, weight in unet.named_parameters():
+        if weight.ndim != 4:
+            continue
+        before = unet(x, 500)
+        weight[-1].mul_(1.5)
+        found = unet(x, 500)
+        assert not torch.equal(found, before), name
+        assert torch.equal(found, copy.deepcopy(unet)(x, 500)), name
