@@ -1,4 +1,7 @@
-"""The ComfyUI nodes. Only this package may import the host; `host/` holds everything that touches its internals."""
+"""The ComfyUI nodes. Only this package may import the host; `host/` holds everything that touches its internals.
+
+Node files import `host/` and `shared/`, never each other.
+"""
 
 from __future__ import annotations
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..ldm_backend.checkpoints.single_file import DTYPES, config_to_json, fill_single_file
 from ..ldm_backend.errors import InputError
-from .host.model import ldm_model_of, saved_weights
+from .host.model import ModelPatcher, ldm_model_of, saved_weights
 from .host.outputs import new_outputs, workflow_texts, write_new
 from .host.schema import make_schema
 from .host.vae import LDMVAE, ldm_vae_of
-from .inputs import model_input
+from .shared.inputs import model_input
 
 
 class LDMModelInfo(io.ComfyNode):

@@ -12,8 +12,8 @@ from comfy_api.latest import io
 from ..ldm_backend.networks.tiled_decode import MIN_TILE
 from .host.schema import make_schema
 from .host.vae import ldm_vae_of
-from .inputs import vae_input
-from .wires import samples_of
+from .shared.inputs import vae_input
+from .shared.wires import samples_of
 
 
 class LDMVQDecode(io.ComfyNode):

@@ -13,8 +13,9 @@ from torch import Tensor
 from ..ldm_backend.errors import InputError
 from .host.schema import make_schema
 from .host.vae import ldm_vae_of
-from .inputs import SIZE_STEP, vae_input
-from .wires import image_of
+from .shared.inputs import SIZE_STEP, vae_input
+from .shared.latent_batch import DOWNSCALE_KEY
+from .shared.wires import image_of
 
 
 class LDMVQEncode(io.ComfyNode):
@@ -70,4 +71,4 @@ class LDMVQEncode(io.ComfyNode):
                     f"{SIZE_STEP} if a sampler will take the latent. Crop or resize the image, for example to {lower} "
                     "with Upscale Image."
                 )
-        return io.NodeOutput({"samples": vae.encode(image[..., :3]), "downscale_ratio_spacial": downscale})
+        return io.NodeOutput({"samples": vae.encode(image[..., :3]), DOWNSCALE_KEY: downscale})

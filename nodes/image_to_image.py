@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..ldm_backend.sampling.noise import add_noise, draw_noise
-from .host.model import ldm_model_of
+from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
-from .inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
-from .limits import check_sampling
-from .sampling import run_sampler
-from .seeding import seeded
-from .wires import samples_of
+from .shared.inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
+from .shared.latent_batch import INFO_KEY
+from .shared.limits import check_sampling
+from .shared.sampling import run_sampler
+from .shared.seeding import seeded
+from .shared.wires import samples_of
 
 
 class LDMImageToImage(io.ComfyNode):
@@ -95,5 +95,5 @@ class LDMImageToImage(io.ComfyNode):
         noise = draw_noise(seeds, (channels, height, width)).to(samples.device)
         noisy = add_noise(samples.float(), noise, inner.schedule.alpha_cumprod(pairs[0][0]))
         sampled = run_sampler(model, carrier | {"samples": noisy}, pairs, sampler, cls.hidden.unique_id, eta)
-        sampled["ldm_info"] |= {"sampler": sampler, "steps": steps, "eta": eta, "grid": grid, "strength": strength}
+        sampled[INFO_KEY] |= {"sampler": sampler, "steps": steps, "eta": eta, "grid": grid, "strength": strength}
         return io.NodeOutput(sampled)

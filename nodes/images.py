@@ -18,8 +18,8 @@ from torch import Tensor
 from ..ldm_backend.errors import InputError
 from .host.outputs import Output, new_outputs, workflow_texts, write_new
 from .host.schema import make_schema
-from .latents import image_seeds
-from .wires import image_of, samples_of
+from .shared.latent_batch import INFO_KEY, image_seeds
+from .shared.wires import image_of, samples_of
 
 
 class LDMSaveImage(io.ComfyNode):
@@ -70,7 +70,7 @@ class LDMSaveImage(io.ComfyNode):
                 f"There are {number} images but {latents} latents. Connect the latents that these images were "
                 "decoded from."
             )
-        info = dict(latent.get("ldm_info") or {})
+        info = dict(latent.get(INFO_KEY) or {})
         seeds = image_seeds(latent)
         texts = workflow_texts(cls.hidden)
         outputs = new_outputs(filename_prefix, ".png", width, height)

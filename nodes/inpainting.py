@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..ldm_backend.editing.inpainting import composite, inpaint, latent_mask, repaint_moves
 from ..ldm_backend.memory.estimates import Size
 from ..ldm_backend.sampling.noise import StepNoise, draw_noise
-from .host.model import intermediate_device, ldm_model_of, loaded
+from .host.model import ModelPatcher, intermediate_device, ldm_model_of, loaded
 from .host.progress import step_callback
 from .host.schema import make_schema
-from .inputs import grid_input, model_input, seed_input, steps_input
-from .limits import check_composite, check_sampling
-from .seeding import seeded
-from .wires import image_of, mask_of, samples_of
+from .shared.inputs import grid_input, model_input, seed_input, steps_input
+from .shared.latent_batch import INFO_KEY
+from .shared.limits import check_composite, check_sampling
+from .shared.seeding import seeded
+from .shared.wires import image_of, mask_of, samples_of
 
 
 class LDMInpaint(io.ComfyNode):
@@ -120,7 +120,7 @@ class LDMInpaint(io.ComfyNode):
             )
         settings = {"sampler": "repaint", "steps": steps, "grid": grid, "jump_length": jump_length}
         info = inner.ldm_source | settings | {"resamples": resamples}
-        return io.NodeOutput(carrier | {"samples": x_0.to(intermediate_device()), "ldm_info": info})
+        return io.NodeOutput(carrier | {"samples": x_0.to(intermediate_device()), INFO_KEY: info})
 
 
 class LDMInpaintComposite(io.ComfyNode):

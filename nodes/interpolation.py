@@ -1,8 +1,4 @@
-"""Starting noise and latents along a path: walks between two seeds or latents, and small steps round one seed.
-
-These latents carry no `ldm_seed`, which would be untrue for most of them. They carry `ldm_labels` instead: a text for
-each index of the batch, so that `batch_index` finds the label of an image that was taken out of it.
-"""
+"""Starting noise and latents along a path: walks between two seeds or latents, and small steps round one seed."""
 
 # The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
 # pyright: reportIncompatibleMethodOverride=false
@@ -12,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -20,12 +15,12 @@ from ..ldm_backend.editing.interpolation import PATHS, slerp
 from ..ldm_backend.errors import InputError, check_choice
 from ..ldm_backend.memory.estimates import Size
 from ..ldm_backend.sampling.noise import draw_noise, seeds_of
-from .host.model import intermediate_device
+from .host.model import ModelPatcher
 from .host.schema import make_schema
-from .inputs import other_model_input, seed_input, side_input
-from .latents import image_seeds, latent_shape
-from .limits import check_noise, check_path, noise_refusal
-from .wires import samples_of
+from .shared.inputs import other_model_input, seed_input, side_input
+from .shared.latent_batch import DOWNSCALE_KEY, INFO_KEY, SEED_KEY, labelled, latent_shape, own_labels
+from .shared.limits import check_noise, check_path, noise_refusal
+from .shared.wires import samples_of
 
 GROUP = "seeds"
 
@@ -95,7 +90,7 @@ class LDMSeedWalk(io.ComfyNode):
         labels[0] = f"seed {seed_from}"
         if path == "line":
             labels[-1] = f"seed {seed_to}"
-        return io.NodeOutput(labelled(samples, labels) | {"downscale_ratio_spacial": downscale})
+        return io.NodeOutput(labelled(samples, labels) | {DOWNSCALE_KEY: downscale})
 
 
 class LDMLatentWalk(io.ComfyNode):
@@ -149,9 +144,9 @@ class LDMLatentWalk(io.ComfyNode):
         names = zip(own_labels(latent_from) or ["from"] * len(a), own_labels(latent_to) or ["to"] * len(b), strict=True)
         labels = [label for one, other in names for label in walk_labels(one, other, frames, path)]
         # Kept is what holds for every frame. A seed does not, nor does a mask made for one of the ends.
-        kept = {key: value for key, value in latent_from.items() if key not in ("ldm_seed", "noise_mask")}
-        if kept.get("ldm_info") != latent_to.get("ldm_info"):
-            kept.pop("ldm_info", None)
+        kept = {key: value for key, value in latent_from.items() if key not in (SEED_KEY, "noise_mask")}
+        if kept.get(INFO_KEY) != latent_to.get(INFO_KEY):
+            kept.pop(INFO_KEY, None)
         return io.NodeOutput(kept | labelled(torch.cat(walks), labels))
 
 
@@ -227,7 +222,7 @@ class LDMSeedVariations(io.ComfyNode):
         others = seeds_of(variation_seed, range(variations))
         varied = slerp(centre.expand(variations, -1, -1, -1), draw_noise(others, shape), strength)
         labels = [f"seed {seed}", *(f"seed {seed} + {other} x {strength:g}" for other in others)]
-        return io.NodeOutput(labelled(torch.cat([centre, varied]), labels) | {"downscale_ratio_spacial": downscale})
+        return io.NodeOutput(labelled(torch.cat([centre, varied]), labels) | {DOWNSCALE_KEY: downscale})
 
 
 def frames_input() -> io.Int.Input:
@@ -265,33 +260,3 @@ def walk_labels(start: str, end: str, frames: int, path: str) -> list[str]:
         return [start, *(f"{start} > {end}: {360 * index / frames:g} deg" for index in range(1, frames))]
     inner = (f"{start} > {end}: {index / (frames - 1):.2f}" for index in range(1, frames - 1))
     return [start, *inner, end]
-
-
-def labelled(samples: Tensor, labels: list[str]) -> dict[str, Any]:
-    """A LATENT of these samples, with a text for each."""
-    return {
-        "samples": samples.to(intermediate_device()),
-        "batch_index": list(range(len(labels))),
-        "ldm_labels": labels,
-    }
-
-
-def own_labels(latent: dict[str, Any]) -> list[str] | None:
-    """What the latent says of each of its images: its labels, else "seed N", else None.
-
-    None also where `batch_index` names an image twice or one that has no label: a node before this one has joined or
-    repeated batches, and the texts of the first would be wrong for the rest.
-
-    Raises: InputError: the latent's batch_index does not fit its batch.
-    """
-    images = latent["samples"].shape[0]
-    indices = list(latent.get("batch_index", range(images)))
-    if len(indices) != len(set(indices)):
-        return None
-    labels = latent.get("ldm_labels")
-    if labels is None:
-        seeds = image_seeds(latent)
-        return None if seeds is None else [f"seed {seed}" for seed in seeds]
-    if len(indices) != images or max(indices) >= len(labels):
-        return None
-    return [labels[index] for index in indices]

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..ldm_backend.editing.inversion import evaluations_of, invert_ddim
-from .host.model import intermediate_device, ldm_model_of, loaded
+from .host.model import ModelPatcher, intermediate_device, ldm_model_of, loaded
 from .host.progress import step_callback
 from .host.schema import make_schema
-from .inputs import grid_input, model_input, steps_input
-from .limits import check_sampling
-from .wires import samples_of
+from .shared.inputs import grid_input, model_input, steps_input
+from .shared.latent_batch import INFO_KEY, LABELS_KEY, SEED_KEY
+from .shared.limits import check_sampling
+from .shared.wires import samples_of
 
 # What the samples are no longer once they are inverted: a draw of a seed, and the result of a sampler.
-_NO_LONGER = ("ldm_seed", "ldm_labels", "ldm_info")
+_NO_LONGER = (SEED_KEY, LABELS_KEY, INFO_KEY)
 
 
 class LDMDDIMInversion(io.ComfyNode):

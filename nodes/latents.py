@@ -8,17 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..ldm_backend.config.presets import CELEBAHQ_256
-from ..ldm_backend.errors import InputError
 from ..ldm_backend.memory.estimates import Size
 from ..ldm_backend.sampling.noise import draw_noise, seeds_of
-from .host.model import intermediate_device, ldm_model_of
+from .host.model import ModelPatcher, intermediate_device
 from .host.schema import make_schema
-from .inputs import SIZE_STEP, batch_input, other_model_input, seed_input, side_input
-from .limits import check_noise, noise_refusal
+from .shared.inputs import batch_input, other_model_input, seed_input, side_input
+from .shared.latent_batch import DOWNSCALE_KEY, SEED_KEY, latent_shape
+from .shared.limits import check_noise, noise_refusal
 
 TASK = "LDM Latent Noise"
 EMPTY_TASK = "LDM Empty Latent"
@@ -78,8 +76,8 @@ class LDMLatentNoise(io.ComfyNode):
             {
                 "samples": samples,
                 "batch_index": list(range(batch_size)),
-                "ldm_seed": seed,
-                "downscale_ratio_spacial": downscale,
+                SEED_KEY: seed,
+                DOWNSCALE_KEY: downscale,
             }
         )
 
@@ -133,42 +131,4 @@ class LDMEmptyLatent(io.ComfyNode):
         # Zeros alone would take less, but whoever takes them draws as much noise.
         check_noise(EMPTY_TASK, Size(batch_size, height, width), model)
         samples = torch.zeros((batch_size, *shape), dtype=torch.float32, device=intermediate_device())
-        # Hosts since 0.11.0 scale an empty latent by this ratio to that of the model; older ones take it as it is.
-        return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": downscale})
-
-
-def latent_shape(width: int, height: int, model: ModelPatcher | None = None) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) of the latent of an image, and its downscale; 3 channels at a quarter of the size without a model.
-
-    Raises:
-        InputError: a side that is no multiple of 32, or a model of another family.
-    """
-    for name, side in (("width", width), ("height", height)):
-        if side % SIZE_STEP:
-            lower = side // SIZE_STEP * SIZE_STEP
-            raise InputError(
-                f"{name} is {side}; expected a multiple of {SIZE_STEP}. Set {name} to {max(lower, SIZE_STEP)} or "
-                f"{lower + SIZE_STEP}."
-            )
-    first_stage = ldm_model_of(model).ldm_config.vq if model is not None else CELEBAHQ_256.vq
-    downscale = first_stage.downscale
-    return (first_stage.z_channels, height // downscale, width // downscale), downscale
-
-
-def image_seeds(latent: dict[str, Any], seed: int | None = None) -> list[int] | None:
-    """The seed of each image of a latent: from `seed`, else from what LDM Latent Noise wrote into it, else None.
-
-    Raises:
-        InputError: the latent's batch_index does not fit its batch.
-    """
-    seed = latent.get("ldm_seed") if seed is None else seed
-    if seed is None:
-        return None
-    images = latent["samples"].shape[0]
-    indices = list(latent.get("batch_index", range(images)))
-    if len(indices) != images:
-        raise InputError(
-            f"The latent holds {images} images but batch_index names {len(indices)}. A node before this one "
-            "changed the batch without its index; make the batch with LDM Latent Noise."
-        )
-    return seeds_of(seed, indices)
+        return io.NodeOutput({"samples": samples, DOWNSCALE_KEY: downscale})

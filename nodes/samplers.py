@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from .host.model import ldm_model_of
+from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
-from .inputs import eta_input, finished_latents, grid_input, model_input, sampler_input, step_seed_input, steps_input
-from .sampling import run_sampler
+from .shared.inputs import (
+    eta_input,
+    finished_latents,
+    grid_input,
+    model_input,
+    sampler_input,
+    step_seed_input,
+    steps_input,
+)
+from .shared.latent_batch import INFO_KEY
+from .shared.sampling import run_sampler
 
 
 class LDMDDIMSampler(io.ComfyNode):
@@ -89,9 +97,9 @@ class LDMDDIMSampler(io.ComfyNode):
         pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
         cache = (cache_interval, cache_depth) if cache_interval > 1 else None
         sampled = run_sampler(model, latent, pairs, "ddim", cls.hidden.unique_id, eta, seed, cache)
-        sampled["ldm_info"] |= {"sampler": "ddim", "steps": steps, "eta": eta, "grid": grid}
+        sampled[INFO_KEY] |= {"sampler": "ddim", "steps": steps, "eta": eta, "grid": grid}
         if cache is not None:  # the picture is another one
-            sampled["ldm_info"] |= {"cache_interval": cache_interval, "cache_depth": cache_depth}
+            sampled[INFO_KEY] |= {"cache_interval": cache_interval, "cache_depth": cache_depth}
         return io.NodeOutput(sampled)
 
 
@@ -135,5 +143,5 @@ class LDMSampler(io.ComfyNode):
         """
         pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
         sampled = run_sampler(model, latent, pairs, sampler, cls.hidden.unique_id, seed=seed)
-        sampled["ldm_info"] |= {"sampler": sampler, "steps": steps, "grid": grid}
+        sampled[INFO_KEY] |= {"sampler": sampler, "steps": steps, "grid": grid}
         return io.NodeOutput(sampled)

@@ -17,10 +17,10 @@ from ..ldm_backend.views.contact_sheet import LINES, contact_sheet, plan
 from .host.model import intermediate_device
 from .host.schema import make_schema
 from .host.vae import ldm_vae_of, loaded_first_stage
-from .inputs import vae_input
-from .interpolation import own_labels
-from .limits import check_pictures, check_view
-from .wires import image_of, samples_of
+from .shared.inputs import vae_input
+from .shared.latent_batch import own_labels
+from .shared.limits import check_pictures, check_view
+from .shared.wires import image_of, samples_of
 
 GROUP = "view"
 

@@ -71,6 +71,12 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "__init__": {"client", "errors", "host", "workflows"},
     },
 }  # fmt: skip
+# Room of the nodes -> what it may import besides the backend. Node files, directly in `nodes`, stand alone.
+NODE_ROOMS = {
+    "nodes.host": {"nodes.host"},
+    "nodes.shared": {"nodes.host", "nodes.shared"},
+    "nodes": {"nodes.host", "nodes.shared"},
+}
 MOST_FILES = 16  # directly in a room
 MOST_FLOORS = 9  # of rooms in a package, and of modules in a room
 
@@ -164,7 +170,7 @@ def test_no_cycle_and_few_floors(package):
         assert len(longest := floors(inside)) <= MOST_FLOORS, longest
 
 
-@pytest.mark.parametrize("package", ROOMS)
+@pytest.mark.parametrize("package", [*ROOMS, "nodes"])
 def test_rooms_are_small_and_said_in_a_line(package):
     """A folder without an `__init__.py` would not be in the wheel."""
     folders = {file.parent for file in modules_of(ROOT / package).values()} - {ROOT / package}
@@ -181,6 +187,50 @@ def test_the_rules_see_what_they_forbid():
     assert floors({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == ["a", "b", "c"]
     with pytest.raises(AssertionError, match="a -> b -> a"):
         floors({"a": {"b"}, "b": {"a"}})
+
+
+def node_classes(file: Path) -> tuple[str, ...]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return tuple(node.name for node in classes if "io.ComfyNode" in map(ast.unparse, node.bases))
+
+
+def test_a_node_file_needs_no_other():
+    """Or the fault of one would take the nodes of others along. What several need is in rooms, without a node."""
+    packages = {package: modules_of(ROOT / package) for package in ("nodes", "ldm_backend")}
+    modules = {f"{package}.{name}": file for package, files in packages.items() for name, file in files.items()}
+    ours = [name for name in modules if name.startswith("nodes.")]
+    arrows = {name: {other for other in relative_imports(name, modules) if other in ours} for name in ours}
+    floors(arrows)
+    assert {room_of(name) for name in ours} == set(NODE_ROOMS)
+    for name, others in arrows.items():
+        assert {room_of(other) for other in others} <= NODE_ROOMS[room_of(name)], name
+
+
+def test_nodes_are_where_the_table_says():
+    """`NODES` names every file directly in `nodes`, and all nodes in it; the rooms hold none."""
+    tree = ast.parse((ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8"))
+    tables = {ast.unparse(node.target): node.value for node in tree.body if isinstance(node, ast.AnnAssign)}
+    listed = ast.literal_eval(tables["NODES"] or "{}")
+    found = {name: node_classes(file) for name, file in modules_of(ROOT / "nodes").items() if name != "__init__"}
+    assert {name: sorted(nodes) for name, nodes in found.items() if nodes or "." not in name} == {
+        name: sorted(nodes) for name, nodes in listed.items()
+    }
+
+
+def test_only_one_room_of_the_nodes_imports_the_host():
+    """Besides `comfy_api`, its public interface; which names of that, `test_host_names.py` says."""
+    modules = modules_of(ROOT / "nodes")
+    importing = {name for name, file in modules.items() if absolute_imports(file) & HOST - {"comfy_api"}}
+    assert {room_of(name) for name in importing} == {"host"}
+
+
+def test_one_module_names_the_keys_of_a_latent():
+    """Those of this pack: a key that is written in one file and read in another has one spelling."""
+    keys = {"ldm_seed", "ldm_labels", "ldm_info"}
+    trees = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in modules_of(ROOT / "nodes").items()}
+    literals = {name: {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)} for name, tree in trees.items()}
+    assert {name for name, found in literals.items() if found & keys} == {"shared.latent_batch"}
 
 
 @pytest.mark.parametrize("folder", [ROOT, Path("/")])

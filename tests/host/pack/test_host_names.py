@@ -11,8 +11,7 @@ NODES = PACK_ROOT / "nodes"
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "execution",
                 "node_helpers", "server", "utils", "app"}  # fmt: skip
 # What the nodes themselves may use; everything else goes through nodes/host, where a change in ComfyUI is met.
-EVERYWHERE = ("comfy_api.latest.ComfyExtension", "comfy_api.latest.io", "comfy_api.latest.ui",
-              "comfy.model_patcher.ModelPatcher")  # fmt: skip
+EVERYWHERE = ("comfy_api.latest.ComfyExtension", "comfy_api.latest.io", "comfy_api.latest.ui")
 # Removed, renamed, called differently or made anew between 0.3.52 and the newest hosts that we know of.
 CHANGED = {
     "comfy_api.latest.comfy_io": "called io since 0.3.75, and in all versions",

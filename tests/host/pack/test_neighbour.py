@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,37 @@ from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
 FOREIGN = Path(__file__).parent / "foreign_pack"
 # They set the global generator or draw from it, as samplers of the host do for all models.
 HOST_SAMPLERS = {"KSampler", "SamplerCustomAdvanced"}
+
+# Imports a copy of the pack whole, and then with each of its node files broken in turn; prints which nodes there were.
+BREAK_EACH = """
+import asyncio, importlib.util, json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+sys.dont_write_bytecode = True  # a file that is broken and mended within a second would be read from its cache
+from comfy.cli_args import args; args.cpu = True
+root = Path(sys.argv[2])
+
+def nodes_of_the_pack():
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'pack']:
+        del sys.modules[name]
+    spec = importlib.util.spec_from_file_location('pack', root / '__init__.py', submodule_search_locations=[str(root)])
+    pack = importlib.util.module_from_spec(spec); sys.modules['pack'] = pack; spec.loader.exec_module(pack)
+
+    async def listed():
+        return [node.__name__ for node in await (await pack.comfy_entrypoint()).get_node_list()]
+
+    return asyncio.run(listed())
+
+whole = nodes_of_the_pack()
+files, left = sys.modules['pack.nodes'].NODES, {}
+for name in files:
+    file = root / 'nodes' / f'{name}.py'
+    text = file.read_text(encoding='utf-8')
+    file.write_text(text + '\\nraise ImportError("broken on purpose")\\n', encoding='utf-8')
+    left[name] = nodes_of_the_pack()
+    file.write_text(text, encoding='utf-8')
+print(json.dumps({'whole': whole, 'files': files, 'left': left}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +124,17 @@ def test_free_gives_the_memory_back(shared_host: PrivateHost) -> None:
         assert is_idle()
 
 
+def copy_of_the_pack(folder: Path) -> Path:
+    """Without caches, to be changed."""
+    for name in ("nodes", "ldm_backend", "demo"):
+        shutil.copytree(PACK_ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PACK_ROOT / "__init__.py", folder)
+    return folder
+
+
 def test_a_part_that_cannot_be_loaded_takes_no_other_along(tmp_path: Path) -> None:
     """One file of nodes raises at import: its nodes are missing, the log says so once, the rest works."""
-    pack = tmp_path / "pack"
-    for name in ("nodes", "ldm_backend", "demo"):
-        shutil.copytree(PACK_ROOT / name, pack / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PACK_ROOT / "__init__.py", pack)
+    pack = copy_of_the_pack(tmp_path / "pack")
     views = pack / "nodes" / "views.py"
     views.write_text(views.read_text() + '\nraise ImportError("broken on purpose")\n')
     with PrivateHost(find_host(), {"comfyui-ldm": pack}, tmp_path / "base") as host, ComfyClient(host.url) as client:
@@ -109,3 +146,16 @@ def test_a_part_that_cannot_be_loaded_takes_no_other_along(tmp_path: Path) -> No
     assert log.count("nodes/views.py could not be loaded") == 1
     assert "these nodes are missing: LDMContactSheet, LDMCodeView" in log
     assert log.count("ImportError: broken on purpose") == 1
+
+
+def test_each_file_of_nodes_stands_alone(tmp_path: Path) -> None:
+    """Whichever of them raises at import, its own nodes are missing and no others."""
+    location = find_host()
+    command = [location.python, "-P", "-c", BREAK_EACH, str(location.path), str(copy_of_the_pack(tmp_path / "pack"))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=location.path, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    whole, files = found["whole"], found["files"]
+    assert whole == [name for own in files.values() for name in own]
+    for file, own in files.items():
+        assert found["left"][file] == [name for name in whole if name not in own], file

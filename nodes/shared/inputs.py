@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ldm_backend.sampling.noise import MAX_SEED
-from ..ldm_backend.sampling.samplers import SAMPLERS
-from ..ldm_backend.sampling.schedule import GRIDS
+from ...ldm_backend.sampling.noise import MAX_SEED
+from ...ldm_backend.sampling.samplers import SAMPLERS
+from ...ldm_backend.sampling.schedule import GRIDS
 
 SIZE_STEP = 32  # pixels: the UNet halves the latent three times
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..ldm_backend.errors import InputError
-from ..ldm_backend.networks.deep_cache import DeepCache
-from ..ldm_backend.sampling.noise import StepNoise
-from ..ldm_backend.sampling.samplers import adds_noise, sample
-from ..ldm_backend.sampling.schedule import Pairs
-from .host.model import intermediate_device, loaded
-from .host.progress import step_callback
-from .latents import image_seeds
+from ...ldm_backend.errors import InputError
+from ...ldm_backend.networks.deep_cache import DeepCache
+from ...ldm_backend.sampling.noise import StepNoise
+from ...ldm_backend.sampling.samplers import adds_noise, sample
+from ...ldm_backend.sampling.schedule import Pairs
+from ..host.model import ModelPatcher, intermediate_device, loaded
+from ..host.progress import step_callback
+from .latent_batch import INFO_KEY, image_seeds
 from .limits import check_sampling
 from .wires import samples_of
 
@@ -40,7 +39,7 @@ def run_sampler(
         eta: for ddim.
         seed: of the noise of the steps; None takes the latent's own.
         cache: interval and depth of `DeepCache`; None evaluates the whole network each time.
-    Returns: the LATENT with its samples finished and everything else kept; "ldm_info" tells the checkpoint.
+    Returns: the LATENT with its samples finished and everything else kept; `INFO_KEY` tells the checkpoint.
     Raises: LDMError: a model or latent of another family, an empty latent, a batch or size that does not fit into
         memory, a sampler that adds noise without a seed, or a cache depth that the network does not have.
     """
@@ -59,7 +58,7 @@ def run_sampler(
             step_noise=step_noise,
             callback=step_callback(model, len(pairs), node_id),
         )
-    return latent | {"samples": x_0.to(intermediate_device()), "ldm_info": dict(inner.ldm_source)}
+    return latent | {"samples": x_0.to(intermediate_device()), INFO_KEY: dict(inner.ldm_source)}
 
 
 def check_noisy(x_T: Tensor) -> None:  # noqa: N803 - the papers' name

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ldm_backend.errors import InputError, brief
+from ...ldm_backend.errors import InputError, brief
 
 
 def samples_of(latent: Any, name: str = "latent") -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from .latents import image_seeds
+from .latent_batch import LABELS_KEY, SEED_KEY, batch_indices, image_seeds
 
 
 def seeded(latent: dict[str, Any], seed: int) -> tuple[list[int], dict[str, Any]]:
@@ -13,7 +13,6 @@ def seeded(latent: dict[str, Any], seed: int) -> tuple[list[int], dict[str, Any]
     Raises:
         InputError: the latent's batch_index does not fit its batch.
     """
-    batch_index = list(latent.get("batch_index", range(latent["samples"].shape[0])))
-    kept = {key: value for key, value in latent.items() if key != "ldm_labels"}  # they name the noise of before
-    carrier = kept | {"batch_index": batch_index, "ldm_seed": seed}
+    kept = {key: value for key, value in latent.items() if key != LABELS_KEY}  # they name the noise of before
+    carrier = kept | {"batch_index": batch_indices(latent), SEED_KEY: seed}
     return cast(list[int], image_seeds(carrier)), carrier

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ldm_backend.config.model import LDMConfig
-from ..ldm_backend.config.presets import CELEBAHQ_256, PRESETS
-from ..ldm_backend.errors import TooLargeError, brief
-from ..ldm_backend.kernels.fast_conv import kernel_bytes
-from ..ldm_backend.memory.estimates import (
+from ...ldm_backend.config.model import LDMConfig
+from ...ldm_backend.config.presets import CELEBAHQ_256, PRESETS
+from ...ldm_backend.errors import TooLargeError, brief
+from ...ldm_backend.kernels.fast_conv import kernel_bytes
+from ...ldm_backend.memory.estimates import (
     Cost,
     Size,
     check_fits,
@@ -23,10 +22,10 @@ from ..ldm_backend.memory.estimates import (
     path_bytes,
     sampling_bytes,
 )
-from ..ldm_backend.networks.autoencoder import check_latent
-from .host.memory import free_memory, reachable_memory, whole_memory
-from .host.model import ldm_model_of
-from .host.vae import LDMVAE
+from ...ldm_backend.networks.autoencoder import check_latent
+from ..host.memory import free_memory, reachable_memory, whole_memory
+from ..host.model import ModelPatcher, ldm_model_of
+from ..host.vae import LDMVAE
 from .inputs import SIZE_STEP
 
 # What noise takes at least, whichever model it is for.
