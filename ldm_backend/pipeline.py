@@ -152,9 +152,10 @@ def sample_latents(
     shape = (model.config.unet.in_channels, size, size)
     x_T = draw_noise(seeds, shape).to(model.device)  # noqa: N806 - the papers' name
     step_noise = StepNoise(seeds, shape) if noisy else None
-    z = sample(sampler, eps_model, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
-    rest(model.unet)
-    return z
+    try:
+        return sample(sampler, eps_model, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
+    finally:
+        rest(model.unet)
 
 
 def check_memory(model: LatentDiffusion, images: int, whole: bool = False) -> None:

@@ -84,7 +84,7 @@ class Compiled:
 def _compiled(evaluate: Evaluation, on_card: bool) -> Evaluation:
     """The evaluation translated; one for all networks, as torch keeps it."""
     mode = "max-autotune-no-cudagraphs" if on_card else "default"
-    return torch.compile(evaluate, dynamic=False, fullgraph=True, mode=mode)
+    return torch.compile(evaluate, dynamic=False, mode=mode)
 
 
 def _lay_channels_last(network: nn.Module) -> None:

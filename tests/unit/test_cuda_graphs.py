@@ -21,6 +21,7 @@ from ldm_backend.networks.layers import Attention, Upsample
 from ldm_backend.networks.unet import UNet, one_per_image
 from ldm_backend.pipeline import sample_latents
 from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.sampling.samplers import StepInfo
 
 SHAPE = (3, 8, 8)
 # Products in another order, in float32: 1e-7 for each; measured 3e-7 for the whole network.
@@ -128,6 +129,20 @@ def test_the_end_of_a_run_frees_everything(log, tiny_folder):
     assert replays(log) == 3
     assert not recorded(model.unet)
     assert not any("form" in layer.__dict__ for layer in model.unet.modules())
+
+
+def test_so_does_a_run_that_is_cut_off(log, tiny_folder):
+    model = ldm_backend.load(tiny_folder, device="cuda")
+
+    def cancel(info: StepInfo) -> None:
+        if info.index == 2:
+            assert recorded(model.unet)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_latents(model, [3], 4, callback=cancel)
+    assert not recorded(model.unet)
+    assert model.unet.form is None
 
 
 def watch(unet: UNet) -> None:
