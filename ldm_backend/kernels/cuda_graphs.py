@@ -50,9 +50,6 @@ class CudaGraphs:
         self._weights: Hashable = None
         self._forget()
 
-    def __deepcopy__(self, _: Any) -> CudaGraphs:
-        return CudaGraphs()
-
     def __reduce__(self) -> tuple[type[CudaGraphs], tuple[()]]:
         """Copied and pickled as what has recorded nothing."""
         return CudaGraphs, ()
@@ -74,7 +71,8 @@ class CudaGraphs:
             evaluate: reads tensors and returns tensors, and does nothing else; with other inputs of the same shapes it
                 launches the same kernels. The same object at each call.
             network: first argument; part of what is recorded.
-            weights: what its weights are; when this changes, all graphs are void.
+            weights: stands for all memory that `evaluate` reads beside the inputs; when this changes, all graphs are
+                void.
             inputs: (N, ...) on one card, latents first.
         """
         with self._lock:
@@ -97,14 +95,13 @@ class CudaGraphs:
             self._called.add(key)
             return None
         device = inputs[0].device
+        back = torch.cuda.stream(torch.cuda.current_stream(device))  # a recording that fails leaves its own stream
         graph, memory = torch.cuda.CUDAGraph(), tuple(x.clone() for x in inputs)
         try:
             # Only what this thread does counts: others may ask the card for its free memory meanwhile.
             with (
                 torch.cuda.device(device),
-                torch.cuda.stream(
-                    torch.cuda.current_stream(device)
-                ),  # back to it: a recording that fails leaves its own
+                back,
                 torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
             ):
                 outputs = evaluate(network, *memory)

@@ -44,14 +44,16 @@ class WeightForms:
 
     def __init__(self) -> None:
         self._state: State | None = None
+        self._made = 0  # times
 
-    def ready(self, network: nn.Module, x: Tensor) -> State | None:
+    def ready(self, network: nn.Module, x: Tensor) -> int | None:
         """Have the forms made where they can be.
 
         Args:
             network: whose layers have forms; no other object may make them.
             x: what it is about to be called with.
-        Returns: the state of the weights; None where the network must be called as it is: on the CPU, for training,
+        Returns: a number that is another one whenever the forms were made anew, also from the same weights: what was
+            made with earlier ones is void. None where the network must be called as it is: on the CPU, for training,
             while something compiles, or when a host streams, casts or patches the weights or watches the layers.
         """
         state = plain_state(network, x)
@@ -59,8 +61,9 @@ class WeightForms:
             drop_forms(network)
             self._state = state
             if state is not None:
+                self._made += 1
                 _make_forms(network)
-        return state
+        return None if state is None else self._made
 
     def clear(self, network: nn.Module) -> None:
         """Free the forms; the network's layers take their own weights again."""
@@ -76,14 +79,14 @@ def in_forms(network: nn.Module, x: Tensor) -> Iterator[None]:
         network: called within the block.
         x: what it is called with.
     """
-    if plain_state(network, x) is None:
+    forms = WeightForms()
+    if forms.ready(network, x) is None:
         yield
         return
-    _make_forms(network)
     try:
         yield
     finally:
-        drop_forms(network)
+        forms.clear(network)
 
 
 def drop_forms(network: nn.Module) -> None:

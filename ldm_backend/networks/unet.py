@@ -132,10 +132,10 @@ class UNet(Formed):
             inputs: (N, ...), latents first.
         """
         with fp32(self.tf32):  # outside of what is compiled
-            weights = self._forms.ready(self, inputs[0])
-            if weights is None:
+            forms = self._forms.ready(self, inputs[0])
+            if forms is None:
                 return evaluate(self, *inputs)
-            return self._graphs(evaluate, self, (weights, self.tf32), *inputs)
+            return self._graphs(evaluate, self, (forms, self.tf32), *inputs)
 
     def end_run(self) -> None:
         """Free what a run on a card needs beside the weights; the next one makes it anew."""

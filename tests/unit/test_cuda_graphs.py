@@ -242,3 +242,27 @@ def test_every_kind_of_form_is_made(unet):
     unet(latents(), 500)
     formed = {type(layer) for layer in unet.modules() if "form" in layer.__dict__}
     assert formed == {UNet, Attention, Upsample}
+
+
+def with_gradients(unet: UNet, x: Tensor) -> None:
+    with torch.enable_grad():
+        unet(x.clone().requires_grad_(), 500).sum()
+
+
+def watched(unet: UNet, x: Tensor) -> None:
+    hook = unet.conv_out.register_forward_hook(lambda *_: None)
+    unet(x, 500)
+    hook.remove()
+
+
+@pytest.mark.parametrize("between", [with_gradients, watched])
+def test_a_call_as_it_is_between_recorded_ones_leaves_no_graph_of_forms_that_are_gone(unet, between):
+    """The weights are what they were; what was made of them lies elsewhere by then."""
+    x = latents()
+    expected = [unet(x, 500) for _ in range(3)][-1]
+    between(unet, x)
+    kept = torch.ones(10**6, device="cuda")  # where the old forms were, perhaps
+    for index in range(3):
+        assert torch.equal(unet(x, 500).cpu(), expected.cpu())
+        assert recorded(unet) == (index > 0)
+    assert kept.sum() == 10**6
