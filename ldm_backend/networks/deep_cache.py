@@ -39,7 +39,7 @@ class DeepCache:
                 f"cache_depth is {depth}, but this UNet has {levels} levels; set it to 1 (fastest) to {levels}."
             )
         self._unet, self._interval = unet, interval
-        self._whole, self._outside = partial(_whole, depth=depth), partial(_outside, depth=depth)
+        self._whole, self._outside = partial(UNet.whole, depth=depth), partial(UNet.outside, depth=depth)
         self._calls = 0
         self._deep: Tensor | None = None  # what `UNet.inner` last returned
         self._shape: torch.Size | None = None  # of the latents that it belongs to
@@ -71,18 +71,3 @@ class DeepCache:
             eps, self._deep = self._unet.run(self._whole, x_t, t)
             return eps
         return self._unet.run(self._outside, x_t, t, self._deep)
-
-
-def _whole(unet: UNet, x_t: Tensor, t: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """An evaluation, and what its coarser levels gave."""
-    temb = unet.embed_timesteps(t, x_t)
-    skips = unet.outer_down(x_t, temb, depth)
-    deep = unet.inner(skips[-1], temb, depth)
-    return unet.outer_up(deep, temb, skips, depth).to(x_t.dtype), deep
-
-
-def _outside(unet: UNet, x_t: Tensor, t: Tensor, deep: Tensor, depth: int) -> Tensor:
-    """An evaluation with what the coarser levels gave before."""
-    temb = unet.embed_timesteps(t, x_t)
-    skips = unet.outer_down(x_t, temb, depth)
-    return unet.outer_up(deep, temb, skips, depth).to(x_t.dtype)

@@ -162,13 +162,30 @@ class UNet(Formed):
                 keep_large_tiles(up)
 
     def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
-        temb = self.embed_timesteps(t, x)
-        skips = self.outer_down(x, temb, depth=1)
-        h = self.inner(skips[-1], temb, depth=1)
-        return self.outer_up(h, temb, skips, depth=1).to(x.dtype)
+        return self.whole(x, t, depth=1)[0]
 
-    # The three parts of an evaluation. The `depth` finest levels are its outside, 1..levels; what is inside changes
-    # slowly from one timestep to the next, which `deep_cache` makes use of.
+    # An evaluation in three parts. The `depth` finest levels are its outside, 1..levels; what is inside changes slowly
+    # from one timestep to the next, which `deep_cache` makes use of.
+
+    def whole(self, x: Tensor, t: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """All parts.
+
+        Args:
+            x: (N, C, H, W) noisy latents.
+            t: (N,) timesteps.
+            depth: of the outside.
+        Returns: eps as of `forward`, and what `inner` gave.
+        """
+        temb = self.embed_timesteps(t, x)
+        skips = self.outer_down(x, temb, depth)
+        deep = self.inner(skips[-1], temb, depth)
+        return self.outer_up(deep, temb, skips, depth).to(x.dtype), deep
+
+    def outside(self, x: Tensor, t: Tensor, deep: Tensor, depth: int) -> Tensor:
+        """Likewise with what `inner` gave before, from `whole` for latents of the same shape; returns eps."""
+        temb = self.embed_timesteps(t, x)
+        skips = self.outer_down(x, temb, depth)
+        return self.outer_up(deep, temb, skips, depth).to(x.dtype)
 
     def embed_timesteps(self, t: Tensor, x: Tensor) -> Tensor | Projected:
         """Timesteps (N,) to the embedding (N, 4 C) for the latents `x`, or to what the resnets make of it."""
