@@ -50,7 +50,7 @@ class Compiled:
 
         on_card = x.device.type == "cuda"
         if on_card:
-            _lay_channels_last(network)
+            _lay_channels_last(network, x.device)
         try:
             with dynamo.patch(_LIMITS):
                 return _compiled(self._plain, on_card)(network, x, t)
@@ -87,10 +87,15 @@ def _compiled(evaluate: Evaluation, on_card: bool) -> Evaluation:
     return torch.compile(evaluate, dynamic=False, mode=mode)
 
 
-def _lay_channels_last(network: nn.Module) -> None:
-    """Have the kernels of convolutions in memory as compiled code reads them, or it turns them in every evaluation."""
+def _lay_channels_last(network: nn.Module, device: torch.device) -> None:
+    """Have the kernels of convolutions in memory as compiled code reads them, or it turns them in every evaluation.
+
+    Not those that a host keeps elsewhere, perhaps pinned or mapped from a file, and hands over at each call.
+    """
     with torch.inference_mode(False):
         for layer in network.modules():
             weight = layer._parameters.get("weight")
-            if weight is not None and weight.ndim == 4 and not weight.is_contiguous(memory_format=torch.channels_last):
+            if weight is None or weight.ndim != 4 or weight.device != device:
+                continue
+            if not weight.is_contiguous(memory_format=torch.channels_last):
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)

@@ -234,7 +234,9 @@ def _doubled(_network: object, x: torch.Tensor, _t: torch.Tensor) -> torch.Tenso
 
 def test_for_a_card_kernels_are_laid_out_as_compiled_code_reads_them(small):
     before = {name: weight.clone() for name, weight in small.state_dict().items()}
-    compiled._lay_channels_last(small)
+    compiled._lay_channels_last(small, torch.device("cuda"))  # none of these is there
+    assert all(weight.is_contiguous() for weight in small.state_dict().values())
+    compiled._lay_channels_last(small, torch.device("cpu"))
     for name, weight in small.state_dict().items():
         assert weight.equal(before[name])
         assert weight.ndim != 4 or weight.is_contiguous(memory_format=torch.channels_last)
