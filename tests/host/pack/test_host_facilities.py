@@ -1,7 +1,6 @@
 """What newer hosts ask of a pack, each held to where the host at hand has it: lists, assets, reloading, new names."""
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from pack_copy import copy_of_the_pack
 from safetensors.torch import load_file, save_file
 
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
@@ -132,10 +132,7 @@ def test_another_file_is_not_loaded_for_it(graph, run, models: Path, write_check
 @pytest.mark.skipif(not mentions("comfy_api/latest/_io.py", "class NodeReplace"), reason="this host replaces no nodes")
 def test_an_old_name_of_a_node_still_runs(tmp_path: Path, write_checkpoint: Callable[[Path], Path]) -> None:
     """A copy of the pack in which a node has been renamed."""
-    pack = tmp_path / "pack"
-    for part in ("nodes", "ldm_backend", "demo"):
-        shutil.copytree(PACK_ROOT / part, pack / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PACK_ROOT / "__init__.py", pack)
+    pack = copy_of_the_pack(tmp_path / "pack")
     code = pack / "nodes" / "__init__.py"
     renamed = 'Renamed("LDMOldNoise", "LDMLatentNoise", ("seed", "width"), {name: name for name in ("seed", "width", '
     renamed += '"height", "batch_size")} | {"seed": "the_seed"})'

@@ -1,7 +1,6 @@
 """What others in the same ComfyUI notice of this pack: nothing in the settings they share, memory that comes back."""
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pack_copy import copy_of_the_pack
 from prompts import cycle, noise_pictures, portrait
 from resident import MIB, resident
 
@@ -122,14 +122,6 @@ def test_free_gives_the_memory_back(shared_host: PrivateHost) -> None:
         while not is_idle() and time.monotonic() < deadline:
             time.sleep(0.5)
         assert is_idle()
-
-
-def copy_of_the_pack(folder: Path) -> Path:
-    """Without caches, to be changed."""
-    for name in ("nodes", "ldm_backend", "demo"):
-        shutil.copytree(PACK_ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PACK_ROOT / "__init__.py", folder)
-    return folder
 
 
 def test_a_part_that_cannot_be_loaded_takes_no_other_along(tmp_path: Path) -> None:
