@@ -49,7 +49,7 @@ def write_weights(folder: Path) -> None:
     torch.manual_seed(0)
     parts: tuple[tuple[str, Any, dict[str, Any]], ...] = (
         ("unet", UNet2DModel, config.unet.to_dict()),
-        ("vqvae", VQModel, config.vq.to_dict()),
+        ("vqvae", VQModel, config.first_stage.to_dict()),
         ("scheduler", DDIMScheduler, config.schedule.to_dict()),
     )
     for name, cls, settings in parts:

@@ -80,7 +80,7 @@ def latents_of(
 @torch.no_grad()
 def decoded(model: ldm_backend.LatentDiffusion, latents: Tensor) -> Tensor:
     """(N, 3, H, W) pictures in [-1, 1], quantised and decoded as LDM VQ Decode does."""
-    return torch.cat([model.vq.decode(latent) for latent in latents.split(1)]).clamp(-1.0, 1.0)
+    return torch.cat([model.first_stage.decode(latent) for latent in latents.split(1)]).clamp(-1.0, 1.0)
 
 
 def decibels(power: Tensor | float, found: Tensor, limit: Tensor) -> list[float]:

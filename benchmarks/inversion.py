@@ -48,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     model = ldm_backend.load(DEMO / "portraits-128", device="cpu")
     portraits = np.stack([draw_portrait(FIRST_PORTRAIT + index) for index in range(args.images)])
-    x_0 = model.vq.encode(from_uint8(portraits))
+    x_0 = model.first_stage.encode(from_uint8(portraits))
     write = sys.stdout.write
     write("| grid | steps | iterations | evaluations | PSNR, least | PSNR, median | std of x_T | seconds |\n")
     write("|---|---|---|---|---|---|---|---|\n")

@@ -82,7 +82,7 @@ class Ours:
 
     def decode(self, batch: int, size: int = 64) -> np.ndarray:
         """Quantise and decode in one batch."""
-        return self.model.vq.decode(latents(batch, size)).numpy()
+        return self.model.first_stage.decode(latents(batch, size)).numpy()
 
     def decode_pictures(self, batch: int) -> np.ndarray:
         """Decode to uint8, as `generate` does."""

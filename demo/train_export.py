@@ -43,10 +43,10 @@ def export(work: Path, out: Path) -> None:
     if not state:
         raise SystemExit(f"{work}: no diffusion.pt; train the diffusion stage first.")
     vq_weights = torch.load(work / "vqvae.pt", weights_only=True)
-    config = LDMConfig(unet=UNET_CONFIG, vq=VQ_CONFIG, schedule=SCHEDULE)
+    config = LDMConfig(unet=UNET_CONFIG, first_stage=VQ_CONFIG, schedule=SCHEDULE)
     _write_json(out / "model_index.json", INDEX)
     _write_json(out / "unet" / "config.json", config.unet.to_dict())
-    _write_json(out / "vqvae" / "config.json", config.vq.to_dict())
+    _write_json(out / "vqvae" / "config.json", config.first_stage.to_dict())
     _write_json(out / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
     _write_weights(out / "unet" / WEIGHTS, state["ema"])
     _write_weights(out / "vqvae" / WEIGHTS, vq_weights)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .checkpoints.checkpoint import load_into, read_checkpoint
-from .checkpoints.compvis import build_first_stage
 from .checkpoints.file_marks import FileMark
 from .checkpoints.hub import local_path
 from .config.model import LDMConfig
@@ -23,10 +22,9 @@ from .memory.mapped import let_go
 from .networks import uninitialised
 from .networks.decoding import decoded
 from .networks.deep_cache import DeepCache
-from .networks.kl import KLModel
+from .networks.first_stage import FirstStage, build_first_stage
 from .networks.precision import resolve, set_first_stage_precision, set_precision
 from .networks.unet import UNet
-from .networks.vq import VQModel
 from .sampling.noise import StepNoise, draw_noise
 from .sampling.samplers import Callback, EpsModel, adds_noise, sample
 from .sampling.schedule import Schedule
@@ -35,18 +33,23 @@ from .views.images import to_uint8
 
 @dataclass(frozen=True)
 class LatentDiffusion:
-    """A loaded model: `unet(x, t)` returns eps, `vq.decode(z)` NCHW in [-1, 1]; both are on `device`.
+    """A loaded model: `unet(x, t)` returns eps, `first_stage.decode(z)` NCHW in [-1, 1]; both are on `device`.
 
     Attributes:
         files: what the weights were read from, and may still be mapped from.
     """
 
     unet: UNet
-    vq: VQModel | KLModel
+    first_stage: FirstStage
     schedule: Schedule
     config: LDMConfig
     device: torch.device
     files: tuple[FileMark, ...] = ()
+
+    @property
+    def vq(self) -> FirstStage:
+        """The first stage, whichever kind it is, under the name that it had before there were two kinds."""
+        return self.first_stage
 
 
 def load(
@@ -80,7 +83,7 @@ def load(
     checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
     files = tuple(FileMark.of(file) for file in {checkpoint.unet_file, checkpoint.first_stage_file})
     unet = UNet(checkpoint.config.unet, uninitialised, device="meta")
-    first_stage = build_first_stage(checkpoint.config.vq, uninitialised, device="meta")
+    first_stage = build_first_stage(checkpoint.config.first_stage, uninitialised, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
     set_precision(unet, unet_format)
@@ -123,7 +126,7 @@ def generate(
     """
     z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth)
     images = decode_to_uint8(model, z)
-    rest(model.vq)
+    rest(model.first_stage)
     return images
 
 
@@ -168,7 +171,7 @@ def check_memory(model: LatentDiffusion, images: int, whole: bool = False) -> No
     Raises: TooLargeError: with the largest batch that fits.
     """
     config, itemsize = model.config, model.unet.dtype.itemsize
-    side = config.unet.sample_size * config.vq.downscale
+    side = config.unet.sample_size * config.first_stage.downscale
     kernels = kernel_bytes(model.unet)
 
     def cost(n: int, height: int, width: int) -> int:
@@ -202,5 +205,5 @@ def decode_to_uint8(model: LatentDiffusion, z: Tensor) -> np.ndarray:
     """
     for file in model.files:
         file.check()
-    parts = decoded(model.vq, z, model.device, Chunks("Decoder"), at_most=1)
+    parts = decoded(model.first_stage, z, model.device, Chunks("Decoder"), at_most=1)
     return np.concatenate([to_uint8(images) for _, images in parts])

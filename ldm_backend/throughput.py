@@ -27,13 +27,14 @@ def best_batch(checkpoint: Checkpoint, device: torch.device, itemsize: int) -> i
     """
     config = checkpoint.config
     cells = config.unet.sample_size
-    side = cells * config.vq.downscale
+    side = cells * config.first_stage.downscale
     weights = sum(4 * tensor.numel() for part in (checkpoint.unet, checkpoint.first_stage) for tensor in part.values())
     free = free_bytes(device) - _NETWORKS * weights
 
     def fits(images: int) -> bool:
         work = max(
-            sampling_bytes(config, (images, side, side), images, itemsize), decoder_bytes(config.vq, 1, cells, cells)
+            sampling_bytes(config, (images, side, side), images, itemsize),
+            decoder_bytes(config.first_stage, 1, cells, cells),
         )
         return work + image_bytes(images, side, side) <= free
 

@@ -175,8 +175,8 @@ def draw_pixels(model: LatentDiffusion) -> tuple[float, ...]:
     Raises: LDMError: as `generate`.
     """
     z = sample_latents(model, [_SEED], _STEPS)
-    ((_, image),) = decoded(model.vq, z, model.device, Chunks("Decoder"))
-    rest(model.vq)
+    ((_, image),) = decoded(model.first_stage, z, model.device, Chunks("Decoder"))
+    rest(model.first_stage)
     return tuple(to_unit(image)[0, -_SIDE:, -_SIDE:, -1].flatten().tolist())
 
 

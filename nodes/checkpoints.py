@@ -97,7 +97,7 @@ class LDMCheckpointSave(io.ComfyNode):
         """
         inner = ldm_model_of(model)
         first_stage: LDMVAE = ldm_vae_of(vae)
-        if first_stage.first_stage_model.config != inner.ldm_config.vq:
+        if first_stage.first_stage_model.config != inner.ldm_config.first_stage:
             raise InputError(
                 "The VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
                 "from the same LDM Checkpoint Loader."

@@ -100,7 +100,7 @@ class LDMInpaint(io.ComfyNode):
         inner = ldm_model_of(model)
         samples = samples_of(latent)
         check_sampling("LDM Inpaint", model, samples.shape)
-        cells = latent_mask(mask_of(mask), samples.shape, inner.ldm_config.vq.downscale)
+        cells = latent_mask(mask_of(mask), samples.shape, inner.ldm_config.first_stage.downscale)
         moves = repaint_moves(inner.schedule.timesteps(steps, grid), jump_length, resamples)
         seeds, carrier = seeded(latent, seed)
         if not cells.any():

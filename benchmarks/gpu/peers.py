@@ -61,7 +61,7 @@ class Ours:
 
     def decode(self, z: Tensor) -> Tensor:
         """In one batch; `generate` takes up to 8 at once on a card."""
-        return self.model.vq.decode(z)
+        return self.model.first_stage.decode(z)
 
     def pictures(self, seeds: Sequence[int], steps: int) -> np.ndarray:
         """What users call."""

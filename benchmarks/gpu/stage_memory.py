@@ -67,13 +67,13 @@ def parts(report: Report, folder: Path, device: torch.device, precision: str, ba
     """Evaluations, decodes and a run of the hungriest sampler."""
     model = ldm_backend.load(folder, device=device, precision=precision)
     config, itemsize = model.config, model.unet.dtype.itemsize
-    side, pixels = config.unet.sample_size, config.unet.sample_size * config.vq.downscale
+    side, pixels = config.unet.sample_size, config.unet.sample_size * config.first_stage.downscale
     model.unet(latents(1, config.unet, device), TIMESTEP)  # reads the weights and prepares kernels, whatever the batch
-    model.vq.decode(latents(1, config.unet, device))
+    model.first_stage.decode(latents(1, config.unet, device))
 
     def line(part: str, estimate: int, work: Callable[[], Any]) -> None:
         rest(model.unet)
-        rest(model.vq)
+        rest(model.first_stage)
         took = peak(work, device)
         cells = {"peak, MiB": round(took), "estimate, MiB": round(estimate / MIB)}
         ratio = estimate / MIB / took if took else 0.0
@@ -85,13 +85,17 @@ def parts(report: Report, folder: Path, device: torch.device, precision: str, ba
         x = latents(n, config.unet, device)
         line(f"UNet, batch {n}", unet_bytes(config.unet, n, side, side, itemsize), lambda x=x: model.unet(x, TIMESTEP))
         if n <= 16:
-            line(f"decoder, batch {n}", decoder_bytes(config.vq, n, side, side), lambda x=x: model.vq.decode(x))
+            line(
+                f"decoder, batch {n}",
+                decoder_bytes(config.first_stage, n, side, side),
+                lambda x=x: model.first_stage.decode(x),
+            )
         needed = sampling_bytes(config, (n, pixels, pixels), n, itemsize)
         line(f"plms, batch {n}", needed, lambda x=x: sampled(model, x))
     cells = 2 * side
     large = torch.randn(1, config.unet.in_channels, cells, cells, device=device)
-    needed = tiled_decode_bytes(config.vq, cells, cells, 32)
-    line("tiles, one picture of twice the side", needed, lambda: decode_tiled(model.vq, large, 32))
+    needed = tiled_decode_bytes(config.first_stage, cells, cells, 32)
+    line("tiles, one picture of twice the side", needed, lambda: decode_tiled(model.first_stage, large, 32))
 
 
 def sampled(model: ldm_backend.LatentDiffusion, x_T: torch.Tensor) -> torch.Tensor:  # noqa: N803 - the papers' name

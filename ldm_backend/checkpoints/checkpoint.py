@@ -101,8 +101,8 @@ def read_checkpoint(
     else:
         checkpoint = _read_folder(path, weights)
     if scale_factor is not None:
-        first_stage = replace(checkpoint.config.vq, scale_factor=float(scale_factor))
-        checkpoint = replace(checkpoint, config=replace(checkpoint.config, vq=first_stage))
+        first_stage = replace(checkpoint.config.first_stage, scale_factor=float(scale_factor))
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, first_stage=first_stage))
     _log.info("%s: layout %s, weights %s", path, checkpoint.layout, checkpoint.weights)
     return checkpoint
 
@@ -176,7 +176,7 @@ def _read_folder(root: Path, weights: str) -> Checkpoint:
     stage_class: type[FirstStageConfig] = KLConfig if stage == "vae" else VQConfig
     parts = {
         "unet": UNetConfig.from_dict(unet, str(files[0])),
-        "vq": stage_class.from_dict(first_stage, str(files[1])),
+        "first_stage": stage_class.from_dict(first_stage, str(files[1])),
         "schedule": ScheduleConfig.from_dict(schedule, str(files[2])),
     }
     config = build(LDMConfig, str(root), parts)

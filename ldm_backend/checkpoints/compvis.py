@@ -1,7 +1,4 @@
-"""The layout of CompVis/latent-diffusion: one table with both networks, and the averaged UNet beside the raw one.
-
-Imports key_maps and the networks, whose names it needs.
-"""
+"""The layout of CompVis/latent-diffusion: one table with both networks, and the averaged UNet beside the raw one."""
 
 from __future__ import annotations
 
@@ -9,16 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config.model import FirstStageConfig, LDMConfig, VQConfig
+from ..config.model import FirstStageConfig, LDMConfig
 from ..config.strict_json import build
 from ..errors import CheckpointError, first_names
-from ..networks import uninitialised
-from ..networks.kl import KLModel
-from ..networks.unet import UNet
-from ..networks.vq import VQModel
 from .key_maps import Source, compvis_first_stage_sources, compvis_unet_sources, ema_key
 from .tensor_files import StateDict, TensorFile
 
@@ -51,17 +43,6 @@ def has_ema(keys: Iterable[str]) -> bool:
     return any(key.startswith(EMA + "diffusion_model") for key in keys)
 
 
-def build_first_stage(
-    config: FirstStageConfig,
-    operations: object = nn,
-    device: torch.device | str | None = None,
-) -> VQModel | KLModel:
-    """The first stage of that kind; see `VQModel` and `KLModel`."""
-    if isinstance(config, VQConfig):
-        return VQModel(config, operations, device=device)
-    return KLModel(config, operations, device=device)
-
-
 def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDMConfig, StateDict, StateDict]:
     """Take the tensors of both networks out of a checkpoint.
 
@@ -72,10 +53,8 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDM
     Returns: configuration, and the tensors of UNet and first stage under our names.
     Raises: CheckpointError: a tensor is missing, or one is there that belongs to neither network.
     """
-    unet_keys = UNet(config.unet, uninitialised, device="meta").state_dict().keys()
-    first_stage_keys = build_first_stage(config.vq, uninitialised, device="meta").state_dict().keys()
-    unet_sources = compvis_unet_sources(config.unet, unet_keys)
-    first_stage_sources = compvis_first_stage_sources(config, first_stage_keys)
+    unet_sources = compvis_unet_sources(config.unet)
+    first_stage_sources = compvis_first_stage_sources(config.first_stage)
     raw = {UNET + source.key for source in unet_sources.values()}
     averaged = {ema_key(source.key) for source in unet_sources.values()}
     known = raw | averaged | {FIRST_STAGE + source.key for source in first_stage_sources.values()}
@@ -92,13 +71,12 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDM
     return _with_scale_factor(config, file), unet, _linear_attention(first_stage)
 
 
-def first_stage_from_compvis(file: TensorFile, config: LDMConfig) -> StateDict:
+def first_stage_from_compvis(file: TensorFile, config: FirstStageConfig) -> StateDict:
     """The tensors of a first stage that is alone in its file (no prefix), under our names.
 
     Raises: CheckpointError: a tensor is missing.
     """
-    keys = build_first_stage(config.vq, uninitialised, device="meta").state_dict().keys()
-    sources = compvis_first_stage_sources(config, keys)
+    sources = compvis_first_stage_sources(config)
     return _linear_attention({ours: _take(file, source.key, source) for ours, source in sources.items()})
 
 
@@ -139,5 +117,5 @@ def _with_scale_factor(config: LDMConfig, file: TensorFile) -> LDMConfig:
         raise CheckpointError(
             f"{file.path}: scale_factor is {buffer.dtype} of shape {tuple(buffer.shape)}; expected one number."
         )
-    first_stage = build(partial(replace, config.vq), str(file.path), {"scale_factor": float(buffer)})
-    return replace(config, vq=first_stage)
+    first_stage = build(partial(replace, config.first_stage), str(file.path), {"scale_factor": float(buffer)})
+    return replace(config, first_stage=first_stage)

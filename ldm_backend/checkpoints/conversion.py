@@ -8,7 +8,6 @@ from typing import Any
 
 import safetensors.torch
 
-from ..config.model import KLConfig
 from ..errors import CheckpointError, check_choice
 from .checkpoint import Checkpoint
 from .file_names import WEIGHT_NAMES
@@ -49,10 +48,9 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
     check_choice("dtype", dtype, DTYPES, CheckpointError)
     _must_be_new(out)
     config = checkpoint.config
-    stage = "vae" if isinstance(config.vq, KLConfig) else "vqvae"
     parts = {
         "unet": (config.unet, checkpoint.unet),
-        stage: (config.vq, checkpoint.first_stage),
+        config.first_stage.folder: (config.first_stage, checkpoint.first_stage),
     }
     with replaced_when_done(out, folder=True) as scratch:
         for name, (part, tensors) in parts.items():
@@ -62,7 +60,7 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
             safetensors.torch.save_file(converted, scratch / name / WEIGHT_NAMES[0], metadata={"format": "pt"})
         (scratch / "scheduler").mkdir()
         _write_json(scratch / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
-        _write_json(scratch / "model_index.json", _model_index(stage))
+        _write_json(scratch / "model_index.json", _model_index(config.first_stage.folder))
 
 
 def _model_index(stage: str) -> dict[str, Any]:

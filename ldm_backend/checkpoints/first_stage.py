@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config.model import FirstStageConfig, KLConfig, LDMConfig, UNetConfig, VQConfig
+from ..config.model import FirstStageConfig, KLConfig, VQConfig
 from ..config.strict_json import build
 from ..errors import CheckpointError, first_names
 from ..networks import uninitialised
-from ..networks.kl import KLModel
-from ..networks.vq import VQModel
+from ..networks.first_stage import FirstStage, build_first_stage
 from .checkpoint import find_weights, load_into, read_json, with_current_names
-from .compvis import FIRST_STAGE, build_first_stage, first_stage_from_compvis
+from .compvis import FIRST_STAGE, first_stage_from_compvis
 from .single_file import FIRST_STAGE_PREFIX, config_from_metadata
 from .tensor_files import StateDict, TensorFile, read_tensor_file
 
@@ -32,7 +31,7 @@ _INFERRED_FROM = {
 }
 
 
-def load_first_stage(path: str | Path, device: str | torch.device = "cpu") -> VQModel | KLModel:
+def load_first_stage(path: str | Path, device: str | torch.device = "cpu") -> FirstStage:
     """Load a first stage.
 
     Args:
@@ -62,7 +61,7 @@ def read_first_stage(path: str | Path) -> tuple[FirstStageConfig, StateDict]:
         inner = {key.removeprefix(prefix): tensor for key, tensor in file.tensors.items() if key.startswith(prefix)}
         if inner:
             own = config_from_metadata(file.metadata, str(path))
-            return _from_tensors(TensorFile(path, inner), own.vq if own else None)
+            return _from_tensors(TensorFile(path, inner), own.first_stage if own else None)
     return _from_tensors(file, None)
 
 
@@ -77,11 +76,7 @@ def _from_tensors(file: TensorFile, config: FirstStageConfig | None) -> tuple[Fi
         config = config or infer_first_stage_config(
             tensors, r"encoder\.down\.(\d{1,3})\.block\.(\d{1,3})\.conv1\.weight", file.path
         )
-        whole = LDMConfig(
-            UNetConfig(in_channels=config.z_channels, out_channels=config.z_channels),
-            config,
-        )
-        return config, first_stage_from_compvis(file, whole)
+        return config, first_stage_from_compvis(file, config)
     pattern = r"encoder\.down_blocks\.(\d{1,3})\.resnets\.(\d{1,3})\.conv1\.weight"
     return config or infer_first_stage_config(tensors, pattern, file.path), with_current_names(file)
 

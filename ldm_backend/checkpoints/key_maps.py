@@ -7,10 +7,10 @@ tensor, and writes the averaged weights with the dots of their names deleted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..config.model import LDMConfig, UNetConfig
+from ..config.model import FirstStageConfig, UNetConfig, VQConfig
 
 # diffusers renamed the attention projections after this model was published; its files hold the left names.
 _ATTENTION_2022 = {
@@ -38,7 +38,9 @@ _ATTENTION = {
     "to_out.0": "proj_out",
 }
 _QKV_PART = {"to_q": 0, "to_k": 1, "to_v": 2}
-# Inside a block of the first stage: ours -> CompVis, where they differ.
+# Inside a block of the first stage: ours -> CompVis.
+_AE_RESNET = {name: name for name in ("norm1", "conv1", "norm2", "conv2")}
+_AE_SHORTCUT = {"conv_shortcut": "nin_shortcut"}
 _AE_ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
@@ -69,29 +71,27 @@ def current_name(key: str) -> str:
     return f"{match[1]}{_ATTENTION_2022[match[2]]}.{match[3]}" if match else key
 
 
-def compvis_unet_sources(config: UNetConfig, keys: Iterable[str]) -> dict[str, Source]:
-    """Our UNet keys -> their place below `model.diffusion_model.`.
-
-    Args:
-        config: of the UNet.
-        keys: our keys, for example of the model's state_dict.
-    """
-    modules = {ours: (theirs, channels) for ours, theirs, channels in _unet_modules(config)}
+def compvis_unet_sources(config: UNetConfig) -> dict[str, Source]:
+    """All our UNet keys -> their place below `model.diffusion_model.`."""
     sources = {}
-    for key in keys:
-        module, _, leaf = key.rpartition(".")
-        theirs, channels = modules[module]
-        name = module.rpartition(".")[2]
-        part = _QKV_PART.get(name)
+    for ours, theirs, channels in _unet_layers(config):
+        part = _QKV_PART.get(ours.rpartition(".")[2])
         heads = channels // config.head_dim(channels) if part is not None else 1
-        sources[key] = Source(f"{theirs}.{leaf}", part, heads)
+        for leaf in ("weight", "bias"):
+            sources[f"{ours}.{leaf}"] = Source(f"{theirs}.{leaf}", part, heads)
     return sources
 
 
-def compvis_first_stage_sources(config: LDMConfig, keys: Iterable[str]) -> dict[str, Source]:
-    """Our first-stage keys -> their place below `first_stage_model.`; convolutions there, linear layers here."""
-    levels = len(config.vq.block_out_channels)
-    return {key: Source(_first_stage_name(key, levels)) for key in keys}
+def compvis_first_stage_sources(config: FirstStageConfig) -> dict[str, Source]:
+    """All our first-stage keys -> their place below `first_stage_model.`; convolutions there, linear layers here."""
+    sources = {
+        f"{ours}.{leaf}": Source(f"{theirs}.{leaf}")
+        for ours, theirs in _first_stage_layers(config)
+        for leaf in ("weight", "bias")
+    }
+    if isinstance(config, VQConfig):
+        sources["quantize.embedding.weight"] = Source("quantize.embedding.weight")
+    return sources
 
 
 def ema_key(unet_key: str) -> str:
@@ -99,92 +99,109 @@ def ema_key(unet_key: str) -> str:
     return "model_ema." + f"diffusion_model.{unet_key}".replace(".", "")
 
 
-def _unet_modules(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
-    """(our module, CompVis module, channels) of every layer with weights. Source: openaimodel.py UNetModel."""
+def _unet_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
+    """(our layer, CompVis layer, channels) of every layer with weights. Source: openaimodel.py UNetModel."""
     yield "conv_in", "input_blocks.0.0", 0
     yield "time_embedding.linear_1", "time_embed.0", 0
     yield "time_embedding.linear_2", "time_embed.2", 0
     yield "conv_norm_out", "out.0", 0
     yield "conv_out", "out.2", 0
-    channels, layers = config.block_out_channels, config.layers_per_block
-    number = 1
-    for level, (width, kind) in enumerate(zip(channels, config.down_block_types, strict=True)):
-        for layer in range(layers):
-            yield from _pair(
-                f"down_blocks.{level}",
-                layer,
-                f"input_blocks.{number}",
-                "Attn" in kind,
-                width,
-            )
+    width = config.block_out_channels[-1]
+    yield from _down_layers(config)
+    yield from _resnet("mid_block.resnets.0", "middle_block.0", width, width)
+    yield from _attention("mid_block.attentions.0", "middle_block.1", width)
+    yield from _resnet("mid_block.resnets.1", "middle_block.2", width, width)
+    yield from _up_layers(config)
+
+
+def _down_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
+    widths, inputs, number = config.block_out_channels, config.block_out_channels[0], 1
+    for level, (width, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
+        block = f"down_blocks.{level}"
+        for layer in range(config.layers_per_block):
+            yield from _resnet(f"{block}.resnets.{layer}", f"input_blocks.{number}.0", inputs, width)
+            if "Attn" in kind:
+                yield from _attention(f"{block}.attentions.{layer}", f"input_blocks.{number}.1", width)
+            inputs, number = width, number + 1
+        if level < len(widths) - 1:
+            convolution = "op" if config.downsample_type == "conv" else None
+            yield from _resample(f"{block}.downsamplers.0", f"input_blocks.{number}.0", convolution, width)
             number += 1
-        if level < len(channels) - 1:
-            ours, theirs = (
-                f"down_blocks.{level}.downsamplers.0",
-                f"input_blocks.{number}.0",
-            )
-            yield from _resample(ours, theirs, "op" if config.downsample_type == "conv" else None)
-            number += 1
-    for index, (ours, table) in enumerate(
-        (("resnets.0", _RESNET), ("attentions.0", _ATTENTION), ("resnets.1", _RESNET))
-    ):
-        yield from _block(f"mid_block.{ours}", f"middle_block.{index}", table, channels[-1])
-    number = 0
+
+
+def _up_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
+    widths, layers, number = config.block_out_channels, config.layers_per_block, 0
+    # What the way down leaves for the way up: one width for each layer and each halving, after that of conv_in.
+    skips = [widths[0]]
+    for level, width in enumerate(widths):
+        skips += [width] * (layers + (level < len(widths) - 1))
+    inputs = widths[-1]
     for index, kind in enumerate(config.up_block_types):
-        level = len(channels) - 1 - index
-        attention = "Attn" in kind
+        level = len(widths) - 1 - index
+        block, width, attention = f"up_blocks.{index}", widths[level], "Attn" in kind
         for layer in range(layers + 1):
-            yield from _pair(
-                f"up_blocks.{index}",
-                layer,
-                f"output_blocks.{number}",
-                attention,
-                channels[level],
-            )
+            yield from _resnet(f"{block}.resnets.{layer}", f"output_blocks.{number}.0", inputs + skips.pop(), width)
+            if attention:
+                yield from _attention(f"{block}.attentions.{layer}", f"output_blocks.{number}.1", width)
             if level and layer == layers:
-                ours, theirs = (
-                    f"up_blocks.{index}.upsamplers.0",
-                    f"output_blocks.{number}.{1 + attention}",
-                )
-                yield from _resample(ours, theirs, "conv" if config.upsample_type == "conv" else None)
-            number += 1
+                convolution = "conv" if config.upsample_type == "conv" else None
+                theirs = f"output_blocks.{number}.{1 + attention}"
+                yield from _resample(f"{block}.upsamplers.0", theirs, convolution, width)
+            inputs, number = width, number + 1
 
 
-def _pair(ours: str, layer: int, theirs: str, attention: bool, channels: int) -> Iterator[tuple[str, str, int]]:
-    yield from _block(f"{ours}.resnets.{layer}", f"{theirs}.0", _RESNET, channels)
-    if attention:
-        yield from _block(f"{ours}.attentions.{layer}", f"{theirs}.1", _ATTENTION, channels)
+def _resnet(ours: str, theirs: str, inputs: int, channels: int) -> Iterator[tuple[str, str, int]]:
+    for our_name, their_name in _RESNET.items():
+        if our_name != "conv_shortcut" or inputs != channels:
+            yield f"{ours}.{our_name}", f"{theirs}.{their_name}", channels
 
 
-def _block(ours: str, theirs: str, table: dict[str, str], channels: int) -> Iterator[tuple[str, str, int]]:
-    for our_name, their_name in table.items():
+def _attention(ours: str, theirs: str, channels: int) -> Iterator[tuple[str, str, int]]:
+    for our_name, their_name in _ATTENTION.items():
         yield f"{ours}.{our_name}", f"{theirs}.{their_name}", channels
 
 
-def _resample(ours: str, theirs: str, convolution: str | None) -> Iterator[tuple[str, str, int]]:
+def _resample(ours: str, theirs: str, convolution: str | None, channels: int) -> Iterator[tuple[str, str, int]]:
     """A change of resolution: one convolution under that name, or a whole resnet."""
     if convolution:
         yield f"{ours}.conv", f"{theirs}.{convolution}", 0
     else:
-        yield from _block(ours, theirs, _RESNET, 0)
+        yield from _resnet(ours, theirs, channels, channels)
 
 
-def _first_stage_name(key: str, levels: int) -> str:
-    """Source: CompVis ldm/modules/diffusionmodules/model.py Encoder and Decoder, which numbers its levels from fine."""
-    key = re.sub(r"encoder\.down_blocks\.(\d+)\.resnets\.", r"encoder.down.\1.block.", key)
-    key = re.sub(
-        r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\.",
-        r"encoder.down.\1.downsample.",
-        key,
-    )
-    key = re.sub(
-        r"decoder\.up_blocks\.(\d+)\.",
-        lambda m: f"decoder.up.{levels - 1 - int(m[1])}.",
-        key,
-    )
-    key = re.sub(r"decoder\.up\.(\d+)\.resnets\.", r"decoder.up.\1.block.", key)
-    key = re.sub(r"decoder\.up\.(\d+)\.upsamplers\.0\.", r"decoder.up.\1.upsample.", key)
-    key = re.sub(r"mid_block\.resnets\.(\d)\.", lambda m: f"mid.block_{int(m[1]) + 1}.", key)
-    for ours, theirs in _AE_ATTENTION.items():
-        key = key.replace(f"mid_block.attentions.0.{ours}.", f"mid.attn_1.{theirs}.")
-    return key.replace("conv_shortcut.", "nin_shortcut.").replace("conv_norm_out.", "norm_out.")
+def _first_stage_layers(config: FirstStageConfig) -> Iterator[tuple[str, str]]:
+    """(our layer, CompVis layer) of every layer with weight and bias.
+
+    Source: ldm/modules/diffusionmodules/model.py Encoder and Decoder, which number their levels from fine to coarse.
+    """
+    yield "quant_conv", "quant_conv"
+    yield "post_quant_conv", "post_quant_conv"
+    fine_first = range(len(config.block_out_channels))
+    yield from _ae_part(config, "encoder", fine_first, config.layers_per_block, "down")
+    yield from _ae_part(config, "decoder", fine_first[::-1], config.layers_per_block + 1, "up")
+
+
+def _ae_part(
+    config: FirstStageConfig, part: str, levels: Sequence[int], layers: int, way: str
+) -> Iterator[tuple[str, str]]:
+    """Encoder or decoder: its levels in the order of ours, with so many resnets each, the way "down" or "up"."""
+    yield f"{part}.conv_in", f"{part}.conv_in"
+    yield f"{part}.conv_norm_out", f"{part}.norm_out"
+    yield f"{part}.conv_out", f"{part}.conv_out"
+    yield from _ae_block(f"{part}.mid_block.resnets.0", f"{part}.mid.block_1", _AE_RESNET)
+    yield from _ae_block(f"{part}.mid_block.attentions.0", f"{part}.mid.attn_1", _AE_ATTENTION)
+    yield from _ae_block(f"{part}.mid_block.resnets.1", f"{part}.mid.block_2", _AE_RESNET)
+    inputs = config.block_out_channels[levels[0]]
+    for index, level in enumerate(levels):
+        ours, theirs, width = f"{part}.{way}_blocks.{index}", f"{part}.{way}.{level}", config.block_out_channels[level]
+        for layer in range(layers):
+            table = _AE_RESNET if inputs == width else _AE_RESNET | _AE_SHORTCUT
+            yield from _ae_block(f"{ours}.resnets.{layer}", f"{theirs}.block.{layer}", table)
+            inputs = width
+        if index < len(levels) - 1:
+            yield f"{ours}.{way}samplers.0.conv", f"{theirs}.{way}sample.conv"
+
+
+def _ae_block(ours: str, theirs: str, table: dict[str, str]) -> Iterator[tuple[str, str]]:
+    for our_name, their_name in table.items():
+        yield f"{ours}.{our_name}", f"{theirs}.{their_name}"

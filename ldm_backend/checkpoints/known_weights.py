@@ -64,7 +64,7 @@ _DEMO = Reference(
     name="portraits-128",
     config=LDMConfig(
         unet=UNetConfig(sample_size=32, block_out_channels=(48, 64, 96, 128), layers_per_block=1, norm_num_groups=16),
-        vq=VQConfig(
+        first_stage=VQConfig(
             sample_size=128,
             block_out_channels=(16, 32, 64),
             layers_per_block=1,
@@ -89,6 +89,6 @@ def reference_for(config: LDMConfig, model: str | None = None) -> Reference | No
         model: a name of `presets.PRESETS`, where somebody said which model it is. FFHQ and LSUN-Bedrooms have the
             configuration of CelebA-HQ, but nobody published pixels of theirs.
     """
-    plain = replace(config, vq=replace(config.vq, scale_factor=1.0))
+    plain = replace(config, first_stage=replace(config.first_stage, scale_factor=1.0))
     found = next((reference for reference in REFERENCES if reference.config == plain), None)
     return None if found and model in PRESETS and model != found.name else found

@@ -15,7 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from ..config.model import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ..config.model import FIRST_STAGE_CONFIGS, LDMConfig, ScheduleConfig, UNetConfig
 from ..config.strict_json import build, read_fields, write_fields
 from ..errors import CheckpointError, brief, check_choice, first_names, shown
 from .tensor_files import StateDict
@@ -103,10 +103,9 @@ def replaced_when_done(path: Path, folder: bool = False) -> Iterator[Path]:
 
 def config_to_json(config: LDMConfig) -> dict[str, Any]:
     """The configuration under the names of our dataclasses."""
-    kind = "kl" if isinstance(config.vq, KLConfig) else "vq"
     return {
         "unet": write_fields(config.unet),
-        "first_stage": {"kind": kind, **write_fields(config.vq)},
+        "first_stage": {"kind": config.first_stage.kind, **write_fields(config.first_stage)},
         "schedule": write_fields(config.schedule),
     }
 
@@ -125,7 +124,7 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
     try:
         data = json.loads(metadata["ldm_config"])
         unet, first_stage, schedule = (dict(data[name]) for name in ("unet", "first_stage", "schedule"))
-        first_stage_class = {"kl": KLConfig, "vq": VQConfig}[first_stage.pop("kind")]
+        first_stage_class = {stage.kind: stage for stage in FIRST_STAGE_CONFIGS}[first_stage.pop("kind")]
         for cls, part in ((UNetConfig, unet), (first_stage_class, first_stage), (ScheduleConfig, schedule)):
             if other := part.keys() ^ {item.name for item in fields(cls)}:
                 raise ValueError(f"keys missing or unknown: {first_names(other)}")
@@ -134,7 +133,7 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         raise CheckpointError(f"{source}: its metadata holds no valid configuration ({reason}).") from error
     parts = {
         "unet": read_fields(UNetConfig, unet, f"{source}: unet"),
-        "vq": read_fields(first_stage_class, first_stage, f"{source}: first_stage"),
+        "first_stage": read_fields(first_stage_class, first_stage, f"{source}: first_stage"),
         "schedule": read_fields(ScheduleConfig, schedule, f"{source}: schedule"),
     }
     return build(LDMConfig, source, parts)

@@ -76,7 +76,7 @@ def ldm_config_from_yaml(data: Mapping[str, Any], source: str) -> LDMConfig:
     }
     parts = {
         "unet": _unet_config(unet, f"{source}: unet_config"),
-        "vq": _first_stage_config(first_stage, scale_factor, f"{source}: first_stage_config"),
+        "first_stage": _first_stage_config(first_stage, scale_factor, f"{source}: first_stage_config"),
         "schedule": read_fields(ScheduleConfig, schedule, f"{source}: model.params"),
     }
     return build(LDMConfig, source, parts)

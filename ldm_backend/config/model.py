@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ConfigError, brief
 from .diffusers_json import KL_RULES, SCHEDULE_RULES, UNET_RULES, VQ_RULES
@@ -125,6 +125,9 @@ class UNetConfig:
 class VQConfig:
     """A first stage with a codebook, in the terms of diffusers' VQModel. Defaults: VQ-f4 (55,322,782 parameters)."""
 
+    kind: ClassVar[str] = "vq"  # in our own single file
+    folder: ClassVar[str] = "vqvae"  # in a Hugging Face folder
+
     sample_size: int = 256  # side of the training images
     in_channels: int = 3
     out_channels: int = 3
@@ -185,6 +188,9 @@ class VQConfig:
 class KLConfig:
     """A first stage with a Gaussian posterior, in the terms of diffusers' AutoencoderKL. Defaults: KL-f8, Churches."""
 
+    kind: ClassVar[str] = "kl"  # in our own single file
+    folder: ClassVar[str] = "vae"  # in a Hugging Face folder
+
     sample_size: int = 256  # side of the training images
     in_channels: int = 3
     out_channels: int = 3
@@ -229,6 +235,7 @@ class KLConfig:
 
 
 FirstStageConfig = VQConfig | KLConfig
+FIRST_STAGE_CONFIGS: tuple[type[FirstStageConfig], ...] = (VQConfig, KLConfig)
 
 
 @dataclass(frozen=True)
@@ -271,14 +278,15 @@ class LDMConfig:
     """All three parts. The defaults are CompVis/ldm-celebahq-256: 329,378,945 parameters."""
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    vq: FirstStageConfig = field(default_factory=VQConfig)
+    first_stage: FirstStageConfig = field(default_factory=VQConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        if not self.unet.in_channels == self.unet.out_channels == self.vq.z_channels:
+        if not self.unet.in_channels == self.unet.out_channels == self.first_stage.z_channels:
             raise ConfigError(
-                f"unet has {self.unet.in_channels} input and {self.unet.out_channels} output channels, the first stage "
-                f"{self.vq.z_channels} latent channels; all three must agree. The parts belong to different models."
+                f"unet has {self.unet.in_channels} input and {self.unet.out_channels} output channels, the first "
+                f"stage {self.first_stage.z_channels} latent channels; all three must agree. The parts belong to "
+                "different models."
             )
 
 

@@ -24,7 +24,7 @@ LSUN_CHURCHES_256 = LDMConfig(
         downsample_type="resnet",
         upsample_type="resnet",
     ),
-    vq=KLConfig(),
+    first_stage=KLConfig(),
     schedule=ScheduleConfig(beta_end=0.0155),
 )
 

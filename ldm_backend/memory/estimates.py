@@ -119,8 +119,8 @@ def path_bytes(numbers: int, together: int) -> int:
 def sampling_bytes(config: LDMConfig, size: tuple[int, int, int], at_once: int = 1, itemsize: int = FLOAT) -> int:
     """A run of any sampler over a batch of `size`, in pixels, with `at_once` images in one evaluation."""
     images, height, width = size
-    cells = (height // config.vq.downscale, width // config.vq.downscale)
-    latents = _LATENTS_OF_A_RUN * FLOAT * images * config.vq.z_channels * cells[0] * cells[1]
+    cells = (height // config.first_stage.downscale, width // config.first_stage.downscale)
+    latents = _LATENTS_OF_A_RUN * FLOAT * images * config.first_stage.z_channels * cells[0] * cells[1]
     return latents + unet_bytes(config.unet, min(images, at_once), *cells, itemsize)
 
 

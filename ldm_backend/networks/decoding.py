@@ -12,9 +12,8 @@ from ..errors import TooLargeError
 from ..kernels.fp32 import in_fp32
 from ..memory.chunks import Chunks, attempt
 from ..memory.estimates import decoder_bytes, tiled_decode_bytes
-from .kl import KLModel
+from .first_stage import FirstStage
 from .tiled_decode import MIN_TILE, TileCallback, decode_tiled
-from .vq import VQModel
 
 logger = logging.getLogger("comfyui_ldm")
 
@@ -31,7 +30,7 @@ def most_at_once(device: torch.device, elsewhere: int | None = None) -> int | No
 
 
 def decoded(
-    first_stage: VQModel | KLModel, z: Tensor, device: torch.device, chunks: Chunks, at_most: int | None = None
+    first_stage: FirstStage, z: Tensor, device: torch.device, chunks: Chunks, at_most: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Decode latents, as many at once as fit.
 
@@ -79,7 +78,7 @@ def decoded(
 
 
 def decoded_in_tiles(
-    first_stage: VQModel | KLModel, z: Tensor, tile: int, chunks: Chunks, callback: TileCallback | None = None
+    first_stage: FirstStage, z: Tensor, tile: int, chunks: Chunks, callback: TileCallback | None = None
 ) -> Tensor:
     """`decode_tiled`, with smaller tiles where memory runs out; arguments, result and errors are its own.
 

@@ -5,12 +5,13 @@ Source: CompVis AutoencoderKL (ldm/models/autoencoder.py:285-352).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from ..config.model import KLConfig
+from ..errors import InputError
 from ..kernels.fp32 import in_fp32
 from .autoencoder import Decoder, Encoder, check_image, check_latent, first_stage_layers
 
@@ -49,6 +50,17 @@ class KLModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Format of the arithmetic in encoder and decoder; what is around them may have a longer one."""
         return self.decoder.dtype
+
+    def codebook(self) -> NoReturn:
+        """Raise InputError: there is none."""
+        raise InputError(
+            "This first stage is a KL autoencoder: its latents are continuous and there are no codes to show. The "
+            "node is for models with a codebook (VQ-f4), such as CelebA-HQ, FFHQ and LSUN-Bedrooms."
+        )
+
+    def spread_latents(self, count: int) -> Tensor:
+        """Latent cells of all kinds, (count, C) float32 on the CPU: normal draws, always the same ones."""
+        return torch.randn((self.config.z_channels, count), generator=torch.Generator().manual_seed(0)).T
 
     @in_fp32
     def encode(self, x: Tensor) -> Tensor:

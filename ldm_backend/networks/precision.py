@@ -14,9 +14,8 @@ import logging
 import torch
 
 from ..errors import ConfigError, check_choice
-from .kl import KLModel
+from .first_stage import FirstStage
 from .unet import UNet
-from .vq import VQModel
 
 logger = logging.getLogger("comfyui_ldm")
 
@@ -60,7 +59,7 @@ def set_precision(unet: UNet, name: str) -> None:
             module.to(FORMATS[name])
 
 
-def set_first_stage_precision(first_stage: VQModel | KLModel, name: str) -> None:
+def set_first_stage_precision(first_stage: FirstStage, name: str) -> None:
     """Give the weights of encoder and decoder that format.
 
     Codebook and 1x1 convolutions stay as they are, so that a latent keeps its codes, whatever the format.

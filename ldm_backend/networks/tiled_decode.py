@@ -25,9 +25,8 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from ..errors import InputError
 from ..kernels.fp32 import fp32, in_fp32
 from .autoencoder import Decoder, check_latent
-from .kl import KLModel
+from .first_stage import FirstStage
 from .layers import Attention, ResnetBlock, Upsample
-from .vq import VQModel
 
 MIN_TILE = 16  # latent cells; below it the margins, 2 cells on each side, would be most of the work
 
@@ -41,9 +40,7 @@ _Affine = tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def decode_tiled(
-    first_stage: VQModel | KLModel, z: Tensor, tile: int = 64, callback: TileCallback | None = None
-) -> Tensor:
+def decode_tiled(first_stage: FirstStage, z: Tensor, tile: int = 64, callback: TileCallback | None = None) -> Tensor:
     """Decode latents with memory that grows slowly with their size.
 
     The result is that of `first_stage.decode` but for the rounding of float32; latents that fit into one tile give it

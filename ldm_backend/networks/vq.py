@@ -52,6 +52,16 @@ class VQModel(nn.Module):
         """Format of the arithmetic in encoder and decoder; what is around them may have a longer one."""
         return self.decoder.dtype
 
+    def codebook(self) -> Codebook:
+        """The quantiser."""
+        return self.quantize
+
+    def spread_latents(self, count: int) -> Tensor:
+        """Latent cells of all kinds, (count, C) float32: codes spread evenly over the codebook."""
+        codes = self.quantize.embedding.weight.float()
+        picks = torch.linspace(0, codes.shape[0] - 1, count, device=codes.device).round().long()
+        return codes[picks] * self.config.scale_factor
+
     @in_fp32
     def encode(self, x: Tensor) -> Tensor:
         """Encode images without quantising; the diffusion model is trained on these latents.

@@ -10,8 +10,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..kernels.fp32 import in_fp32
 from ..networks.autoencoder import check_latent
-from ..networks.kl import KLModel
-from ..networks.vq import VQModel
+from ..networks.first_stage import FirstStage
 from .latent_rgb import fit_latent_rgb
 
 _ROWS = 1024  # codes compared with the codebook at once, as in the quantiser
@@ -35,7 +34,7 @@ class CodeView:
 
 @torch.no_grad()
 @in_fp32
-def view_codes(vq: VQModel | KLModel, z: Tensor) -> CodeView:
+def view_codes(first_stage: FirstStage, z: Tensor) -> CodeView:
     """Snap latents to the codebook and show how.
 
     Colours of codes are those of the linear preview (`fit_latent_rgb`). Distances are relative to `code_spacing`, so
@@ -43,45 +42,41 @@ def view_codes(vq: VQModel | KLModel, z: Tensor) -> CodeView:
     a mean of 0.6, its noise 0.9.
 
     Args:
-        vq: first stage with a codebook.
+        first_stage: first stage with a codebook.
         z: (N, C, h, w) latents.
     Returns: the view, on the device of `z`.
     Raises: InputError: a first stage without codebook, latents of another family or with NaN, or a codebook whose
         codes are all the same.
     """
-    if isinstance(vq, KLModel):
-        raise InputError(
-            "This first stage is a KL autoencoder: its latents are continuous and there are no codes to show. The "
-            "node is for models with a codebook (VQ-f4), such as CelebA-HQ, FFHQ and LSUN-Bedrooms."
-        )
-    check_latent(z, vq.config)
+    codebook = first_stage.codebook()
+    check_latent(z, first_stage.config)
     if not bool(torch.isfinite(z).all()):
         raise InputError("The latent holds NaN or infinity, which is near no code. Look for the node that made it so.")
-    raw = z.float() / vq.config.scale_factor
-    snapped, indices = vq.quantize(raw)
-    relative = torch.linalg.vector_norm(raw - snapped, dim=1) / code_spacing(vq)
-    quantised = snapped * vq.config.scale_factor
-    rgb = fit_latent_rgb(vq)
+    raw = z.float() / first_stage.config.scale_factor
+    snapped, indices = codebook(raw)
+    relative = torch.linalg.vector_norm(raw - snapped, dim=1) / code_spacing(first_stage)
+    quantised = snapped * first_stage.config.scale_factor
+    rgb = fit_latent_rgb(first_stage)
     colours = quantised.movedim(1, -1) @ z.new_tensor(rgb.weight, dtype=torch.float32)
     colours = colours + z.new_tensor(rgb.bias, dtype=torch.float32)
     return CodeView(
-        codes=_blocks(((colours + 1.0) / 2.0).clamp(0.0, 1.0), vq.downscale),
-        distance=_blocks(heat(relative), vq.downscale),
+        codes=_blocks(((colours + 1.0) / 2.0).clamp(0.0, 1.0), first_stage.downscale),
+        distance=_blocks(heat(relative), first_stage.downscale),
         quantised=quantised.to(z.dtype),
         indices=indices,
         relative=relative,
-        codebook_size=vq.config.num_vq_embeddings,
+        codebook_size=codebook.embedding.num_embeddings,
     )
 
 
 @torch.no_grad()
 @in_fp32
-def code_spacing(vq: VQModel) -> float:
+def code_spacing(first_stage: FirstStage) -> float:
     """Mean distance between a code and its nearest other code, in units of the codebook.
 
-    Raises: InputError: fewer than two different codes.
+    Raises: InputError: no codebook, or fewer than two different codes.
     """
-    codes = vq.quantize.embedding.weight.float()
+    codes = first_stage.codebook().embedding.weight.float()
     nearest = []
     for start in range(0, codes.shape[0], _ROWS):
         distances = torch.cdist(codes[start : start + _ROWS], codes)

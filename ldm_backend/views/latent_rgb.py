@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from ..errors import InputError
-from ..networks.kl import KLModel
-from ..networks.vq import VQModel
-from ..sampling.noise import draw_noise
+from ..networks.first_stage import FirstStage
 from .images import from_uint8
 
 # The probe is a mosaic of 8x8 codes, each 2x2 latent cells. On the demo's first stage this explains 0.79 of the colour
@@ -43,17 +41,17 @@ class Cells:
     colours: Tensor  # (M, 3) float64 on the CPU, in [-1, 1]
 
 
-def fit_latent_rgb(vq: VQModel | KLModel) -> LatentRGB:
+def fit_latent_rgb(first_stage: FirstStage) -> LatentRGB:
     """Fit the colours of a first stage by least squares on one small decode.
 
     The probe is a mosaic of codes spread evenly over the codebook, so the fit needs no images and is the same each
     time. It decodes 64x64 pixels for VQ-f4, a sixteenth of an image of 256.
 
     Args:
-        vq: first stage; the fit runs where it computes, see `place_of`.
+        first_stage: first stage; the fit runs where it computes, see `place_of`.
     Returns: weight and bias as plain floats.
     """
-    return fit_cells(probe_cells(vq))
+    return fit_cells(probe_cells(first_stage))
 
 
 def fit_cells(cells: Cells) -> LatentRGB:
@@ -78,23 +76,23 @@ def explained_variance(rgb: LatentRGB, cells: Cells) -> float:
 
 
 @torch.no_grad()
-def probe_cells(vq: VQModel | KLModel) -> Cells:
+def probe_cells(first_stage: FirstStage) -> Cells:
     """The decoded mosaic that `fit_latent_rgb` fits on."""
-    z = _mosaic(vq).repeat_interleave(_BLOCK, dim=2).repeat_interleave(_BLOCK, dim=3)  # (1, C, 16, 16)
-    return _cells(z, vq.decode(z).clamp(-1.0, 1.0), vq.downscale)
+    z = _mosaic(first_stage).repeat_interleave(_BLOCK, dim=2).repeat_interleave(_BLOCK, dim=3)  # (1, C, 16, 16)
+    return _cells(z, first_stage.decode(z).clamp(-1.0, 1.0), first_stage.downscale)
 
 
 @torch.no_grad()
-def image_cells(vq: VQModel | KLModel, images: Iterable[Tensor]) -> Cells:
+def image_cells(first_stage: FirstStage, images: Iterable[Tensor]) -> Cells:
     """The cells of real images, encoded.
 
     Args:
-        vq: first stage.
+        first_stage: first stage.
         images: each (N, 3, H, W) in [-1, 1], H and W multiples of its downscale; at least one.
     Raises: InputError: no images, or a size or number of channels that does not fit.
     """
-    device = place_of(vq)
-    parts = [_cells(vq.encode(image.to(device)), image, vq.downscale) for image in images]
+    device = place_of(first_stage)
+    parts = [_cells(first_stage.encode(image.to(device)), image, first_stage.downscale) for image in images]
     if not parts:
         raise InputError("No images to fit on; give at least one.")
     return Cells(torch.cat([part.latents for part in parts]), torch.cat([part.colours for part in parts]))
@@ -145,11 +143,7 @@ def _design(cells: Cells) -> Tensor:
     return torch.cat([cells.latents, torch.ones_like(cells.latents[:, :1])], dim=1)
 
 
-def _mosaic(vq: VQModel | KLModel) -> Tensor:
+def _mosaic(first_stage: FirstStage) -> Tensor:
     """(1, C, 8, 8) latents that span what the decoder knows: spread codes or, without a codebook, normal draws."""
-    device = place_of(vq)
-    if isinstance(vq, KLModel):
-        return draw_noise([0], (vq.config.z_channels, _BLOCKS, _BLOCKS)).to(device)
-    codebook = vq.quantize.embedding.weight.to(device, torch.float32)
-    picks = torch.linspace(0, codebook.shape[0] - 1, _BLOCKS**2, device=codebook.device).round().long()
-    return codebook[picks].T.reshape(1, -1, _BLOCKS, _BLOCKS) * vq.config.scale_factor
+    cells = first_stage.spread_latents(_BLOCKS**2).to(place_of(first_stage))
+    return cells.T.reshape(1, -1, _BLOCKS, _BLOCKS)

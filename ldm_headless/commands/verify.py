@@ -109,7 +109,7 @@ def _network(digest: "Digest") -> str:
 
 def _failure(found: "Verification") -> str:
     name = found.reference.name if found.reference else ""
-    factor = found.config.vq.scale_factor
+    factor = found.config.first_stage.scale_factor
     reason = f"its scale factor is {factor}, that of {name} is 1; or " if factor != 1.0 else ""
     return (
         f"{found.path}: the pixels are not those of {name}: {reason}it holds other weights, or this machine computes "

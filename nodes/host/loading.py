@@ -11,7 +11,7 @@ from ...ldm_backend.checkpoints.file_marks import FileMark
 from ...ldm_backend.errors import CheckpointError
 from .folders import checkpoint_path
 from .model import make_model
-from .vae import LDMVAE, make_vq
+from .vae import LDMVAE, make_first_stage
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
     """
     found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
     files = FileMark.of(found.unet_file), FileMark.of(found.first_stage_file)
-    vq = make_vq(found.config.vq, found.first_stage, found.first_stage_file, choice.vae_precision)
-    model = make_model(choice.name, found, vq, choice.precision, choice.compiled)
-    vae = LDMVAE(vq, files[1])
+    first_stage = make_first_stage(
+        found.config.first_stage, found.first_stage, found.first_stage_file, choice.vae_precision
+    )
+    model = make_model(choice.name, found, first_stage, choice.precision, choice.compiled)
+    vae = LDMVAE(first_stage, files[1])
     for place, patcher in enumerate((model, vae.patcher)):
         # Hosts newer than 0.3.75 load a model anew for a second device; older ones do not look at it.
         patcher.cached_patcher_init = (_again, (choice, files), place)  # pyright: ignore[reportAttributeAccessIssue]

@@ -23,10 +23,9 @@ from ...ldm_backend.config.model import LDMConfig, UNetConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kernels.fp32 import fp32
 from ...ldm_backend.memory.estimates import unet_bytes
-from ...ldm_backend.networks.kl import KLModel
+from ...ldm_backend.networks.first_stage import FirstStage
 from ...ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, FORMATS, TF32, resolve, set_precision
 from ...ldm_backend.networks.unet import UNet
-from ...ldm_backend.networks.vq import VQModel
 from ...ldm_backend.sampling.schedule import Schedule
 from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb
 from .layers import host_layers
@@ -39,16 +38,18 @@ _CPU = torch.device("cpu")
 class LDMLatentFormat(comfy.latent_formats.LatentFormat):
     """Unscaled latents of the first stage, and the colours by which the host previews them."""
 
-    def __init__(self, config: LDMConfig, vq: VQModel | KLModel) -> None:
+    def __init__(self, config: LDMConfig, first_stage: FirstStage) -> None:
         self.scale_factor = 1.0  # the first stage applies its own
-        self.latent_channels = config.vq.z_channels
-        self.spacial_downscale_ratio = config.vq.downscale  # the host's spelling; read by hosts newer than 0.3.75
-        self._vq = vq
+        self.latent_channels = config.first_stage.z_channels
+        self.spacial_downscale_ratio = (
+            config.first_stage.downscale
+        )  # the host's spelling; read by hosts newer than 0.3.75
+        self._first_stage = first_stage
 
     @cached_property
     def _colours(self) -> LatentRGB:
         """Fitted when first asked for: a small decode, which a host with previews switched off never needs."""
-        return fit_latent_rgb(self._vq)
+        return fit_latent_rgb(self._first_stage)
 
     @property
     def latent_rgb_factors(self) -> list[list[float]]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -125,9 +126,9 @@ class LDMModel(comfy.model_base.BaseModel):
 
     diffusion_model: HostUNet
 
-    def __init__(self, name: str, checkpoint: Checkpoint, vq: VQModel | KLModel, precision: str) -> None:
+    def __init__(self, name: str, checkpoint: Checkpoint, first_stage: FirstStage, precision: str) -> None:
         config = checkpoint.config
-        host_config = LDMModelConfig(config, LDMLatentFormat(config, vq), FORMATS[precision])
+        host_config = LDMModelConfig(config, LDMLatentFormat(config, first_stage), FORMATS[precision])
         eps = comfy.model_base.ModelType.EPS
         # Any class with this call will do; the annotation that a type checker infers is only the host's default.
         super().__init__(host_config, eps, device=_CPU, unet_model=HostUNet)  # pyright: ignore[reportArgumentType]
@@ -141,7 +142,7 @@ class LDMModel(comfy.model_base.BaseModel):
             "layout": checkpoint.layout,
             "weights": checkpoint.weights,
             "precision": precision,
-            "vae_precision": next(name for name in FIRST_STAGE_PRECISIONS if FORMATS[name] == vq.dtype),
+            "vae_precision": next(name for name in FIRST_STAGE_PRECISIONS if FORMATS[name] == first_stage.dtype),
         }
         self.schedule = Schedule(config.schedule)
         self.tf32 = precision == TF32
@@ -172,20 +173,20 @@ class LDMModel(comfy.model_base.BaseModel):
 
 
 def make_model(
-    name: str, checkpoint: Checkpoint, vq: VQModel | KLModel, precision: str, compiled: bool
+    name: str, checkpoint: Checkpoint, first_stage: FirstStage, precision: str, compiled: bool
 ) -> ModelPatcher:
     """The native MODEL.
 
     Args:
         name: of the checkpoint as the user chose it.
         checkpoint: as read; the tensors of its UNet become the parameters.
-        vq: first stage of the same checkpoint, which gives the preview its colours.
+        first_stage: first stage of the same checkpoint, which gives the preview its colours.
         precision: of the UNet, one of `PRECISIONS`.
         compiled: see `UNet.compile_evaluation`.
     Raises: CheckpointError: keys or shapes do not fit the configuration; ConfigError: unknown precision.
     """
     device = comfy.model_management.get_torch_device()
-    model = LDMModel(name, checkpoint, vq, resolve(precision, device))
+    model = LDMModel(name, checkpoint, first_stage, resolve(precision, device))
     if compiled:
         model.diffusion_model.compile_evaluation()
     # The plain patcher on every host. The one of DynamicVRAM leaves the weights where they were read and hands layers a

@@ -16,7 +16,6 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...ldm_backend.checkpoints.checkpoint import load_into
-from ...ldm_backend.checkpoints.compvis import build_first_stage
 from ...ldm_backend.checkpoints.file_marks import FileMark
 from ...ldm_backend.config.model import FirstStageConfig
 from ...ldm_backend.errors import InputError
@@ -24,10 +23,9 @@ from ...ldm_backend.kernels.fp32 import fp32
 from ...ldm_backend.memory.estimates import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
 from ...ldm_backend.networks.autoencoder import check_latent
 from ...ldm_backend.networks.decoding import decoded, decoded_in_tiles, most_at_once
-from ...ldm_backend.networks.kl import KLModel
+from ...ldm_backend.networks.first_stage import FirstStage, build_first_stage
 from ...ldm_backend.networks.precision import set_first_stage_precision
 from ...ldm_backend.networks.tiled_decode import MIN_TILE
-from ...ldm_backend.networks.vq import VQModel
 from ...ldm_backend.views.images import to_unit
 from .layers import host_layers
 from .memory import check_first_stage, make_chunks
@@ -50,31 +48,35 @@ class LDMVAE(comfy.sd.VAE):
     that show seams; this one decodes those of `tiled_decode`, which show the same picture.
 
     Args:
-        vq: the networks.
+        first_stage: the networks.
         file: what their weights were read from, and may still be mapped from.
     """
 
-    first_stage_model: VQModel | KLModel
+    first_stage_model: FirstStage
 
-    def __init__(self, vq: VQModel | KLModel, file: FileMark) -> None:
+    def __init__(self, first_stage: FirstStage, file: FileMark) -> None:
         tiny = comfy.ldm.models.autoencoder.AutoencoderKL(**_TINY).state_dict()
         super().__init__(sd=tiny, config={"params": _TINY}, dtype=torch.float32)
-        self.first_stage_model = vq
+        self.first_stage_model = first_stage
         self.file = file
         self.patcher = ModelPatcher(
-            vq, load_device=self.device, offload_device=comfy.model_management.vae_offload_device()
+            first_stage, load_device=self.device, offload_device=comfy.model_management.vae_offload_device()
         )
         self.size = None  # the host measures the new network when it asks
-        self.latent_channels = vq.config.z_channels
-        self.downscale_ratio = self.upscale_ratio = vq.downscale
+        self.latent_channels = first_stage.config.z_channels
+        self.downscale_ratio = self.upscale_ratio = first_stage.downscale
         self.working_dtypes = [torch.float32]  # a code that flips at lower precision is a visible change
         # Of one image, as the host reckons: (N, C, H, W) of an image, (N, C, h, w) of a latent.
-        itemsize = vq.dtype.itemsize
-        self.memory_used_encode = lambda shape, dtype: encoder_bytes(vq.config, 1, shape[2], shape[3], itemsize)
-        self.memory_used_decode = lambda shape, dtype: decoder_bytes(vq.config, 1, shape[2], shape[3], itemsize)
+        itemsize = first_stage.dtype.itemsize
+        self.memory_used_encode = lambda shape, dtype: encoder_bytes(
+            first_stage.config, 1, shape[2], shape[3], itemsize
+        )
+        self.memory_used_decode = lambda shape, dtype: decoder_bytes(
+            first_stage.config, 1, shape[2], shape[3], itemsize
+        )
         # The quantiser reads the codebook's weight directly, which the host cannot stream; 221 MB always fit.
         self.disable_offload = True
-        self._encoding, self._decoding = make_chunks("Encoder", vq), make_chunks("Decoder", vq)
+        self._encoding, self._decoding = make_chunks("Encoder", first_stage), make_chunks("Decoder", first_stage)
 
     def decode(self, samples_in: Tensor, *_: Any, **__: Any) -> Tensor:
         """(N, C, h, w) latents to (N, H, W, 3) images in 0..1.
@@ -82,12 +84,12 @@ class LDMVAE(comfy.sd.VAE):
         Raises: InputError: latent of another family, or one too large for memory; CheckpointError: the file of the
             weights was changed since it was loaded.
         """
-        vq = self.first_stage_model
-        check_latent(samples_in, vq.config)
+        first_stage = self.first_stage_model
+        check_latent(samples_in, first_stage.config)
         self._check_decode(samples_in.shape, tiled=False)
         self.load(self.memory_used_decode(samples_in.shape, torch.float32))
         images = self._empty_images(samples_in.shape)
-        for part, made in decoded(vq, samples_in, self.device, self._decoding):
+        for part, made in decoded(first_stage, samples_in, self.device, self._decoding):
             images[part] = to_unit(made)
         return images
 
@@ -96,20 +98,22 @@ class LDMVAE(comfy.sd.VAE):
 
         Raises: InputError: an image too large for memory; CheckpointError: as `decode`.
         """
-        vq = self.first_stage_model
+        first_stage = self.first_stage_model
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
         images, _, height, width = pixels.shape
 
         def needed(images: int, height: int = height, width: int = width) -> int:
-            return encoder_bytes(vq.config, images, height, width, vq.dtype.itemsize)
+            return encoder_bytes(first_stage.config, images, height, width, first_stage.dtype.itemsize)
 
         size = Size(images, height, width)
-        check_first_stage("Encoding", vq, self.device, size, lambda *_: 0, partial(needed, 1))
+        check_first_stage("Encoding", first_stage, self.device, size, lambda *_: 0, partial(needed, 1))
         self.load(self.memory_used_encode(pixels.shape, torch.float32))
 
         def encode(part: slice) -> Tensor:
             with fp32():
-                return vq.encode(pixels[part].to(self.device, torch.float32) * 2.0 - 1.0).to(self.output_device)
+                return first_stage.encode(pixels[part].to(self.device, torch.float32) * 2.0 - 1.0).to(
+                    self.output_device
+                )
 
         return self._encoding.whole(encode, pixels.shape, self.device, needed, most_at_once(self.device))
 
@@ -181,9 +185,9 @@ class LDMVAE(comfy.sd.VAE):
         )
 
 
-def make_vq(
+def make_first_stage(
     config: FirstStageConfig, state_dict: dict[str, Tensor], source: str | Path, precision: str
-) -> VQModel | KLModel:
+) -> FirstStage:
     """The first stage on the CPU, built from the host's layers.
 
     Args:
@@ -193,10 +197,10 @@ def make_vq(
         precision: one of `FIRST_STAGE_PRECISIONS`.
     Raises: CheckpointError: keys or shapes do not fit the configuration; ConfigError: unknown precision.
     """
-    vq = build_first_stage(config, host_layers(comfy.ops.disable_weight_init), "meta")
-    load_into(vq, state_dict, source)
-    set_first_stage_precision(vq, precision)
-    return vq
+    first_stage = build_first_stage(config, host_layers(comfy.ops.disable_weight_init), "meta")
+    load_into(first_stage, state_dict, source)
+    set_first_stage_precision(first_stage, precision)
+    return first_stage
 
 
 def ldm_vae_of(vae: Any) -> LDMVAE:
@@ -213,7 +217,7 @@ def ldm_vae_of(vae: Any) -> LDMVAE:
     return vae
 
 
-def loaded_first_stage(vae: Any, shape: torch.Size) -> VQModel | KLModel:
+def loaded_first_stage(vae: Any, shape: torch.Size) -> FirstStage:
     """The networks of a VAE of ours on `vae.device`, with enough free memory to decode a batch of this latent shape.
 
     Raises: InputError: as `ldm_vae_of`; CheckpointError: the file of the weights was changed since it was loaded.

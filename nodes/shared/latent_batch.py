@@ -38,7 +38,7 @@ def latent_shape(width: int, height: int, model: ModelPatcher | None = None) -> 
                 f"{name} is {side}; expected a multiple of {SIZE_STEP}. Set {name} to {max(lower, SIZE_STEP)} or "
                 f"{lower + SIZE_STEP}."
             )
-    first_stage = ldm_model_of(model).ldm_config.vq if model is not None else CELEBAHQ_256.vq
+    first_stage = ldm_model_of(model).ldm_config.first_stage if model is not None else CELEBAHQ_256.first_stage
     downscale = first_stage.downscale
     return (first_stage.z_channels, height // downscale, width // downscale), downscale
 

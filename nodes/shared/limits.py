@@ -29,7 +29,9 @@ from ..host.vae import LDMVAE
 from .inputs import SIZE_STEP
 
 # What noise takes at least, whichever model it is for.
-_SMALLEST_LATENTS = min(PRESETS.values(), key=lambda config: config.vq.z_channels / config.vq.downscale**2)
+_SMALLEST_LATENTS = min(
+    PRESETS.values(), key=lambda config: config.first_stage.z_channels / config.first_stage.downscale**2
+)
 
 _CPU = torch.device("cpu")
 _STEP_OF_CELLS = 8
@@ -104,7 +106,7 @@ def check_sampling(task: str, model: ModelPatcher, shape: Sequence[int], whole: 
         return sampling_bytes(config, (n, height, width), n if whole else 1, itemsize)
 
     free = reachable_memory(model.load_device) - kernel_bytes(unet)
-    check_fits(task, _pixels(config, shape), cost, free, unet.size_multiple * config.vq.downscale)
+    check_fits(task, _pixels(config, shape), cost, free, unet.size_multiple * config.first_stage.downscale)
 
 
 def check_view(task: str, vae: LDMVAE, samples: Tensor) -> None:
@@ -127,7 +129,11 @@ def check_pictures(task: str, size: Size, cost: Cost, device: torch.device = _CP
 
 def _noise_cost(config: LDMConfig, mixed: int) -> Cost:
     def cost(n: int, height: int, width: int) -> int:
-        one = config.vq.z_channels * (height // config.vq.downscale) * (width // config.vq.downscale)
+        one = (
+            config.first_stage.z_channels
+            * (height // config.first_stage.downscale)
+            * (width // config.first_stage.downscale)
+        )
         return path_bytes(n * one, min(n, mixed) * one) if mixed else noise_bytes(n * one)
 
     return cost
@@ -135,4 +141,4 @@ def _noise_cost(config: LDMConfig, mixed: int) -> Cost:
 
 def _pixels(config: LDMConfig, shape: Sequence[int]) -> Size:
     """Of latents (N, C, h, w)."""
-    return Size(shape[0], shape[2] * config.vq.downscale, shape[3] * config.vq.downscale)
+    return Size(shape[0], shape[2] * config.first_stage.downscale, shape[3] * config.first_stage.downscale)

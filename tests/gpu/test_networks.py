@@ -78,7 +78,7 @@ def test_attention_with_a_head_of_512_is_that_of_float64(device, dtype, toleranc
 
 @torch.inference_mode()
 def test_a_decoder_in_bf16_is_near_that_of_float64(device, exact, record_property):
-    stage = deepcopy(exact.vq).to(device)
+    stage = deepcopy(exact.first_stage).to(device)
     quantised = stage.quantize(latents(2, 32).to(device))[0]
     double = deepcopy(stage).double()
     set_first_stage_precision(stage, "bf16")
@@ -91,9 +91,9 @@ def test_a_decoder_in_bf16_is_near_that_of_float64(device, exact, record_propert
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_decoder_is_that_of_float64(device, tested, batch, record_property):
     """After the quantiser, whose choice is another test's: both decode the same codes."""
-    quantised = tested.vq.quantize(latents(batch, 32).to(device))[0]
-    double = deepcopy(tested.vq).double()
-    error = off(tested.vq.decode(quantised, quantize=False), double.decode(quantised.double(), quantize=False))
+    quantised = tested.first_stage.quantize(latents(batch, 32).to(device))[0]
+    double = deepcopy(tested.first_stage).double()
+    error = off(tested.first_stage.decode(quantised, quantize=False), double.decode(quantised.double(), quantize=False))
     record_property("relative error", f"{error:.2e}")
     assert error < TOLERANCES["fp32"]
 

@@ -76,8 +76,8 @@ def test_every_sampler_in_every_format_is_finite_and_near(device, sampler, preci
 def test_codes_are_those_of_the_cpu(device, exact, tested, record_property):
     """Another one only where two codes are as near as float32 can tell."""
     z = draw_noise(range(8), SHAPE)
-    vector, index = exact.vq.quantize(z)
-    other_vector, other = tested.vq.quantize(z.to(device))
+    vector, index = exact.first_stage.quantize(z)
+    other_vector, other = tested.first_stage.quantize(z.to(device))
     differ = index != other.cpu()
     record_property("codes that differ", f"{int(differ.sum())} of {differ.numel()}")
     near, far = ((z.double() - v.double().cpu()).norm(dim=1) for v in (vector, other_vector))

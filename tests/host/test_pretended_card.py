@@ -36,7 +36,7 @@ TINY = LDMConfig(
         attention_head_dim=8,
         norm_num_groups=8,
     ),
-    vq=VQConfig(
+    first_stage=VQConfig(
         sample_size=64, block_out_channels=(16, 16, 32), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=8
     ),
 )

@@ -39,7 +39,7 @@ def assert_same_model(model: ldm_backend.LatentDiffusion, unet: Any, decode: Cal
     size = model.config.unet.sample_size
     x = draw_noise([3], (model.config.unet.in_channels, size, size))
     assert relative_error(model.unet(x, 500), unet(x, 500)["sample"]) < 1e-4
-    assert relative_error(model.vq.decode(x), decode(x)) < 1e-3
+    assert relative_error(model.first_stage.decode(x), decode(x)) < 1e-3
 
 
 def assert_same_tensors(loaded: torch.nn.Module, expected: torch.nn.Module) -> None:
@@ -63,7 +63,7 @@ def test_single_files_and_back_to_the_folder(weights, full_size_folder, tmp_path
     convert_to_folder(single, tmp_path / "folder")
     back = ldm_backend.load(tmp_path / "folder", device="cpu")
     assert_same_tensors(back.unet, weights.unet)
-    assert_same_tensors(back.vq, weights.vq)
+    assert_same_tensors(back.first_stage, weights.first_stage)
     convert_to_single_file(source, tmp_path / "half.safetensors", "fp16")
     half = ldm_backend.load(tmp_path / "half.safetensors", device="cpu")
     for key, tensor in half.unet.state_dict().items():
@@ -72,17 +72,17 @@ def test_single_files_and_back_to_the_folder(weights, full_size_folder, tmp_path
 
 
 def test_compvis_keys_in_safetensors(weights, tmp_path):
-    state = compvis_state_dict(CELEBAHQ_256, weights.unet.state_dict(), weights.vq.state_dict(), None)
+    state = compvis_state_dict(CELEBAHQ_256, weights.unet.state_dict(), weights.first_stage.state_dict(), None)
     save_file({key: tensor.clone().contiguous() for key, tensor in state.items()}, tmp_path / "model.safetensors")
     loaded = ldm_backend.load(tmp_path / "model.safetensors", device="cpu", config="celebahq-256")
     assert_same_tensors(loaded.unet, weights.unet)
-    assert_same_tensors(loaded.vq, weights.vq)
+    assert_same_tensors(loaded.first_stage, weights.first_stage)
 
 
 @pytest.mark.parametrize("layout", ["compvis", "diffusers"])
 def test_first_stage_alone(weights, tmp_path, layout):
     """vq-f4 as released, with the loss networks of its training, and as a diffusers VQModel; no configuration."""
-    tensors = dict(weights.vq.state_dict())
+    tensors = dict(weights.first_stage.state_dict())
     if layout == "compvis":
         whole = compvis_state_dict(CELEBAHQ_256, weights.unet.state_dict(), tensors, None)
         prefix = "first_stage_model."
@@ -90,8 +90,8 @@ def test_first_stage_alone(weights, tmp_path, layout):
         tensors |= {"loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4)}
     torch.save({"state_dict": tensors}, tmp_path / "vq-f4.ckpt")
     loaded = ldm_backend.load_first_stage(tmp_path / "vq-f4.ckpt")
-    assert loaded.config == CELEBAHQ_256.vq
-    assert_same_tensors(loaded, weights.vq)
+    assert loaded.config == CELEBAHQ_256.first_stage
+    assert_same_tensors(loaded, weights.first_stage)
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def test_churches(tmp_path):
         torch.manual_seed(1)
         unet: Any = UNet2DModel(**data)
         kl: Any = AutoencoderKL.from_config(
-            json.loads(json.dumps(LSUN_CHURCHES_256.vq.to_dict() | {"scaling_factor": 0.25}))
+            json.loads(json.dumps(LSUN_CHURCHES_256.first_stage.to_dict() | {"scaling_factor": 0.25}))
         )
     for module in unet.modules():
         if hasattr(module, "heads"):
@@ -113,11 +113,11 @@ def test_churches(tmp_path):
     state = compvis_state_dict(LSUN_CHURCHES_256, unet.state_dict(), kl.state_dict(), None)
     torch.save({"state_dict": state | {"scale_factor": torch.tensor(0.25)}}, tmp_path / "model.ckpt")
     loaded = ldm_backend.load(tmp_path / "model.ckpt", device="cpu", config=DATA / "lsun_churches256.yaml")
-    assert loaded.config.vq.scale_factor == 0.25
+    assert loaded.config.first_stage.scale_factor == 0.25
     assert_same_model(loaded, unet.eval(), lambda z: kl.eval().decode(z / 0.25)["sample"])
     x = draw_noise([4], (3, 256, 256)).clamp(-1, 1)
     reference = kl.encode(x)["latent_dist"].mean * 0.25
-    assert relative_error(loaded.vq.encode(x), reference) < 1e-3
+    assert relative_error(loaded.first_stage.encode(x), reference) < 1e-3
 
 
 # Last in this file: until the end of it the disk holds this, too.
@@ -127,7 +127,7 @@ def compvis_file(weights, tmp_path_factory) -> Iterator[Path]:
     unet = weights.unet.state_dict()
     ema = {key: tensor * EMA_FACTOR for key, tensor in unet.items()}
     folder = tmp_path_factory.mktemp("compvis")
-    state = compvis_state_dict(CELEBAHQ_256, unet, weights.vq.state_dict(), ema)
+    state = compvis_state_dict(CELEBAHQ_256, unet, weights.first_stage.state_dict(), ema)
     torch.save(
         {"state_dict": state, "global_step": 410_000, "optimizer_states": [{"lr": 9.6e-5}]}, folder / "model.ckpt"
     )
@@ -140,7 +140,7 @@ def test_compvis_raw_weights(weights, full_size_reference, compvis_file):
     """Every tensor arrives to the last bit, the parts of qkv included; so test_full_size.py holds for it."""
     loaded = ldm_backend.load(compvis_file, device="cpu", weights="raw")
     assert_same_tensors(loaded.unet, weights.unet)
-    assert_same_tensors(loaded.vq, weights.vq)
+    assert_same_tensors(loaded.first_stage, weights.first_stage)
     assert_same_model(loaded, full_size_reference.unet, lambda z: full_size_reference.vq.decode(z)["sample"])
 
 

@@ -24,7 +24,7 @@ def test_parameter_counts(full_size_folder):
     """The counts that the paper and the files have."""
     model = ldm_backend.load(full_size_folder, device="cpu")
     assert sum(p.numel() for p in model.unet.parameters()) == 274_056_163
-    assert sum(p.numel() for p in model.vq.parameters()) == 55_322_782
+    assert sum(p.numel() for p in model.first_stage.parameters()) == 55_322_782
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def test_code_indices_are_identical(full_size):
     """All 4096 cells of several latents choose the same of 8192 codes, near-ties included."""
     model, reference = full_size
     z = draw_noise([0, 1, 2], (3, 64, 64))
-    ours = model.vq.quantize(z)[1]
+    ours = model.first_stage.quantize(z)[1]
     theirs = reference.vq.quantize(z)[2][2].view(ours.shape)
     assert torch.equal(ours, theirs)
     assert ours.unique().numel() > 1000
@@ -60,7 +60,7 @@ def test_decode(full_size):
     """Quantise and decode within 1e-3 of the picture's standard deviation."""
     model, reference = full_size
     z = draw_noise([3], (3, 64, 64))
-    assert relative_error(model.vq.decode(z), reference.decode(z)) < 1e-3
+    assert relative_error(model.first_stage.decode(z), reference.decode(z)) < 1e-3
 
 
 @torch.no_grad()
@@ -68,4 +68,4 @@ def test_encode(full_size):
     """Encoding does not quantise, in both, and agrees within 1e-3."""
     model, reference = full_size
     x = draw_noise([4], (3, 256, 256)).clamp(-1, 1)
-    assert relative_error(model.vq.encode(x), reference.vq.encode(x)["latents"]) < 1e-3
+    assert relative_error(model.first_stage.encode(x), reference.vq.encode(x)["latents"]) < 1e-3

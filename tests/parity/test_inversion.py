@@ -32,7 +32,9 @@ def encoded(demo, root: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     from portraits import draw_portrait  # pyright: ignore[reportMissingImports]
 
     with torch.no_grad():
-        return demo[0].vq.encode(from_uint8(np.stack([draw_portrait(10_000_000 + index) for index in range(16)])))
+        return demo[0].first_stage.encode(
+            from_uint8(np.stack([draw_portrait(10_000_000 + index) for index in range(16)]))
+        )
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ TINY = LDMConfig(
         attention_head_dim=8,
         norm_num_groups=4,
     ),
-    vq=VQConfig(
+    first_stage=VQConfig(
         sample_size=32, block_out_channels=(8, 8, 16), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=4
     ),
 )

@@ -43,7 +43,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
         "checkpoints": {"config", "errors", "networks"},
-        "views": {"errors", "kernels", "networks", "sampling"},
+        "views": {"errors", "kernels", "networks"},
         "throughput": {"checkpoints", "memory"},
         "pipeline": {"checkpoints", "config", "kernels", "memory", "networks", "sampling", "views"},
         "verification": {

@@ -45,7 +45,7 @@ def test_every_spelling_loads_the_same_weights(tiny_folder, name, rename):
         else:
             torch.save(weights, tiny_folder / file.parent / name)
     loaded = ldm_backend.load(tiny_folder, device="cpu")
-    for part in ("unet", "vq"):
+    for part in ("unet", "first_stage"):
         ours, theirs = getattr(loaded, part).state_dict(), getattr(expected, part).state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -56,7 +56,7 @@ def test_half_precision_files_become_float32(tiny_folder):
 
 
 def test_loaded_networks_are_for_inference(tiny):
-    for module in (tiny.unet, tiny.vq):
+    for module in (tiny.unet, tiny.first_stage):
         assert not module.training
         assert not any(p.requires_grad for p in module.parameters())
 

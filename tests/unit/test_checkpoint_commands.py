@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import WEIGHTS
-from ldm_backend.checkpoints.compvis import build_first_stage
 from ldm_backend.checkpoints.inspection import inspect_checkpoint
 from ldm_backend.checkpoints.single_file import DTYPES, config_to_json
 from ldm_backend.config.compvis_yaml import ldm_config_from_yaml
+from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
 from ldm_headless import cli
 from ldm_headless.commands import checkpoints as checkpoint_commands
@@ -67,7 +67,7 @@ def compvis(tmp_path: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet(config.unet).state_dict()
-        first_stage = build_first_stage(config.vq).state_dict()
+        first_stage = build_first_stage(config.first_stage).state_dict()
     averaged = {key: 2 * tensor for key, tensor in unet.items()}
     folder = tmp_path / "compvis"
     folder.mkdir()
@@ -158,7 +158,7 @@ def test_a_configuration_by_hand(ldm: Ldm, compvis: Path, tmp_path: Path) -> Non
     assert ldm(*arguments)[0] == 0
     info = inspect_checkpoint(tmp_path / "a.safetensors")
     assert info.config is not None
-    assert info.config.vq.scale_factor == 0.5
+    assert info.config.first_stage.scale_factor == 0.5
 
 
 def test_nothing_is_overwritten(ldm: Ldm, tiny_folder: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_choices_are_those_of_the_backend() -> None:
 def test_inspect_a_folder(ldm: Ldm, tiny_folder: Path, tiny: Tiny) -> None:
     status, out, err = ldm("inspect", tiny_folder)
     assert (status, err) == (0, "")
-    counts = [sum(p.numel() for p in module.parameters()) for module in (tiny.unet, tiny.vq)]
+    counts = [sum(p.numel() for p in module.parameters()) for module in (tiny.unet, tiny.first_stage)]
     for text in ("huggingface", f"{counts[0]:,} parameters", f"{counts[1]:,} parameters", "float32"):
         assert text in out
     for part in ("unet", "vqvae"):
@@ -234,7 +234,7 @@ def test_inspect_json(ldm: Ldm, tiny_folder: Path, tiny: Tiny, tmp_path: Path) -
         "weights": "only",
         "has_ema": False,
         "unet_parameters": sum(p.numel() for p in tiny.unet.parameters()),
-        "first_stage_parameters": sum(p.numel() for p in tiny.vq.parameters()),
+        "first_stage_parameters": sum(p.numel() for p in tiny.first_stage.parameters()),
         "dtypes": ["bfloat16"],
         "files": [
             {

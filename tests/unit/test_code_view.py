@@ -60,12 +60,14 @@ def test_pictures_are_blocks_in_the_colours_of_the_preview(vq):
 def test_quantised_latents_decode_to_the_same_picture(tiny):
     z = draw_noise([1, 2], (3, 8, 8))
     with torch.no_grad():
-        assert torch.equal(tiny.vq.decode(view_codes(tiny.vq, z).quantised), tiny.vq.decode(z))
+        assert torch.equal(
+            tiny.first_stage.decode(view_codes(tiny.first_stage, z).quantised), tiny.first_stage.decode(z)
+        )
 
 
 def test_images_do_not_depend_on_their_batch(tiny):
     z = draw_noise([1, 2, 3], (3, 8, 8))
-    whole, alone = view_codes(tiny.vq, z), view_codes(tiny.vq, z[1:2])
+    whole, alone = view_codes(tiny.first_stage, z), view_codes(tiny.first_stage, z[1:2])
     torch.testing.assert_close(whole.codes[1:2], alone.codes)
     torch.testing.assert_close(whole.distance[1:2], alone.distance)
 

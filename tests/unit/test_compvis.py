@@ -14,11 +14,14 @@ from compvis_writer import DATA, compvis_state_dict, published_shapes, small_yam
 from safetensors.torch import save_file
 
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
-from ldm_backend.checkpoints.compvis import build_first_stage, from_compvis
+from ldm_backend.checkpoints.compvis import from_compvis
+from ldm_backend.checkpoints.key_maps import compvis_first_stage_sources, compvis_unet_sources
 from ldm_backend.checkpoints.tensor_files import TensorFile
 from ldm_backend.config.compvis_yaml import ldm_config_from_yaml, read_compvis_yaml
-from ldm_backend.config.presets import CELEBAHQ_256, LSUN_CHURCHES_256
+from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
+from ldm_backend.config.presets import CELEBAHQ_256, LSUN_CHURCHES_256, PRESETS
 from ldm_backend.errors import CheckpointError, ConfigError
+from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
 from ldm_backend.sampling.noise import draw_noise
 
@@ -38,7 +41,7 @@ def test_every_published_tensor_finds_its_place(name):
     _, unet, first_stage = from_compvis(TensorFile(Path("a.ckpt"), tensors), config, "raw")
     for found, module in (
         (unet, UNet(config.unet, device="meta")),
-        (first_stage, build_first_stage(config.vq, device="meta")),
+        (first_stage, build_first_stage(config.first_stage, device="meta")),
     ):
         expected = {key: tensor.shape for key, tensor in module.state_dict().items()}
         assert {key: tensor.shape for key, tensor in found.items()} == expected
@@ -50,12 +53,55 @@ def test_every_published_tensor_finds_its_place(name):
     assert with_ema.keys() >= tensors.keys()
 
 
+SMALL_UNET = UNetConfig(
+    sample_size=8,
+    attention_head_dim=8,
+    norm_num_groups=4,
+    block_out_channels=(8, 16),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+)
+SMALL_VQ = VQConfig(block_out_channels=(8, 16), norm_num_groups=4, num_vq_embeddings=8)
+NETWORKS: dict[str, UNetConfig | VQConfig | KLConfig] = {
+    **{f"{name} unet": config.unet for name, config in PRESETS.items()},
+    **{f"{name} first stage": config.first_stage for name, config in PRESETS.items()},
+    "one level": replace(
+        SMALL_UNET, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
+    ),
+    "equal widths": replace(SMALL_UNET, block_out_channels=(16, 16)),
+    "narrower below": replace(SMALL_UNET, block_out_channels=(16, 8)),
+    "one resnet a level": replace(SMALL_UNET, layers_per_block=1),
+    "resnets between levels": replace(SMALL_UNET, downsample_type="resnet", upsample_type="resnet"),
+    "vq of one level": replace(SMALL_VQ, block_out_channels=(8,)),
+    "vq of equal widths": replace(SMALL_VQ, block_out_channels=(8, 8, 16), layers_per_block=3),
+    "kl narrower below": KLConfig(block_out_channels=(16, 8), layers_per_block=1, norm_num_groups=4),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_table_of_names_is_that_of_the_network(name):
+    """Reading a file builds no network, so the table must know which layers there are."""
+    config = NETWORKS[name]
+    if isinstance(config, UNetConfig):
+        table, network = compvis_unet_sources(config), UNet(config, device="meta")
+    else:
+        table, network = compvis_first_stage_sources(config), build_first_stage(config, device="meta")
+    assert table.keys() == network.state_dict().keys()
+
+
+def test_reading_builds_no_network(tiny, tmp_path, monkeypatch):
+    state = compvis_state_dict(tiny.config, tiny.unet.state_dict(), tiny.first_stage.state_dict(), None)
+    torch.save(state, tmp_path / "model.ckpt")
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda *_: pytest.fail("a network was built"))
+    read_checkpoint(tmp_path / "model.ckpt", config=tiny.config)
+
+
 @torch.no_grad()
 def test_heads_are_split_in_the_original_order(tiny):
     """Against the original's attention written out: heads first, then q, k and v of each (QKVAttentionLegacy)."""
     generator = torch.Generator().manual_seed(0)
     qkv_weight = torch.randn((48, 16, 1), generator=generator)
-    state = compvis_state_dict(tiny.config, tiny.unet.state_dict(), tiny.vq.state_dict(), None)
+    state = compvis_state_dict(tiny.config, tiny.unet.state_dict(), tiny.first_stage.state_dict(), None)
     state["model.diffusion_model.middle_block.1.qkv.weight"] = qkv_weight
     _, weights, _ = from_compvis(TensorFile(Path("a.ckpt"), state), tiny.config, "raw")
     unet = UNet(tiny.config.unet)
@@ -78,7 +124,7 @@ def ckpt(tiny, tmp_path: Path) -> Path:
     """A pickled checkpoint whose averaged weights are twice the raw ones."""
     unet = tiny.unet.state_dict()
     state = compvis_state_dict(
-        tiny.config, unet, tiny.vq.state_dict(), {key: 2 * tensor for key, tensor in unet.items()}
+        tiny.config, unet, tiny.first_stage.state_dict(), {key: 2 * tensor for key, tensor in unet.items()}
     )
     torch.save({"state_dict": state, "global_step": 1, "epoch": 2}, tmp_path / "model.ckpt")
     return tmp_path / "model.ckpt"
@@ -91,12 +137,12 @@ def test_the_weights_asked_for_are_taken(tiny, ckpt, weights, taken, factor):
     assert checkpoint.weights == taken
     for key, tensor in tiny.unet.state_dict().items():
         assert torch.equal(checkpoint.unet[key], factor * tensor), key
-    for key, tensor in tiny.vq.state_dict().items():
+    for key, tensor in tiny.first_stage.state_dict().items():
         assert torch.equal(checkpoint.first_stage[key], tensor), key
 
 
 def test_without_averaged_weights_auto_takes_the_raw_ones(tiny, tmp_path):
-    state = compvis_state_dict(tiny.config, tiny.unet.state_dict(), tiny.vq.state_dict(), None)
+    state = compvis_state_dict(tiny.config, tiny.unet.state_dict(), tiny.first_stage.state_dict(), None)
     torch.save(state, tmp_path / "model.ckpt")
     assert read_checkpoint(tmp_path / "model.ckpt", "auto", tiny.config).weights == "raw"
     with pytest.raises(CheckpointError, match="holds no EMA weights, take 'raw'"):
@@ -104,16 +150,19 @@ def test_without_averaged_weights_auto_takes_the_raw_ones(tiny, tmp_path):
 
 
 def test_scale_factor_of_the_checkpoint_is_used(tiny, tmp_path):
-    state = compvis_state_dict(tiny.config, tiny.unet.state_dict(), tiny.vq.state_dict(), None)
+    state = compvis_state_dict(tiny.config, tiny.unet.state_dict(), tiny.first_stage.state_dict(), None)
     torch.save(state | {"scale_factor": torch.tensor(0.5)}, tmp_path / "model.ckpt")
-    assert read_checkpoint(tmp_path / "model.ckpt", config=tiny.config).config.vq.scale_factor == 0.5
-    assert read_checkpoint(tmp_path / "model.ckpt", config=tiny.config, scale_factor=2).config.vq.scale_factor == 2.0
+    assert read_checkpoint(tmp_path / "model.ckpt", config=tiny.config).config.first_stage.scale_factor == 0.5
+    assert (
+        read_checkpoint(tmp_path / "model.ckpt", config=tiny.config, scale_factor=2).config.first_stage.scale_factor
+        == 2.0
+    )
 
 
 def test_diffusers_keys_in_one_file_without_configuration(tiny, tmp_path):
     """Prefixes `unet.` and `vqvae.`, attention names of 2022; the configuration is given."""
     names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    parts = {"unet": tiny.unet.state_dict(), "vqvae": tiny.vq.state_dict()}
+    parts = {"unet": tiny.unet.state_dict(), "vqvae": tiny.first_stage.state_dict()}
     tensors = {}
     for part, state in parts.items():
         for key, tensor in state.items():
@@ -124,7 +173,9 @@ def test_diffusers_keys_in_one_file_without_configuration(tiny, tmp_path):
     checkpoint = read_checkpoint(tmp_path / "model.safetensors", config=tiny.config)
     assert checkpoint.layout == "single-file"
     assert all(torch.equal(checkpoint.unet[key], tensor) for key, tensor in tiny.unet.state_dict().items())
-    assert all(torch.equal(checkpoint.first_stage[key], tensor) for key, tensor in tiny.vq.state_dict().items())
+    assert all(
+        torch.equal(checkpoint.first_stage[key], tensor) for key, tensor in tiny.first_stage.state_dict().items()
+    )
 
 
 def test_a_configuration_is_asked_for_with_the_known_answers(ckpt):
@@ -138,7 +189,7 @@ def test_yaml_beside_the_file_is_used(tmp_path):
     """The released layout: a folder with model.ckpt and config.yaml, given as the folder or as the file."""
     data = small_yaml()
     config = ldm_config_from_yaml(data, "config.yaml")
-    unet, first_stage = UNet(config.unet), build_first_stage(config.vq)
+    unet, first_stage = UNet(config.unet), build_first_stage(config.first_stage)
     torch.save(compvis_state_dict(config, unet.state_dict(), first_stage.state_dict(), None), tmp_path / "model.ckpt")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
     for path in (tmp_path, tmp_path / "model.ckpt"):
@@ -178,7 +229,11 @@ def test_yaml_that_is_none(tmp_path, monkeypatch, text):
 @torch.no_grad()
 def test_kl_first_stage_scales_its_latents():
     config = replace(
-        LSUN_CHURCHES_256.vq, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, scale_factor=0.25
+        LSUN_CHURCHES_256.first_stage,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scale_factor=0.25,
     )
     stage = build_first_stage(config)
     plain = build_first_stage(replace(config, scale_factor=1.0))

@@ -89,4 +89,4 @@ def test_missing_key_is_asked_for_with_the_known_answer(name, key, known):
 
 def test_parts_of_different_models():
     with pytest.raises(ConfigError, match="4 latent channels"):
-        LDMConfig(vq=VQConfig(latent_channels=4, vq_embed_dim=4))
+        LDMConfig(first_stage=VQConfig(latent_channels=4, vq_embed_dim=4))

@@ -61,8 +61,8 @@ def test_a_walk_leads_from_one_device_to_the_other(places):
 @pytest.fixture
 def handed_over(tiny) -> VQModel:
     """The first stage with its weights on the CPU, as a host without room on its card keeps them."""
-    vq = VQModel(tiny.config.vq, HANDING_OVER).eval().requires_grad_(False)
-    vq.load_state_dict(tiny.vq.state_dict())
+    vq = VQModel(tiny.config.first_stage, HANDING_OVER).eval().requires_grad_(False)
+    vq.load_state_dict(tiny.first_stage.state_dict())
     return vq
 
 
@@ -70,7 +70,11 @@ def test_weights_may_stay_on_the_cpu(tiny, handed_over):
     """Where a layer's weights are read directly, and not by calling it."""
     z = draw(1, 3, 2 * MIN_TILE, MIN_TILE)
     with torch.no_grad():
-        expected = tiny.vq.decode(z), decode_tiled(tiny.vq, z, MIN_TILE), view_codes(tiny.vq, z)
+        expected = (
+            tiny.first_stage.decode(z),
+            decode_tiled(tiny.first_stage, z, MIN_TILE),
+            view_codes(tiny.first_stage, z),
+        )
     with second_device(), torch.no_grad():
         far = z.to(ELSEWHERE)
         assert torch.allclose(handed_over.decode(far).cpu(), expected[0], rtol=0, atol=1e-5)
@@ -82,8 +86,8 @@ def test_weights_may_stay_on_the_cpu(tiny, handed_over):
 
 def test_colours_are_fitted_where_the_layers_can_compute(tiny):
     """A host may have moved a part of the weights off the card: those left there cannot be handed to the CPU."""
-    vq = VQModel(tiny.config.vq).eval().requires_grad_(False)
-    vq.load_state_dict(tiny.vq.state_dict())
+    vq = VQModel(tiny.config.first_stage).eval().requires_grad_(False)
+    vq.load_state_dict(tiny.first_stage.state_dict())
     expected = fit_latent_rgb(vq)
     assert place_of(vq) == CPU
     with second_device(), torch.no_grad():

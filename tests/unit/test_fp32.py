@@ -275,7 +275,7 @@ def test_the_emulation_follows_the_settings():
 def demo(root) -> ldm_backend.LatentDiffusion:
     model = ldm_backend.load(root / DEMO, device="cpu")
     as_on_a_card(model.unet)
-    as_on_a_card(model.vq)
+    as_on_a_card(model.first_stage)
     return model
 
 
@@ -314,12 +314,12 @@ def test_no_part_of_the_first_stage_is_touched(demo):
     z = draw_noise([1], (3, 2 * MIN_TILE, MIN_TILE))
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     parts = {
-        "decode": lambda: demo.vq.decode(z),
-        "tiled": lambda: decode_tiled(demo.vq, z, MIN_TILE),
-        "encode": lambda: demo.vq.encode(x),
-        "input": lambda: demo.vq.decoder_input(z),
-        "codes": lambda: demo.vq.quantize(z)[1],
-        "view": lambda: code_view.view_codes(demo.vq, z).codes,
+        "decode": lambda: demo.first_stage.decode(z),
+        "tiled": lambda: decode_tiled(demo.first_stage, z, MIN_TILE),
+        "encode": lambda: demo.first_stage.encode(x),
+        "input": lambda: demo.first_stage.decoder_input(z),
+        "codes": lambda: demo.first_stage.quantize(z)[1],
+        "view": lambda: code_view.view_codes(demo.first_stage, z).codes,
     }
     expected = {name: part() for name, part in parts.items()}
     with EmulatedTF32() as emulation:
@@ -336,11 +336,11 @@ def test_without_the_block_everything_would_differ(demo, expected, monkeypatch):
         monkeypatch.setattr(module, "fp32", lambda tf32=False: nullcontext())
     z = draw_noise([1, 2], (3, 32, 32))
     plain: Any = vars(vq.Codebook.forward)["__wrapped__"]
-    codes = plain(demo.vq.quantize, z)[1]
+    codes = plain(demo.first_stage.quantize, z)[1]
     with EmulatedTF32() as emulation:
         assert psnr(picture(demo), expected) < 70
         assert emulation.operations > 0
-        flipped = (plain(demo.vq.quantize, z)[1] != codes).float().mean().item()
+        flipped = (plain(demo.first_stage.quantize, z)[1] != codes).float().mean().item()
     assert 0 < flipped < 0.2  # 1.1 %
 
 
@@ -348,7 +348,7 @@ def test_without_the_block_everything_would_differ(demo, expected, monkeypatch):
 def tf32_demo(root) -> ldm_backend.LatentDiffusion:
     model = ldm_backend.load(root / DEMO, device="cpu")
     as_on_a_card(model.unet)
-    as_on_a_card(model.vq)
+    as_on_a_card(model.first_stage)
     set_precision(model.unet, "tf32")
     return model
 

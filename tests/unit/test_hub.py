@@ -21,7 +21,7 @@ from ldm_backend.errors import CheckpointError
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VQ = "vqvae/diffusion_pytorch_model.safetensors"
-LOAD = f"import ldm_backend; print(ldm_backend.load({REPO!r}, device='cpu').config.vq.num_vq_embeddings)"
+LOAD = f"import ldm_backend; print(ldm_backend.load({REPO!r}, device='cpu').config.first_stage.num_vq_embeddings)"
 # What `load` does first, without torch.
 FIND = f"from ldm_backend.checkpoints import hub; print(hub.local_path({REPO!r}))"
 SECONDS = 40  # for one process; most take one, with torch four

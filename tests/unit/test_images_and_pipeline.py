@@ -29,6 +29,7 @@ def test_generate_returns_one_picture_a_seed(tiny):
     assert images.shape == (3, 32, 32, 3)
     assert np.array_equal(images[0], images[2])
     assert not np.array_equal(images[0], images[1])
+    assert tiny.vq is tiny.first_stage  # its older name is public
 
 
 def test_defaults_are_the_model_cards_recipe(tiny):

@@ -63,9 +63,9 @@ def test_the_mean_colour_explains_nothing():
 
 
 def test_no_fit_on_images_is_better_than_their_own(tiny, folder):
-    cells = image_cells(tiny.vq, read_images(folder))
+    cells = image_cells(tiny.first_stage, read_images(folder))
     assert cells.latents.shape == cells.colours.shape == (2 * 64 * 64, 3)
-    own, probe = fit_cells(cells), fit_latent_rgb(tiny.vq)
+    own, probe = fit_cells(cells), fit_latent_rgb(tiny.first_stage)
     assert 1 > explained_variance(own, cells) > explained_variance(probe, cells)
 
 
@@ -73,7 +73,7 @@ def test_colours_of_cells_are_those_of_their_pixels(tiny):
     image = torch.zeros(1, 3, 8, 4)
     image[:, 0, :4] = 1.0
     image[:, 2, 4:] = -0.5
-    assert image_cells(tiny.vq, [image]).colours.tolist() == [[1, 0, 0], [0, 0, -0.5]]
+    assert image_cells(tiny.first_stage, [image]).colours.tolist() == [[1, 0, 0], [0, 0, -0.5]]
 
 
 def test_images_are_read_in_order_as_squares(folder):
@@ -94,7 +94,7 @@ def test_folders_that_do_not_serve(tiny, tmp_path):
     with pytest.raises(InputError, match=r"a\.png: cannot be read"):
         list(read_images(tmp_path))
     with pytest.raises(InputError, match="No images"):
-        image_cells(tiny.vq, [])
+        image_cells(tiny.first_stage, [])
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_the_command_prints_the_fit_of_comfyui(tiny, tiny_folder, fit_preview):
     """Weight, bias and share, as the loader node would fit them."""
     status, out, err = fit_preview(tiny_folder)
     assert (status, err) == (0, "")
-    fit = fit_latent_rgb(tiny.vq)
+    fit = fit_latent_rgb(tiny.first_stage)
     rows = [numbers(out, f"channel {index}")[0] for index in range(3)]
     assert rows == [pytest.approx(row, abs=1e-4) for row in fit.weight]
     assert numbers(out, "bias") == [pytest.approx(fit.bias, abs=1e-4)]
@@ -132,10 +132,10 @@ def test_the_command_prints_the_fit_of_comfyui(tiny, tiny_folder, fit_preview):
 def test_the_command_refits_on_images(tiny, tiny_folder, folder, fit_preview):
     status, out, err = fit_preview(tiny_folder, "--images", folder)
     assert (status, err) == (0, "")
-    cells = image_cells(tiny.vq, read_images(folder))
+    cells = image_cells(tiny.first_stage, read_images(folder))
     assert numbers(out, "bias")[1] == pytest.approx(fit_cells(cells).bias, abs=1e-4)
     (_,), (of_probe,), (of_images,) = numbers(out, "explains")
-    assert of_probe == pytest.approx(explained_variance(fit_latent_rgb(tiny.vq), cells), abs=1e-3)
+    assert of_probe == pytest.approx(explained_variance(fit_latent_rgb(tiny.first_stage), cells), abs=1e-3)
     assert of_images == pytest.approx(explained_variance(fit_cells(cells), cells), abs=1e-3)
     assert of_images > of_probe
 

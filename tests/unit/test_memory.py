@@ -56,6 +56,9 @@ def test_estimates_are_near_the_measured_peak():
     too_high = {
         name: row for name, row in too_high.items() if not name.startswith("latents of ") or row[0] > FACTOR * most
     }
+    # Nor does one know how a CPU computes in bf16: with instructions for it a third of the memory is enough.
+    if "avx512_bf16" in Path("/proc/cpuinfo").read_text():
+        too_high = {name: row for name, row in too_high.items() if not name.endswith(" in bf16")}
     assert (too_low, too_high) == ({}, {}), found
 
 
@@ -73,7 +76,7 @@ def test_memory_of_an_evaluation_grows_with_images_and_area_alone():
 
 def test_memory_of_the_first_stage_follows_its_format():
     """The pictures stay float32."""
-    config, sides = CELEBAHQ_256.vq, (64, 64)
+    config, sides = CELEBAHQ_256.first_stage, (64, 64)
     pixels = 3 * 256**2
     for cost, size in ((decoder_bytes, sides), (encoder_bytes, (256, 256))):
         exact, short = (cost(config, 1, *size, itemsize) - FIXED for itemsize in (4, 2))

@@ -96,8 +96,8 @@ def test_wrong_latents_are_named_with_what_fits(tiny, shape, message):
 @torch.no_grad()
 def test_codebook_takes_the_nearest_code(tiny):
     z = draw_noise([1, 2], (3, 8, 8))
-    z_q, indices = tiny.vq.quantize(z)
-    codes = tiny.vq.quantize.embedding.weight
+    z_q, indices = tiny.first_stage.quantize(z)
+    codes = tiny.first_stage.quantize.embedding.weight
     distances = (z.movedim(1, -1)[..., None, :] - codes).pow(2).sum(-1)
     assert torch.equal(indices, distances.argmin(-1))
     assert torch.equal(z_q, codes[indices].movedim(-1, 1))
@@ -106,28 +106,28 @@ def test_codebook_takes_the_nearest_code(tiny):
 @torch.no_grad()
 def test_decoding_quantises_unless_told_otherwise(tiny):
     z = draw_noise([1], (3, 8, 8))
-    z_q = tiny.vq.quantize(z)[0]
-    assert tiny.vq.decode(z).shape == (1, 3, 32, 32)
-    assert torch.equal(tiny.vq.decode(z), tiny.vq.decode(z_q, quantize=False))
-    assert not torch.equal(tiny.vq.decode(z), tiny.vq.decode(z, quantize=False))
+    z_q = tiny.first_stage.quantize(z)[0]
+    assert tiny.first_stage.decode(z).shape == (1, 3, 32, 32)
+    assert torch.equal(tiny.first_stage.decode(z), tiny.first_stage.decode(z_q, quantize=False))
+    assert not torch.equal(tiny.first_stage.decode(z), tiny.first_stage.decode(z, quantize=False))
 
 
 @torch.no_grad()
 def test_encoding_does_not_quantise(tiny):
-    z = tiny.vq.encode(draw_noise([1], (3, 32, 32)))
+    z = tiny.first_stage.encode(draw_noise([1], (3, 32, 32)))
     assert z.shape == (1, 3, 8, 8)
-    assert not torch.equal(z, tiny.vq.quantize(z)[0])
+    assert not torch.equal(z, tiny.first_stage.quantize(z)[0])
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 32, 32), (1, 3, 30, 32), (3, 32, 32)])
 def test_images_that_cannot_be_encoded(tiny, shape):
     with pytest.raises(InputError, match="multiples of 4"):
-        tiny.vq.encode(torch.zeros(shape))
+        tiny.first_stage.encode(torch.zeros(shape))
 
 
 def test_latents_that_cannot_be_decoded(tiny):
     with pytest.raises(InputError, match="another model family"):
-        tiny.vq.decode(torch.zeros(1, 4, 8, 8))
+        tiny.first_stage.decode(torch.zeros(1, 4, 8, 8))
 
 
 def test_all_weights_come_from_the_operations_namespace(tiny):

@@ -148,7 +148,7 @@ def test_inversion_and_inpainting_are_those_of_the_cpu(on_card, tiny):
 )
 def test_what_is_done_with_latents_is_that_of_the_cpu(on_card, tiny, work: Callable[[VQModel, Tensor], Tensor]):
     z = draw_noise(SEEDS, (3, 2 * MIN_TILE, MIN_TILE))
-    assert off(work(on_card.vq, z.to("cuda")), work(tiny.vq, z)) < 1e-4
+    assert off(work(on_card.first_stage, z.to("cuda")), work(tiny.first_stage, z)) < 1e-4
 
 
 # Budgets
@@ -201,8 +201,8 @@ def test_the_budget_notices_one_more(log, on_card, extra, field):
 def test_launches_of_the_networks_of_full_size(log):
     """Of weights that nobody has set, at a small size."""
     unet = UNet(CELEBAHQ_256.unet, uninitialised, device="cuda")
-    assert isinstance(CELEBAHQ_256.vq, VQConfig)
-    vq = VQModel(CELEBAHQ_256.vq, uninitialised, device="cuda")
+    assert isinstance(CELEBAHQ_256.first_stage, VQConfig)
+    vq = VQModel(CELEBAHQ_256.first_stage, uninitialised, device="cuda")
     x = torch.zeros(1, 3, 16, 16, device="cuda")
     log.cut()
     unet(x, 500.0)  # the first makes what the others take

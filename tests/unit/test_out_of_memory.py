@@ -198,13 +198,13 @@ def unet():
 
 def decoder():
     z = draw_noise([1], (3, 128, 128))
-    return torch.cat([images for _, images in decoded(model.vq, z, model.device, Chunks("Decoder"))])
+    return torch.cat([images for _, images in decoded(model.first_stage, z, model.device, Chunks("Decoder"))])
 
 work = {"unet": unet, "decoder": decoder}[sys.argv[2]]
 with torch.inference_mode():
     expected = work()
     ldm_backend.kernels.fast_conv.rest(model.unet)
-    ldm_backend.kernels.fast_conv.rest(model.vq)
+    ldm_backend.kernels.fast_conv.rest(model.first_stage)
     limit = resident(field="VmSize") + int(sys.argv[3]) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
@@ -271,7 +271,7 @@ def test_a_card_decodes_some_images_at_once(kind, at_most, sizes):
 
 def test_where_nothing_fits_a_message_says_so(tiny):
     """Not even tiles, on a machine that has nothing free."""
-    z = torch.zeros(1, 1, 1, 1).expand(1, tiny.config.vq.z_channels, 4096, 4096)  # no memory itself
+    z = torch.zeros(1, 1, 1, 1).expand(1, tiny.config.first_stage.z_channels, 4096, 4096)  # no memory itself
     chunks = Chunks("Decoder", free=lambda device: 0)
     with pytest.raises(TooLargeError, match="do not fit into memory even in tiles of 16 cells"):
-        next(decoded(tiny.vq, z, CPU, chunks))
+        next(decoded(tiny.first_stage, z, CPU, chunks))

@@ -13,11 +13,11 @@ import torch._dynamo.utils
 import torch._inductor.config
 
 import ldm_backend
-from ldm_backend.checkpoints.compvis import build_first_stage
 from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
 from ldm_backend.errors import ConfigError
 from ldm_backend.kernels import compiled
 from ldm_backend.kernels.fast_conv import LARGE_TILE, SMALL_TILE
+from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.precision import resolve, set_first_stage_precision, set_precision
 from ldm_backend.networks.unet import UNet
 from ldm_backend.pipeline import decode_to_uint8, sample_latents
@@ -68,7 +68,7 @@ def test_only_the_inner_layers_are_short(tiny_folder, name, dtype, latents):
     formats = {key: tensor.dtype for key, tensor in model.unet.state_dict().items()}
     assert {formats[key] for key in formats if key.startswith("time_embedding.")} == {torch.float32}
     assert {formats[key] for key in formats if not key.startswith("time_embedding.")} == {dtype}
-    assert {tensor.dtype for tensor in model.vq.state_dict().values()} == {torch.float32}
+    assert {tensor.dtype for tensor in model.first_stage.state_dict().values()} == {torch.float32}
     assert model.unet(latents, 500).dtype == torch.float32
     assert model.unet(latents.to(dtype), torch.tensor([500, 3])).dtype == dtype  # as a host may call it
     steps: list[StepInfo] = []
@@ -106,13 +106,13 @@ def test_a_copied_network_keeps_no_trace(tiny, latents):
 
 def test_only_encoder_and_decoder_of_the_first_stage_are_short(tiny_folder, latents):
     model = ldm_backend.load(tiny_folder, device="cpu", first_stage_precision="bf16")
-    formats = {key: tensor.dtype for key, tensor in model.vq.state_dict().items()}
+    formats = {key: tensor.dtype for key, tensor in model.first_stage.state_dict().items()}
     short = {key for key in formats if key.startswith(("encoder.", "decoder."))}
     assert {formats[key] for key in short} == {torch.bfloat16}
     assert {formats[key] for key in formats.keys() - short} == {torch.float32}
     assert {tensor.dtype for tensor in model.unet.state_dict().values()} == {torch.float32}
-    images = model.vq.decode(latents)
-    assert images.dtype == model.vq.encode(images).dtype == torch.float32
+    images = model.first_stage.decode(latents)
+    assert images.dtype == model.first_stage.encode(images).dtype == torch.float32
     with pytest.raises(ConfigError, match="first_stage_precision is 'fp16'; choose one of fp32, bf16"):
         ldm_backend.load(tiny_folder, device="cpu", first_stage_precision="fp16")
 

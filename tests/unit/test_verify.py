@@ -133,7 +133,7 @@ def test_which_reference_a_model_is_compared_with() -> None:
     for config in (LSUN_CHURCHES_256, other, LDMConfig(unet=UNetConfig(attention_head_dim=8))):
         assert reference_for(config) is None
     assert reference_for(CELEBAHQ_256, "ffhq-256") is None
-    scaled = replace(CELEBAHQ_256, vq=VQConfig(scale_factor=0.18215))
+    scaled = replace(CELEBAHQ_256, first_stage=VQConfig(scale_factor=0.18215))
     assert reference_for(scaled) == CELEBAHQ
 
 
@@ -144,7 +144,7 @@ def test_the_published_configurations_are_compared_with_the_published_pixels(dat
     parts = {}
     for part, name, cls in (
         ("unet", "unet/config", UNetConfig),
-        ("vq", "vqvae/config", VQConfig),
+        ("first_stage", "vqvae/config", VQConfig),
         ("schedule", "scheduler/scheduler_config", ScheduleConfig),
     ):
         parts[part] = cls.from_dict(json.loads((data / "ldm-celebahq-256" / f"{name}.json").read_text()))

@@ -28,7 +28,7 @@ TINY = LDMConfig(
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
     ),
-    vq=VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64),
+    first_stage=VQConfig(sample_size=64, block_out_channels=(32, 32, 64), layers_per_block=1, num_vq_embeddings=64),
 )
 
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
-from ldm_backend.checkpoints.compvis import build_first_stage
 from ldm_backend.checkpoints.conversion import convert_to_single_file
 from ldm_backend.checkpoints.single_file import write_single_file
 from ldm_backend.config.model import KLConfig, LDMConfig
 from ldm_backend.config.presets import LSUN_CHURCHES_256
+from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
 from ldm_headless import ComfyClient, PrivateHost
 from ldm_headless.errors import ExecutionError
@@ -31,7 +31,7 @@ def formats(models: Path, tiny: ldm_backend.LatentDiffusion) -> Path:
     """The tiny model as an original checkpoint whose averaged weights differ, and as files that know themselves."""
     unet = tiny.unet.state_dict()
     ema = {key: 0.5 * tensor for key, tensor in unet.items()}
-    state = compvis_state_dict(tiny.config, unet, tiny.vq.state_dict(), ema)
+    state = compvis_state_dict(tiny.config, unet, tiny.first_stage.state_dict(), ema)
     torch.save({"state_dict": state, "global_step": 1}, models / "original.ckpt")
     for weights in ("ema", "raw"):
         checkpoint = read_checkpoint(models / "original.ckpt", weights, tiny.config)
@@ -154,12 +154,12 @@ def churches(models: Path) -> ldm_backend.LatentDiffusion:
             up_block_types=("UpBlock2D", "AttnUpBlock2D"),
             layers_per_block=1,
         ),
-        vq=KLConfig(sample_size=64, block_out_channels=(32, 32, 32, 64), layers_per_block=1, scale_factor=0.5),
+        first_stage=KLConfig(sample_size=64, block_out_channels=(32, 32, 32, 64), layers_per_block=1, scale_factor=0.5),
         schedule=LSUN_CHURCHES_256.schedule,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet, first_stage = UNet(config.unet).state_dict(), build_first_stage(config.vq).state_dict()
+        unet, first_stage = UNet(config.unet).state_dict(), build_first_stage(config.first_stage).state_dict()
     write_single_file(models / "churches.safetensors", config, unet, first_stage)
     return ldm_backend.load(models / "churches.safetensors", device="cpu")
 

@@ -218,10 +218,10 @@ def test_part_of_the_way_on_an_image(graph, run, host, tiny, assert_same_images)
     sigmas = ldm_sigmas(graph, loader, 4, strength=0.5)
     saved = decode(graph, loader, advanced(graph, loader, latent, sigmas=sigmas))
     with torch.no_grad():
-        x_0, pairs = tiny.vq.encode(from_uint8(pixels[None])), tiny.schedule.last_timesteps(4, 0.5, "trailing")
+        x_0, pairs = tiny.first_stage.encode(from_uint8(pixels[None])), tiny.schedule.last_timesteps(4, 0.5, "trailing")
         a = tiny.schedule.alpha_cumprod(pairs[0][0])
         x_t = a**0.5 * x_0 + (1 - a) ** 0.5 * draw_noise([3], (3, 16, 16))
-        expected = to_uint8(tiny.vq.decode(sample("ddim", tiny.unet, x_t, tiny.schedule, pairs)))
+        expected = to_uint8(tiny.first_stage.decode(sample("ddim", tiny.unet, x_t, tiny.schedule, pairs)))
     assert_same_images(run(graph)[saved.id], expected)
 
 

@@ -164,7 +164,7 @@ def test_vae_encode(graph, save_latent, host, tiny):
     picture = graph.add("LoadImage", image="noise.png")
     found = save_latent(graph, graph.add("VAEEncode", pixels=picture[0], vae=graph.checkpoint()[1]))
     with torch.no_grad():
-        expected = tiny.vq.encode(from_uint8(pixels[None]))
+        expected = tiny.first_stage.encode(from_uint8(pixels[None]))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -212,4 +212,4 @@ def test_weights_can_be_saved(graph, client, host, tiny):
     graph.add("VAESave", vae=graph.checkpoint()[1], filename_prefix="first-stage")
     client.follow(client.submit(graph.prompt))
     (file,) = (host.base_directory / "output").glob("first-stage*.safetensors")
-    assert load_file(file).keys() == tiny.vq.state_dict().keys()
+    assert load_file(file).keys() == tiny.first_stage.state_dict().keys()

@@ -207,7 +207,7 @@ def test_code_view_is_that_of_the_backend(graph, run, tiny, assert_same_images):
     view = graph.add("LDMCodeView", vae=graph.checkpoint()[1], latent=graph.noise(7)[0])
     codes, distance = graph.save(view), graph.add("SaveImage", images=view[1], filename_prefix="test")
     result = run(graph)
-    expected = view_codes(tiny.vq, draw_noise([7], (3, 16, 16)))
+    expected = view_codes(tiny.first_stage, draw_noise([7], (3, 16, 16)))
     for node, picture in ((codes, expected.codes), (distance, expected.distance)):
         assert_same_images(result[node.id], (picture.numpy() * 255).astype(np.uint8))
 

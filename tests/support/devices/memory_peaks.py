@@ -43,7 +43,7 @@ def peak(work: Callable[[], Any]) -> int:
 def main(checkpoint: Path) -> None:
     """Prints {name: [estimate, peak]} as JSON."""
     model = ldm_backend.load(checkpoint, device="cpu")
-    unet, vq, config = model.unet, model.vq, model.config
+    unet, vq, config = model.unet, model.first_stage, model.config
     small = torch.zeros(1, 3, 32, 32)
     found = {"first evaluation": [kernel_bytes(unet), 0]}
     unet(small, 1.0)
@@ -60,16 +60,16 @@ def main(checkpoint: Path) -> None:
         measure(f"unet {n}x{side}", unet_bytes(config.unet, n, side, side), lambda x=x: unet(x, 500.0))
     for n, side in ((8, 64), (1, 128)):
         z = torch.randn(n, 3, side, side)
-        measure(f"decoder {n}x{side}", decoder_bytes(config.vq, n, side, side), lambda z=z: vq.decode(z))
+        measure(f"decoder {n}x{side}", decoder_bytes(config.first_stage, n, side, side), lambda z=z: vq.decode(z))
     x = torch.rand(1, 3, 640, 640)
-    measure("encoder", encoder_bytes(config.vq, 1, 640, 640), lambda: vq.encode(x))
+    measure("encoder", encoder_bytes(config.first_stage, 1, 640, 640), lambda: vq.encode(x))
     z = torch.randn(1, 3, 160, 160)
-    measure("tiles", tiled_decode_bytes(config.vq, 160, 160, 32), lambda: decode_tiled(vq, z, 32))
+    measure("tiles", tiled_decode_bytes(config.first_stage, 160, 160, 32), lambda: decode_tiled(vq, z, 32))
     set_first_stage_precision(vq, "bf16")
     z = torch.randn(1, 3, 64, 64)
     vq.decode(small)
-    measure("decoder in bf16", decoder_bytes(config.vq, 1, 64, 64, 2), lambda: vq.decode(z))
-    measure("tiles in bf16", tiled_decode_bytes(config.vq, 64, 64, 32, 2), lambda: decode_tiled(vq, z, 32))
+    measure("decoder in bf16", decoder_bytes(config.first_stage, 1, 64, 64, 2), lambda: vq.decode(z))
+    measure("tiles in bf16", tiled_decode_bytes(config.first_stage, 64, 64, 32, 2), lambda: decode_tiled(vq, z, 32))
     measure("noise", noise_bytes(24 * 3 * 512**2), lambda: draw_noise(range(24), (3, 512, 512)))
     a, b = torch.randn(2, 4, 3, 512, 512)
     numbers = a.numel()

@@ -36,12 +36,12 @@ def compvis_state_dict(
     config: LDMConfig, unet: Mapping[str, Tensor], first_stage: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
     """Tensors under our names as a whole checkpoint: raw and averaged UNet, first stage, buffers."""
-    sources = compvis_unet_sources(config.unet, unet)
+    sources = compvis_unet_sources(config.unet)
     state = {f"model.diffusion_model.{key}": tensor for key, tensor in _join(sources, unet).items()}
     if ema is not None:
         state |= {ema_key(key): tensor for key, tensor in _join(sources, ema).items()}
         state |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(410_000)}
-    stage_sources = compvis_first_stage_sources(config, first_stage)
+    stage_sources = compvis_first_stage_sources(config.first_stage)
     state |= {f"first_stage_model.{k}": t for k, t in _join(stage_sources, first_stage).items()}
     return state | {"betas": torch.zeros(1000), "alphas_cumprod": torch.zeros(1000), "logvar": torch.zeros(1000)}
 

@@ -15,10 +15,10 @@ from ldm_backend.networks.vq import VQModel
 
 def write_model_folder(folder: Path, config: LDMConfig) -> Path:
     """A model of that configuration, always with the same weights."""
-    assert isinstance(config.vq, VQConfig)
+    assert isinstance(config.first_stage, VQConfig)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = {"unet": (config.unet, UNet(config.unet)), "vqvae": (config.vq, VQModel(config.vq))}
+        parts = {"unet": (config.unet, UNet(config.unet)), "vqvae": (config.first_stage, VQModel(config.first_stage))}
     for name, (part, module) in parts.items():
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text(json.dumps(part.to_dict()))
