@@ -12,7 +12,7 @@ from ..errors import CheckpointError, check_choice
 from .checkpoint import Checkpoint
 from .file_names import WEIGHT_NAMES
 from .inspection import sha256_of
-from .single_file import DTYPES, replaced_when_done, write_single_file
+from .single_file import DTYPES, write_single_file, written
 
 
 def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> str:
@@ -31,7 +31,7 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
     metadata = {"weights": checkpoint.weights, "source": checkpoint.path.name, "source_layout": checkpoint.layout}
     write_single_file(out, checkpoint.config, checkpoint.unet, checkpoint.first_stage, dtype, metadata)
     digest = sha256_of(out)
-    with replaced_when_done(checksum) as scratch:
+    with written(checksum) as scratch:
         scratch.write_text(f"{digest}  {out.name}\n", encoding="utf-8")
     return digest
 
@@ -52,7 +52,7 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
         "unet": (config.unet, checkpoint.unet),
         config.first_stage.folder: (config.first_stage, checkpoint.first_stage),
     }
-    with replaced_when_done(out, folder=True) as scratch:
+    with written(out, folder=True) as scratch:
         for name, (part, tensors) in parts.items():
             (scratch / name).mkdir()
             _write_json(scratch / name / "config.json", part.to_dict())

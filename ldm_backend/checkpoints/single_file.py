@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +15,7 @@ import torch
 from ..config.model import FIRST_STAGE_CONFIGS, LDMConfig, ScheduleConfig, UNetConfig
 from ..config.strict_json import build, read_fields, write_fields
 from ..errors import CheckpointError, brief, check_choice, first_names, shown
+from ..whole_files import replaced_when_done
 from .tensor_files import StateDict
 
 FORMAT = "comfyui-ldm.1"  # in the metadata; a later layout gets a higher number
@@ -44,7 +42,7 @@ def write_single_file(
         metadata: further texts, for example the weights' origin.
     Raises: CheckpointError: unknown dtype, or the folder cannot be written.
     """
-    with replaced_when_done(path) as scratch:
+    with written(path) as scratch:
         fill_single_file(scratch, config, unet, first_stage, dtype, metadata)
 
 
@@ -74,31 +72,19 @@ def fill_single_file(
 
 
 @contextlib.contextmanager
-def replaced_when_done(path: Path, folder: bool = False) -> Iterator[Path]:
-    """A temporary file or folder beside `path`, renamed to it if the block succeeds and removed if not.
+def written(path: Path, folder: bool = False) -> Iterator[Path]:
+    """`replaced_when_done`, with the family's error.
 
     Raises: CheckpointError: the folder cannot be written, or the disk is full.
     """
     try:
-        if folder:
-            name = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-")
-        else:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-            os.close(handle)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror}). Choose another folder.") from error
-    scratch = Path(name)
-    try:
-        yield scratch
-        scratch.chmod(0o755 if folder else 0o644)  # tempfile allows only the owner; a model is for everybody
-        scratch.replace(path)
+        with replaced_when_done(path, folder) as scratch:
+            yield scratch
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: writing failed ({error}). Nothing was changed; free some space.") from error
-    finally:
-        if folder:
-            shutil.rmtree(scratch, ignore_errors=True)
-        else:
-            scratch.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{path}: cannot be written ({reason}). Nothing was changed; free some space, or choose another folder."
+        ) from error
 
 
 def config_to_json(config: LDMConfig) -> dict[str, Any]:

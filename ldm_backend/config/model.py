@@ -36,24 +36,9 @@ class UNetConfig:
     sample_size: int = 64  # side of the training latents
     in_channels: int = 3
     out_channels: int = 3
-    block_out_channels: tuple[int, ...] = (
-        224,
-        448,
-        672,
-        896,
-    )  # one entry a level, finest first
-    down_block_types: tuple[str, ...] = (
-        "DownBlock2D",
-        "AttnDownBlock2D",
-        "AttnDownBlock2D",
-        "AttnDownBlock2D",
-    )
-    up_block_types: tuple[str, ...] = (
-        "AttnUpBlock2D",
-        "AttnUpBlock2D",
-        "AttnUpBlock2D",
-        "UpBlock2D",
-    )
+    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)  # one entry a level, finest first
+    down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
+    up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
     layers_per_block: int = 2
     attention_head_dim: int | None = 32  # channels of one head; not visible in any shape
     num_attention_heads: int | None = None  # heads at every level, where the model fixes these instead (Churches)
@@ -132,11 +117,7 @@ class VQConfig:
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 3
-    block_out_channels: tuple[int, ...] = (
-        128,
-        256,
-        512,
-    )  # one entry a level, finest first
+    block_out_channels: tuple[int, ...] = (128, 256, 512)  # one entry a level, finest first
     layers_per_block: int = 2
     num_vq_embeddings: int = 8192
     vq_embed_dim: int = 3
@@ -195,12 +176,7 @@ class KLConfig:
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
-    block_out_channels: tuple[int, ...] = (
-        128,
-        256,
-        512,
-        512,
-    )  # one entry a level, finest first
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)  # one entry a level, finest first
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scale_factor: float = 1.0  # latents of the diffusion model are latents of the first stage times this

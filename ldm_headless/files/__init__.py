@@ -1,1 +1,1 @@
-"""Files that are whole or not there, and PNGs with their texts."""
+"""Files of a kind: PNGs with their texts."""

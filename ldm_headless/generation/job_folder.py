@@ -1,4 +1,4 @@
-"""The folder of one generation job, safe against a kill at any moment. Imports the job, files.atomic and packing.
+"""The folder of one generation job, safe against a kill at any moment. Imports the job, whole_files and packing.
 
 An image arrives as a PNG of its own, whole or not at all, and then gets its line in `manifest.jsonl`. Images that end
 in a shard or an npz wait for it in `.pending`. When a job is taken up again, files and manifest are compared: a PNG
@@ -14,8 +14,9 @@ from typing import BinaryIO, Self
 
 import filelock
 
+from ldm_backend.whole_files import SCRATCH_PREFIX, replaced_when_done, write_whole
+
 from ..errors import GenerationError, JobError
-from ..files.atomic import SCRATCH_PREFIX, replaced_when_done, write_whole
 from ..files.png import pixels_sha256, read_png, read_png_info
 from .job import Format, Job, check_same_job, png_name
 from .packing import write_npz, write_tar
@@ -156,7 +157,7 @@ class JobFolder:
     def _pack(self, name: str) -> None:
         seeds = self._shards[name]
         if not (self.out / name).exists():
-            with replaced_when_done(self.out / name) as file:
+            with replaced_when_done(self.out / name) as scratch, scratch.open("w+b") as file:
                 write = write_npz if self.job.format is Format.NPZ else write_tar
                 write(file, self._pending, seeds)
         for seed in seeds:
@@ -193,7 +194,7 @@ class JobFolder:
 
     def _write_manifest(self, lines: list[bytes]) -> None:
         self._close_manifest()
-        with replaced_when_done(self.out / MANIFEST) as file:
+        with replaced_when_done(self.out / MANIFEST) as scratch, scratch.open("wb") as file:
             file.writelines(line + b"\n" for line in lines)
         self._manifest = (self.out / MANIFEST).open("ab")
 

@@ -1,6 +1,6 @@
 """The output folder of a run: which jobs have their files, and saving those of the others.
 
-Imports the journal and files.atomic.
+Imports the journal and whole_files.
 """
 
 import hashlib
@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ldm_backend.whole_files import SCRATCH_PREFIX, replaced_when_done
+
 from ..errors import OutputError
-from ..files.atomic import SCRATCH_PREFIX, replaced_when_done
 from .journal import Header, Journal, SavedFile
 
 
@@ -74,8 +75,7 @@ class OutputFolder:
                     file, is_new = self._place(name, data, earlier, saved)
                     if is_new:
                         scratch = stack.enter_context(replaced_when_done(self.path / file.name))
-                        scratch.write(data)
-                        scratch.flush()  # a full disk is told here, before any file gets its name
+                        scratch.write_bytes(data)  # a full disk is told here, before any file gets its name
                     saved.append(file)
                 self.journal.note_files(index, saved)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What became of each job, as typed results and as a JSON file. Imports the plan, files.atomic and the errors."""
+"""What became of each job, as typed results and as a JSON file. Imports the plan, whole_files and the errors."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ldm_backend.whole_files import write_whole
+
 from ..errors import ExecutionError, HeadlessError, OutputError, PromptRejectedError, RunFailedError
-from ..files.atomic import write_whole
 from .plan import Plan
 
 _FORMAT = "ldm-run-report/1"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from comfy.cli_args import args
 from safetensors import SafetensorError
 
 from ...ldm_backend.errors import SaveError, shown
+from ...ldm_backend.whole_files import named_when_done
 
 
 @dataclass(frozen=True)
@@ -61,38 +61,19 @@ def write_new(outputs: Iterator[Output], write: Callable[[Path], object]) -> Out
     Returns: the name that the file has.
     Raises: SaveError: the folder cannot be written, or the disk is full; and what `write` raises.
     """
-    output, scratch = next(outputs), None
+    tried: list[Output] = []
+
+    def paths() -> Iterator[Path]:
+        for output in outputs:
+            tried.append(output)
+            yield output.path
+
     try:
-        handle, name = tempfile.mkstemp(dir=output.path.parent, prefix=f".{output.path.name}-")
-        os.close(handle)
-        scratch = Path(name)
-        write(scratch)
-        scratch.chmod(0o644)  # tempfile allows only the owner
-        while True:
-            try:
-                _publish(scratch, output.path)
-                return output
-            except FileExistsError:
-                output = next(outputs)
+        with named_when_done(paths()) as scratch:
+            write(scratch)
     except (OSError, SafetensorError) as error:
-        raise SaveError(_message(str(output.path), error)) from error
-    finally:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
-
-
-def _publish(scratch: Path, path: Path) -> None:
-    """Give a finished file its name.
-
-    Raises: FileExistsError: another file has it.
-    """
-    try:
-        os.link(scratch, path)  # fails where the name is taken, which a renaming does not
-    except FileExistsError:
-        raise
-    except OSError:  # exFAT and some network folders know no links: take the name first, then rename
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-        os.replace(scratch, path)
+        raise SaveError(_message(str(tried[-1].path), error)) from error
+    return tried[-1]
 
 
 def _message(what: str, error: OSError | SafetensorError) -> str:

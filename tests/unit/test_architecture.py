@@ -36,13 +36,14 @@ ALLOWED = {
 ROOMS: dict[str, dict[str, set[str]]] = {
     "ldm_backend": {
         "errors": set(),
+        "whole_files": set(),
         "config": {"errors"},
         "memory": {"config", "errors"},
         "kernels": {"memory"},
         "networks": {"config", "errors", "kernels", "memory"},
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
-        "checkpoints": {"config", "errors", "networks"},
+        "checkpoints": {"config", "errors", "networks", "whole_files"},
         "views": {"errors", "kernels", "networks"},
         "throughput": {"checkpoints", "memory"},
         "pipeline": {"checkpoints", "config", "kernels", "memory", "networks", "sampling", "views"},
@@ -60,7 +61,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "ui_format": {"errors"},
         "workflows": {"errors", "ui_format"},
         "pools": {"errors"},
-        "run": {"client", "errors", "files", "host", "pools", "seed_ranges", "ui_format", "workflows"},
+        "run": {"client", "errors", "host", "pools", "seed_ranges", "ui_format", "workflows"},
         "generation": {"errors", "files", "seed_ranges"},
         "evaluation": {"errors", "files"},
         "commands": {

@@ -1,0 +1,109 @@
+"""Files and folders that are complete or absent, also after a kill or a power failure. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRATCH_PREFIX = ".ldm-partial-"  # in folders of the user, too: it must say whose they are
+
+
+@contextmanager
+def replaced_when_done(path: Path, folder: bool = False) -> Iterator[Path]:
+    """A new file or folder beside `path` that takes its place if the body ends without an error, and goes if not.
+
+    Args:
+        path: a file may be there, which is replaced; a folder must not, unless it is empty.
+        folder: make a folder.
+    Raises: OSError: it cannot be written.
+    """
+    with _scratch_beside(path, folder) as scratch:
+        yield scratch
+        _complete(scratch)
+        scratch.replace(path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def named_when_done(paths: Iterator[Path]) -> Iterator[Path]:
+    """A new file beside the first of these paths, which all are in one folder.
+
+    If the body ends without an error it gets the first name that is free by then: what another writer put there
+    meanwhile stays. If not, it goes.
+
+    Raises: OSError: it cannot be written.
+    """
+    path = next(paths)
+    with _scratch_beside(path, folder=False) as scratch:
+        yield scratch
+        _complete(scratch)
+        while True:
+            try:
+                _give_free_name(scratch, path)
+                break
+            except FileExistsError:
+                path = next(paths)
+        _sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises: OSError: it cannot be written.
+    """
+    with replaced_when_done(path) as scratch:
+        scratch.write_bytes(data)
+
+
+@contextmanager
+def _scratch_beside(path: Path, folder: bool) -> Iterator[Path]:
+    if folder:
+        name = tempfile.mkdtemp(dir=path.parent, prefix=SCRATCH_PREFIX)
+    else:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=SCRATCH_PREFIX)
+        os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+    finally:
+        if folder:
+            shutil.rmtree(scratch, ignore_errors=True)
+        else:
+            scratch.unlink(missing_ok=True)
+
+
+def _give_free_name(scratch: Path, path: Path) -> None:
+    """Raises: FileExistsError: another file has the name."""
+    try:
+        os.link(scratch, path)  # fails where the name is taken, which a renaming does not
+    except FileExistsError:
+        raise
+    except OSError:  # exFAT and some network folders know no links: take the name first, then rename
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        scratch.replace(path)
+
+
+def _complete(scratch: Path) -> None:
+    """Bring what was written to the disk, and let everybody read it: tempfile allows only the owner."""
+    for part in (*scratch.rglob("*"), scratch):
+        part.chmod(0o755 if part.is_dir() else 0o644)
+        if part.is_dir():
+            _sync_folder(part)
+        else:
+            with part.open("r+b") as file:
+                os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in it durable, where the system can open a folder."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
