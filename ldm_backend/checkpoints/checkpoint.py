@@ -40,7 +40,7 @@ from .single_file import (
 )
 from .tensor_files import StateDict, TensorFile, read_tensor_file
 
-_log = logging.getLogger("comfyui_ldm")
+logger = logging.getLogger("comfyui_ldm")
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _MAX_JSON = 2**20  # bytes; a configuration has about 1 kB
@@ -103,7 +103,7 @@ def read_checkpoint(
     if scale_factor is not None:
         first_stage = replace(checkpoint.config.first_stage, scale_factor=float(scale_factor))
         checkpoint = replace(checkpoint, config=replace(checkpoint.config, first_stage=first_stage))
-    _log.info("%s: layout %s, weights %s", path, checkpoint.layout, checkpoint.weights)
+    logger.info("%s: layout %s, weights %s", path, checkpoint.layout, checkpoint.weights)
     return checkpoint
 
 

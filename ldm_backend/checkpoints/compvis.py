@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from einops import rearrange
 from torch import Tensor
 
 from ..config.model import FirstStageConfig, LDMConfig
@@ -97,8 +98,7 @@ def _part_of_qkv(file: TensorFile, key: str, tensor: Tensor, source: Source) -> 
     rows = tensor.shape[0] if tensor.ndim else 0
     if not rows or rows % (3 * source.heads):
         raise CheckpointError(f"{file.path}: {key} has {rows} rows; expected a multiple of {3 * source.heads}.")
-    parts = tensor.reshape(source.heads, 3, -1, *tensor.shape[1:])
-    return parts[:, source.qkv].reshape(rows // 3, *tensor.shape[1:])
+    return rearrange(tensor, "(heads qkv d) ... -> qkv (heads d) ...", heads=source.heads, qkv=3)[source.qkv]
 
 
 def _linear_attention(first_stage: Mapping[str, Tensor]) -> StateDict:

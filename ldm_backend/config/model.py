@@ -14,7 +14,7 @@ from ..errors import ConfigError, brief
 from .diffusers_json import KL_RULES, SCHEDULE_RULES, UNET_RULES, VQ_RULES
 from .strict_json import JsonRules, read_json_object, write_json_object
 
-_log = logging.getLogger("comfyui_ldm")
+logger = logging.getLogger("comfyui_ldm")
 
 _UNET_DOWN = ("DownBlock2D", "AttnDownBlock2D")
 _UNET_UP = ("UpBlock2D", "AttnUpBlock2D")
@@ -149,7 +149,7 @@ class VQConfig:
         data = dict(data)
         factor = data.pop("scaling_factor", 1.0)
         if factor != 1.0:
-            _log.info(
+            logger.info(
                 "%s: scaling_factor %s is not applied; VQ latents of this family have none.",
                 source,
                 brief(factor),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, brief, first_names
 
@@ -53,8 +54,9 @@ def read_fields(cls: Any, data: Mapping[str, Any], source: str) -> Any:
 
     Raises: ConfigError: a value of another type, or out of range.
     """
-    types = {item.name: str(item.type) for item in fields(cls)}
-    return build(cls, source, {key: _typed(data[key], types[key], f"{source}: {key}") for key in types if key in data})
+    hints = get_type_hints(cls)
+    names = [item.name for item in fields(cls) if item.name in data]
+    return build(cls, source, {name: _typed(data[name], hints[name], f"{source}: {name}") for name in names})
 
 
 def build(cls: Any, source: str, values: Mapping[str, Any]) -> Any:
@@ -94,17 +96,21 @@ def _check_keys(cls: Any, data: Mapping[str, Any], source: str, rules: JsonRules
         )
 
 
-def _typed(value: Any, annotation: str, where: str) -> Any:
+def _typed(value: Any, kind: Any, where: str) -> Any:
     """`value` as the field's type; JSON lists become tuples, whole numbers pass as floats, nothing else converts."""
-    kind, _, optional = annotation.partition(" | ")
-    if optional and value is None:
-        return None
-    if kind.startswith("tuple"):
-        inner = str if "str" in kind else int
-        if isinstance(value, list | tuple) and all(type(item) is inner for item in value):
-            return tuple(value)
-    elif kind == "float" and (type(value) is float or (type(value) is int and abs(value) < 2**53)):
-        return float(value)
-    elif kind in ("int", "bool", "str") and type(value).__name__ == kind:
-        return value
-    raise ConfigError(f"{where} is {brief(value)}; expected {annotation}.")
+    allowed = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    for one in allowed:
+        if get_origin(one) is tuple:  # of any length, all of one type
+            if isinstance(value, list | tuple) and all(type(item) is get_args(one)[0] for item in value):
+                return tuple(value)
+        elif type(value) is one:
+            return value
+        elif one is float and type(value) is int and abs(value) < 2**53:
+            return float(value)
+    raise ConfigError(f"{where} is {brief(value)}; expected {' or '.join(map(_in_words, allowed))}.")
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return f"a list of {get_args(kind)[0].__name__}"
+    return "null" if kind is NoneType else kind.__name__

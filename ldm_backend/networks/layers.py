@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import (
     avg_pool2d,
@@ -195,18 +196,14 @@ class Attention(Formed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        n, c, height, width = x.shape
-        tokens = group_norm(self.group_norm, x, activate=False).flatten(2).transpose(1, 2)  # (N, HW, C)
+        tokens = rearrange(group_norm(self.group_norm, x, activate=False), "n c h w -> n (h w) c")
         if self.form is None:
             qkv = [projection(tokens) for projection in (self.to_q, self.to_k, self.to_v)]
         else:
             qkv = linear(tokens.contiguous(), *self.form).chunk(3, dim=2)
-        q, k, v = (
-            part.view(n, -1, c // self.head_dim, self.head_dim).transpose(1, 2)  # (N, heads, HW, d)
-            for part in qkv
-        )
-        h = _attended(q, k, v).transpose(1, 2).reshape(n, -1, c)
-        return x + self.to_out[0](h).transpose(1, 2).reshape(n, c, height, width)
+        q, k, v = (rearrange(part, "n tokens (heads d) -> n heads tokens d", d=self.head_dim) for part in qkv)
+        h = rearrange(_attended(q, k, v), "n heads tokens d -> n tokens (heads d)")
+        return x + rearrange(self.to_out[0](h), "n (h w) c -> n c h w", h=x.shape[2])
 
     def make_form(self) -> None:
         """Join the weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from ..errors import InputError
@@ -102,4 +103,4 @@ def heat(relative: Tensor) -> Tensor:
 
 def _blocks(cells: Tensor, size: int) -> Tensor:
     """(N, h, w, 3) to (N, h * size, w * size, 3), without lines between cells: every fourth pixel would be one."""
-    return cells.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
+    return repeat(cells, "n h w c -> n (h down) (w across) c", down=size, across=size)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
@@ -78,7 +79,7 @@ def explained_variance(rgb: LatentRGB, cells: Cells) -> float:
 @torch.no_grad()
 def probe_cells(first_stage: FirstStage) -> Cells:
     """The decoded mosaic that `fit_latent_rgb` fits on."""
-    z = _mosaic(first_stage).repeat_interleave(_BLOCK, dim=2).repeat_interleave(_BLOCK, dim=3)  # (1, C, 16, 16)
+    z = repeat(_mosaic(first_stage), "n c h w -> n c (h down) (w across)", down=_BLOCK, across=_BLOCK)
     return _cells(z, first_stage.decode(z).clamp(-1.0, 1.0), first_stage.downscale)
 
 
@@ -136,7 +137,7 @@ def _cells(z: Tensor, image: Tensor, downscale: int) -> Cells:
 
 def _rows(x: Tensor) -> Tensor:
     """(N, C, h, w) to (N * h * w, C) float64 on the CPU."""
-    return x.movedim(1, -1).flatten(0, 2).double().cpu()
+    return rearrange(x, "n c h w -> (n h w) c").double().cpu()
 
 
 def _design(cells: Cells) -> Tensor:
@@ -146,4 +147,4 @@ def _design(cells: Cells) -> Tensor:
 def _mosaic(first_stage: FirstStage) -> Tensor:
     """(1, C, 8, 8) latents that span what the decoder knows: spread codes or, without a codebook, normal draws."""
     cells = first_stage.spread_latents(_BLOCKS**2).to(place_of(first_stage))
-    return cells.T.reshape(1, -1, _BLOCKS, _BLOCKS)
+    return rearrange(cells, "(h w) c -> 1 c h w", h=_BLOCKS)
