@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ldm_backend.errors import LDMError
 
-from .commands.checkpoints import convert, download, fit_preview, inspect
+from .commands.checkpoints import convert, download, inspect
 from .commands.evaluate import evaluate
 from .commands.generate import generate
 from .commands.run import run
@@ -45,7 +45,7 @@ def install_private_host(
     typer.echo(install_host(directory, constraints, version).path)
 
 
-for _command in (run, generate, evaluate, convert, inspect, verify, download, fit_preview):
+for _command in (run, generate, evaluate, convert, inspect, verify, download):
     app.command()(_command)
 
 

@@ -1,29 +1,20 @@
-"""A linear map from latents to colours, for previews that cost nothing, and how good it is. Knows the first stages."""
+"""A linear map from latents to colours, for previews that cost nothing. Knows the first stages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from einops import rearrange, repeat
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from ..errors import InputError
 from ..networks.first_stage import FirstStage
-from .images import from_uint8
 
 # The probe is a mosaic of 8x8 codes, each 2x2 latent cells. On the demo's first stage this explains 0.79 of the colour
 # variance of decoded portraits, against 0.90 for a fit on those portraits themselves; 6x6 codes of 4x4 cells: 0.70.
 _BLOCKS = 8
 _BLOCK = 2
-
-IMAGE_SIDE = 256  # of the images to fit on: what the models were trained on, and a multiple of every downscale
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -58,64 +49,15 @@ def fit_latent_rgb(first_stage: FirstStage) -> LatentRGB:
 def fit_cells(cells: Cells) -> LatentRGB:
     """The map with the least squared error on these cells."""
     # gelsd, since codes can coincide in an untrained codebook and the plain solver needs full rank.
-    solution = torch.linalg.lstsq(_design(cells), cells.colours, driver="gelsd").solution
+    solution = torch.linalg.lstsq(design(cells), cells.colours, driver="gelsd").solution
     return LatentRGB(weight=solution[:-1].tolist(), bias=solution[-1].tolist())
-
-
-def explained_variance(rgb: LatentRGB, cells: Cells) -> float:
-    """Share of the variance of these cells' colours that the map explains, all three colours together.
-
-    Returns: 1 for a perfect map, 0 for one as good as the mean colour, below 0 for a worse one.
-    Raises: InputError: all cells have the same colour, which leaves nothing to explain.
-    """
-    solution = torch.tensor([*rgb.weight, rgb.bias], dtype=torch.float64)
-    left = (cells.colours - _design(cells) @ solution).square().sum()
-    total = (cells.colours - cells.colours.mean(dim=0)).square().sum()
-    if total == 0:
-        raise InputError("All colours to explain are the same; use images that differ.")
-    return 1.0 - (left / total).item()
 
 
 @torch.no_grad()
 def probe_cells(first_stage: FirstStage) -> Cells:
     """The decoded mosaic that `fit_latent_rgb` fits on."""
     z = repeat(_mosaic(first_stage), "n c h w -> n c (h down) (w across)", down=_BLOCK, across=_BLOCK)
-    return _cells(z, first_stage.decode(z).clamp(-1.0, 1.0), first_stage.downscale)
-
-
-@torch.no_grad()
-def image_cells(first_stage: FirstStage, images: Iterable[Tensor]) -> Cells:
-    """The cells of real images, encoded.
-
-    Args:
-        first_stage: first stage.
-        images: each (N, 3, H, W) in [-1, 1], H and W multiples of its downscale; at least one.
-    Raises: InputError: no images, or a size or number of channels that does not fit.
-    """
-    device = place_of(first_stage)
-    parts = [_cells(first_stage.encode(image.to(device)), image, first_stage.downscale) for image in images]
-    if not parts:
-        raise InputError("No images to fit on; give at least one.")
-    return Cells(torch.cat([part.latents for part in parts]), torch.cat([part.colours for part in parts]))
-
-
-def read_images(folder: Path) -> Iterator[Tensor]:
-    """The images of a folder in the order of their names, one by one as (1, 3, 256, 256) in [-1, 1], cut to squares.
-
-    Raises: InputError: no folder, no images in it, or a file that is named like an image and is none.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give one that holds images.")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); give a folder that does.")
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                square = ImageOps.fit(image.convert("RGB"), (IMAGE_SIDE, IMAGE_SIDE))
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"{file}: cannot be read as an image; remove or replace it.") from error
-        yield from_uint8(np.array(square)[None])
+    return paired_cells(z, first_stage.decode(z).clamp(-1.0, 1.0), first_stage.downscale)
 
 
 def place_of(network: nn.Module) -> torch.device:
@@ -130,7 +72,8 @@ def place_of(network: nn.Module) -> torch.device:
     return next((place for place in places if place.type != "cpu"), places[0])
 
 
-def _cells(z: Tensor, image: Tensor, downscale: int) -> Cells:
+def paired_cells(z: Tensor, image: Tensor, downscale: int) -> Cells:
+    """Latents (N, C, h, w), and an image (N, 3, h * downscale, w * downscale) in [-1, 1] of them."""
     colours = avg_pool2d(image, downscale)  # one colour for each latent cell
     return Cells(_rows(z), _rows(colours))
 
@@ -140,7 +83,8 @@ def _rows(x: Tensor) -> Tensor:
     return rearrange(x, "n c h w -> (n h w) c").double().cpu()
 
 
-def _design(cells: Cells) -> Tensor:
+def design(cells: Cells) -> Tensor:
+    """(M, C + 1) float64: what weight and bias are multiplied by."""
     return torch.cat([cells.latents, torch.ones_like(cells.latents[:, :1])], dim=1)
 
 

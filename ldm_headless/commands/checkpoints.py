@@ -1,4 +1,4 @@
-"""`ldm convert`, `inspect`, `download` and `fit-preview`: checkpoints without a host. Torch is imported when needed."""
+"""`ldm convert`, `inspect` and `download`: checkpoints without a host. Torch is imported when needed."""
 
 import json
 import os
@@ -18,7 +18,6 @@ from .text_tables import print_table
 if TYPE_CHECKING:
     from ldm_backend.checkpoints.inspection import CheckpointInfo
     from ldm_backend.config.model import LDMConfig
-    from ldm_backend.views.latent_rgb import LatentRGB
 
 _console = Console(stderr=True)
 _WEIGHTS_TEXT = {"ema": "EMA", "raw": "raw", "only": "one set, of unknown kind"}
@@ -116,38 +115,6 @@ def download(
         _note("interrupted: what has arrived is kept, and the same command continues")
         raise
     typer.echo(out)
-
-
-def fit_preview(
-    path: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, or a first stage alone.")],
-    images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Images to fit on, cut to 256x256. Default: a probe.")
-    ] = None,
-) -> None:
-    """Fit the colours of previews: rgb = latent @ matrix + bias, in -1..1, and how much of the colours it explains.
-
-    ComfyUI needs no such file or call: the loader node makes the fit on the probe by itself, for any first stage.
-    """
-    from ldm_backend.checkpoints.first_stage import load_first_stage
-    from ldm_backend.views import latent_rgb
-
-    first_stage = load_first_stage(path)
-    probe = latent_rgb.probe_cells(first_stage)
-    fit = latent_rgb.fit_cells(probe)
-    rows = [("fit on", "the probe, as ComfyUI's previews"), *_colour_rows(fit)]
-    rows.append(("explains", f"{latent_rgb.explained_variance(fit, probe):.3f} of the probe's colours"))
-    if images is not None:
-        cells = latent_rgb.image_cells(first_stage, latent_rgb.read_images(images))
-        refit = latent_rgb.fit_cells(cells)
-        rows.append(("explains", f"{latent_rgb.explained_variance(fit, cells):.3f} of the images' colours"))
-        rows += [("fit on", f"the images in {images}"), *_colour_rows(refit)]
-        rows.append(("explains", f"{latent_rgb.explained_variance(refit, cells):.3f} of the images' colours"))
-    print_table(rows)
-
-
-def _colour_rows(fit: "LatentRGB") -> list[tuple[str, str]]:
-    named = {f"channel {index}": colours for index, colours in enumerate(fit.weight)} | {"bias": fit.bias}
-    return [(name, "  ".join(f"{value:+.4f}" for value in colours)) for name, colours in named.items()]
 
 
 def _model_folder(repo: str) -> Path:
