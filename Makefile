@@ -51,7 +51,7 @@ GPU_DRY_THREADS ?= 2
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-hosts test-browser test-clients test-ray chromium dynamic-host check format bench gpu-kit gpu-kit-dry \
+.PHONY: help demo test test-fast test-hosts test-browser test-clients test-ray chromium dynamic-host check format bench gpu-kit gpu-kit-dry \
   host clean distclean
 
 help: ## Show this list
@@ -62,6 +62,9 @@ demo: $(RUN_STAMP) $(HOST_STAMP) ## Make the demo portrait through a real ComfyU
 
 test: $(DEV_STAMP) $(HOST_STAMP) ## Run all tests; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
+
+test-fast: $(DEV_STAMP) ## Run the tests that fit into a work in progress, under two minutes: no host, full size, compiling or killing
+	$(PYTEST) -m "not (host or full_size or slow)" tests/unit tests/parity $(ARGS)
 
 test-hosts: $(DEV_STAMP) $(HOSTS_VENV)/.installed $(if $(DYNAMIC_VRAM),dynamic-host) ## Run the host tests on the oldest supported ComfyUI, or on HOST=<dir>
 	COMFYUI_PATH="$(HOSTS_DIR)" COMFYUI_PYTHON="$(abspath $(HOSTS_VENV)/bin/python)" \

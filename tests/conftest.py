@@ -19,11 +19,14 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked gpu on a machine without CUDA.
+    """Mark the tests that take a full-size model, and skip those marked gpu on a machine without CUDA.
 
     LDM_TEST_DEVICE names the device that they take. Where it is set they always run: "cuda" without a card fails, and
     "cpu" is the dry form of benchmarks/gpu.
     """
+    for item in items:
+        if any(name.startswith("full_size") for name in getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.full_size)
     if torch.cuda.is_available() or os.environ.get("LDM_TEST_DEVICE"):
         return
     for item in items:

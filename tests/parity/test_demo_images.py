@@ -22,7 +22,9 @@ def assert_same_picture(ours: np.ndarray, reference: np.ndarray) -> None:
     assert (difference > 0).any(axis=-1).mean() <= 0.001
 
 
-@pytest.mark.parametrize(("seed", "steps", "eta"), [(3, 200, 0.0), (11, 20, 0.0), (11, 20, 1.0)])
+@pytest.mark.parametrize(
+    ("seed", "steps", "eta"), [pytest.param(3, 200, 0.0, marks=pytest.mark.slow), (11, 20, 0.0), (11, 20, 1.0)]
+)
 def test_generate_is_the_model_cards_loop(demo, seed, steps, eta):
     """eta 1 takes its noise from the generator that drew x_T, as diffusers does when it is given one."""
     model, reference = demo
@@ -30,6 +32,7 @@ def test_generate_is_the_model_cards_loop(demo, seed, steps, eta):
     assert_same_picture(ours[0], reference.image(seed, steps, eta))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_image_of_a_batch_is_the_image_of_its_seed(demo, eta):
     """Four seeds at once give the four single pictures, in any order."""

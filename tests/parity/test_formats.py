@@ -94,6 +94,7 @@ def test_first_stage_alone(weights, tmp_path, layout):
     assert_same_tensors(loaded, weights.first_stage)
 
 
+@pytest.mark.full_size
 @torch.no_grad()
 def test_churches(tmp_path):
     """KL-f8, scale factor from the checkpoint, scale-shift norm, resampling resnets, eight heads at every level."""

@@ -37,6 +37,7 @@ def encoded(demo, root: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
         )
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_diffusers_makes_the_picture_again_after_200_steps(demo, encoded):
     """40 dB is what is promised. Found: 70 dB and more, so anything near 40 means that something broke."""
@@ -51,6 +52,7 @@ def test_diffusers_makes_the_picture_again_after_200_steps(demo, encoded):
     assert psnr(image, x_0).item() > 40.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grid", "images"), [("leading", 16), ("trailing", 4)])
 def test_twenty_steps_of_many_pictures(demo, encoded, grid, images):
     """Fewer steps are harder, and still every picture is above 40 dB."""

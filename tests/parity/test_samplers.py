@@ -43,7 +43,7 @@ ZERO = {"final_sigmas_type": "zero"}  # the last step ends at a clean image, as 
 # formula that differs would show in every seed; these two pass no fork (most found: 4e-5, in plms with 5 steps).
 SEEDS = [4, 6]
 SHAPE = (3, 32, 32)
-STEPS = (5, 10, 20, 50)
+STEPS = (5, 10, 20, pytest.param(50, marks=pytest.mark.slow))
 
 # diffusers' scheduler and settings, our sampler. Those that need noise get it from the same streams.
 Case = tuple[type, dict[str, Any], Callable[..., Tensor]]

@@ -313,6 +313,7 @@ def test_bad_settings_are_refused_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_lose_nothing_and_make_nothing_twice(tiny_folder: Path, tmp_path: Path) -> None:
     """The whole program under kill -9, twice, then to its end."""
     arguments = ["generate", str(tiny_folder), "--seeds", "0-119", "--steps", "4", "--device", "cpu"]

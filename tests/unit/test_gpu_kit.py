@@ -85,6 +85,7 @@ def test_all_passed(runner, results, tmp_path):
     assert runner.run_stages(stages, results, tmp_path / "log.txt", 60, say=lambda line: None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
 @pytest.mark.parametrize("deaf", [False, True], ids=["asked", "deaf"])
 def test_a_stage_that_hangs_is_ended_with_its_children(runner, results, tmp_path, monkeypatch, deaf):

@@ -26,6 +26,8 @@ LOAD = f"import ldm_backend; print(ldm_backend.load({REPO!r}, device='cpu').conf
 FIND = f"from ldm_backend.checkpoints import hub; print(hub.local_path({REPO!r}))"
 SECONDS = 40  # for one process; most take one, with torch four
 
+pytestmark = pytest.mark.slow  # each download is a process of its own
+
 
 @pytest.fixture
 def server(tiny_folder: Path) -> Iterator[HubServer]:

@@ -42,6 +42,7 @@ FACTOR = 2.5
 GRAIN = 12 * MIB
 
 
+@pytest.mark.slow
 @needs_linux
 def test_estimates_are_near_the_measured_peak():
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{PROGRAM.parent}"}

@@ -195,6 +195,7 @@ def test_a_network_can_be_copied_like_any_other(unet_of_any_size, way):
     assert torch.equal(unet(x, 500), expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_weight_that_is_changed_in_place_is_noticed(unet_of_any_size):
     """Any number of any layer: what is kept of the weights holds none of it."""

@@ -164,6 +164,7 @@ def test_compiling_is_asked_for_when_loading(tiny_folder):
     assert ldm_backend.load(tiny_folder, device="cpu").unet.compiled is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_compiled_is_the_same_network(small, latents):
     """Timesteps do not compile anew."""
@@ -195,6 +196,7 @@ def test_in_float32_on_the_cpu_larger_kernels_take_the_place_of_compiling():
     assert tiles == [{LARGE_TILE}, {LARGE_TILE}, {SMALL_TILE}, {SMALL_TILE}]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_without_a_compiler_it_runs_uncompiled_and_says_so_once(small, latents, caplog):
     other_size, times = latents[:, :, :4, :4].double(), (500, 3)  # nothing of this size lies in torch's folder
@@ -207,6 +209,7 @@ def test_without_a_compiler_it_runs_uncompiled_and_says_so_once(small, latents, 
     assert sum("so the network runs uncompiled" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_many_shapes_are_compiled_and_beyond_that_it_says_so(monkeypatch, caplog):
     """torch itself stops at 8 for the whole process, without an error."""
