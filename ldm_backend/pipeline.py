@@ -14,12 +14,12 @@ from .checkpoints.checkpoint import load_into, read_checkpoint
 from .checkpoints.file_marks import FileMark
 from .checkpoints.hub import local_path
 from .config.model import LDMConfig
-from .kernels.fast_conv import kernel_bytes, rest
+from .kernels.fast_conv import empty_caches, kernel_bytes
 from .memory.chunks import Chunks
 from .memory.estimates import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
 from .memory.free_memory import free_bytes
-from .memory.mapped import let_go
-from .networks import uninitialised
+from .memory.mapped import release_pages
+from .networks import skip_init
 from .networks.decoding import decoded
 from .networks.deep_cache import DeepCache
 from .networks.first_stage import FirstStage, build_first_stage
@@ -82,13 +82,13 @@ def load(
     unet_format = resolve(precision, target)
     checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
     files = tuple(FileMark.of(file) for file in {checkpoint.unet_file, checkpoint.first_stage_file})
-    unet = UNet(checkpoint.config.unet, uninitialised, device="meta")
-    first_stage = build_first_stage(checkpoint.config.first_stage, uninitialised, device="meta")
+    unet = UNet(checkpoint.config.unet, skip_init, device="meta")
+    first_stage = build_first_stage(checkpoint.config.first_stage, skip_init, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
     set_precision(unet, unet_format)
     set_first_stage_precision(first_stage, first_stage_precision)
-    let_go([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
+    release_pages([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
     if compiled:
         unet.compile_evaluation()
     schedule = Schedule(checkpoint.config.schedule)
@@ -126,7 +126,7 @@ def generate(
     """
     z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth)
     images = decode_to_uint8(model, z)
-    rest(model.first_stage)
+    empty_caches(model.first_stage)
     return images
 
 
@@ -158,7 +158,7 @@ def sample_latents(
     try:
         return sample(sampler, eps_model, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
     finally:
-        rest(model.unet)
+        empty_caches(model.unet)
 
 
 def check_memory(model: LatentDiffusion, images: int, whole: bool = False) -> None:

@@ -23,9 +23,9 @@ from .checkpoints.inspection import inspect_checkpoint
 from .checkpoints.known_weights import KNOWN_FILES, KNOWN_TENSORS, Reference, reference_for
 from .config.model import LDMConfig
 from .errors import CheckpointError
-from .kernels.fast_conv import rest
+from .kernels.fast_conv import empty_caches
 from .memory.chunks import Chunks
-from .memory.mapped import let_go
+from .memory.mapped import release_pages
 from .networks.decoding import decoded
 from .networks.precision import resolve
 from .pipeline import LatentDiffusion, load, sample_latents
@@ -164,7 +164,7 @@ def tensor_digest(tensors: Mapping[str, Tensor], source: str | Path) -> str:
         tensor = tensors[name]
         digest.update(f"{name} {'x'.join(map(str, tensor.shape))}\n".encode())
         digest.update(np.ascontiguousarray(as_float32(tensor, name, source).numpy(), dtype="<f4").data)
-        let_go([tensor])
+        release_pages([tensor])
     return digest.hexdigest()
 
 
@@ -176,7 +176,7 @@ def draw_pixels(model: LatentDiffusion) -> tuple[float, ...]:
     """
     z = sample_latents(model, [_SEED], _STEPS)
     ((_, image),) = decoded(model.first_stage, z, model.device, Chunks("Decoder"))
-    rest(model.first_stage)
+    empty_caches(model.first_stage)
     return tuple(to_unit(image)[0, -_SIDE:, -_SIDE:, -1].flatten().tolist())
 
 

@@ -28,7 +28,7 @@ from ..config.model import (
 )
 from ..config.presets import PRESETS
 from ..config.strict_json import build
-from ..errors import CheckpointError, ConfigError, brief, check_choice, first_names, shown
+from ..errors import CheckpointError, ConfigError, check_choice, first_names, printable, short_repr
 from .compvis import from_compvis, has_ema, is_compvis
 from .file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
 from .key_maps import current_name
@@ -206,7 +206,7 @@ def with_current_names(file: TensorFile) -> StateDict:
     for key, tensor in file.tensors.items():
         name = current_name(key)
         if name in tensors:
-            where = f"{file.path}: {shown(name)}"
+            where = f"{file.path}: {printable(name)}"
             raise CheckpointError(f"{where} is there twice, under its old and its new name. Remove one.")
         tensors[name] = tensor
     return tensors
@@ -225,7 +225,7 @@ def _read_file(path: Path, weights: str, config: LDMConfig | str | Path | None) 
         raise CheckpointError(_incomplete_message(file))
     stored = file.metadata.get("weights", "only")
     if stored not in ("ema", "raw", "only"):
-        raise CheckpointError(f"{path}: its metadata says weights {brief(stored)}; expected ema, raw or only.")
+        raise CheckpointError(f"{path}: its metadata says weights {short_repr(stored)}; expected ema, raw or only.")
     if weights != "auto" and stored not in (weights, "only"):
         raise CheckpointError(f"{path}: holds the {stored} weights, asked for were {weights}. Take 'auto'.")
     if weights == "ema" and stored == "only":
@@ -290,7 +290,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{file}: not valid JSON ({shown(str(error))}). Download the file again.") from error
+        raise CheckpointError(f"{file}: not valid JSON ({printable(str(error))}). Download the file again.") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file}: holds a {type(data).__name__}; expected a JSON object of settings.")
     return data

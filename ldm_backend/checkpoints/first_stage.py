@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config.model import FirstStageConfig, KLConfig, VQConfig
 from ..config.strict_json import build
 from ..errors import CheckpointError, first_names
-from ..networks import uninitialised
+from ..networks import skip_init
 from ..networks.first_stage import FirstStage, build_first_stage
 from .checkpoint import find_weights, load_into, read_json, with_current_names
 from .compvis import FIRST_STAGE, first_stage_from_compvis
@@ -40,7 +40,7 @@ def load_first_stage(path: str | Path, device: str | torch.device = "cpu") -> Fi
     Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family.
     """
     config, tensors = read_first_stage(path)
-    module = build_first_stage(config, uninitialised, device="meta")
+    module = build_first_stage(config, skip_init, device="meta")
     load_into(module, tensors, f"{path} (first stage)")
     return module.to(torch.device(device))
 

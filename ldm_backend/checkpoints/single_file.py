@@ -14,7 +14,7 @@ import torch
 
 from ..config.model import FIRST_STAGE_CONFIGS, LDMConfig, ScheduleConfig, UNetConfig
 from ..config.strict_json import build, read_fields, write_fields
-from ..errors import CheckpointError, brief, check_choice, first_names, shown
+from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
 from ..whole_files import replaced_when_done
 from .tensor_files import StateDict
 
@@ -105,7 +105,8 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         return None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{source}: format is {brief(metadata.get('format'))}, this release reads {FORMAT!r}. Update comfyui-ldm."
+            f"{source}: format is {short_repr(metadata.get('format'))}, this release reads {FORMAT!r}. "
+            "Update comfyui-ldm."
         )
     try:
         data = json.loads(metadata["ldm_config"])
@@ -115,7 +116,7 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
             if other := part.keys() ^ {item.name for item in fields(cls)}:
                 raise ValueError(f"keys missing or unknown: {first_names(other)}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {shown(str(error))}"
+        reason = f"{type(error).__name__}: {printable(str(error))}"
         raise CheckpointError(f"{source}: its metadata holds no valid configuration ({reason}).") from error
     parts = {
         "unet": read_fields(UNetConfig, unet, f"{source}: unet"),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..errors import ConfigError, brief, first_names
+from ..errors import ConfigError, first_names, short_repr
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,17 @@ def read_json_object(cls: Any, data: Mapping[str, Any], source: str, rules: Json
     """
     found_class = data.get("_class_name", rules.class_names[0])
     if found_class not in rules.class_names:
-        raise ConfigError(f"{source}: _class_name is {brief(found_class)}; expected {' or '.join(rules.class_names)}.")
+        raise ConfigError(
+            f"{source}: _class_name is {short_repr(found_class)}; expected {' or '.join(rules.class_names)}."
+        )
     _check_keys(cls, data, source, rules)
     for key, allowed in rules.fixed.items():
         values = data[key] if isinstance(data.get(key), list | tuple) else [data.get(key, allowed[0])]
         for value in values:
             if value not in allowed:
-                raise ConfigError(f"{source}: {key} is {brief(value)}; supported is {' or '.join(map(repr, allowed))}.")
+                raise ConfigError(
+                    f"{source}: {key} is {short_repr(value)}; supported is {' or '.join(map(repr, allowed))}."
+                )
     return read_fields(cls, data, source)
 
 
@@ -107,7 +111,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
             return value
         elif one is float and type(value) is int and abs(value) < 2**53:
             return float(value)
-    raise ConfigError(f"{where} is {brief(value)}; expected {' or '.join(map(_in_words, allowed))}.")
+    raise ConfigError(f"{where} is {short_repr(value)}; expected {' or '.join(map(_in_words, allowed))}.")
 
 
 def _in_words(kind: Any) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, unfold
 
-from ..memory.mapped import let_go
+from ..memory.mapped import release_pages
 from . import winograd
 
 # Below these sizes Winograd's transforms cost more than they save, or its kernels more memory than they are worth.
@@ -32,7 +32,7 @@ LARGE_TILE = 4
 
 
 @cache
-def faster(base: type[nn.Module]) -> type[nn.Module]:
+def fast_convolution(base: type[nn.Module]) -> type[nn.Module]:
     """A subclass of a convolution layer that takes the faster ways. One class for each base, so that they compare."""
     return type(f"Fast{base.__name__}", (_FastConv2d, base), {"__doc__": _FastConv2d.__doc__})
 
@@ -53,7 +53,7 @@ def is_plain(layer: Any, x: Tensor) -> bool:
     )
 
 
-def rest(network: nn.Module) -> None:
+def empty_caches(network: nn.Module) -> None:
     """Give back the memory that a network needs only while it runs; transformed kernels that are kept stay.
 
     Args:
@@ -65,7 +65,7 @@ def rest(network: nn.Module) -> None:
     end_run: Any = getattr(network, "end_run", None)  # the UNet's, for what it has on a card
     if end_run is not None:
         end_run()
-    let_go(network.parameters())
+    release_pages(network.parameters())
 
 
 def keep_large_tiles(network: nn.Module) -> None:
@@ -157,7 +157,7 @@ class _FastConv2d(nn.Module):
         if kept is None or made is None or kept[:3] != source[:3] or not torch.equal(kept[3], source[3]):
             made = _made(form, weight, self, x)
             self.__dict__["_copy"] = (source, made)
-            let_go([weight])
+            release_pages([weight])
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -172,8 +172,8 @@ class _FastConv2d(nn.Module):
 
 
 def _unfilled(base: type[nn.Module]) -> nn.Module:
-    """A layer of `faster(base)` whose attributes are still to come."""
-    kind = faster(base)
+    """A layer of `fast_convolution(base)` whose attributes are still to come."""
+    kind = fast_convolution(base)
     return kind.__new__(kind)
 
 

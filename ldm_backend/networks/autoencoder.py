@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.model import FirstStageConfig
-from ..errors import InputError, brief
+from ..errors import InputError, short_repr
 from ..kernels.fast_norm import group_norm
 from ..kernels.weight_forms import in_forms
 from .layers import Downsample, Layers, MidBlock, ResnetBlock, Upsample
@@ -131,7 +131,7 @@ def check_image(x: Tensor, config: FirstStageConfig) -> None:
 def check_latent(z: Tensor, config: FirstStageConfig) -> None:
     """Raise InputError unless `z` is (N, C, h, w) with this first stage's number of channels."""
     if not isinstance(z, Tensor) or z.ndim != 4 or z.shape[1] != config.z_channels:
-        found = f"has shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"is {brief(z)}"
+        found = f"has shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"is {short_repr(z)}"
         raise InputError(
             f"The latent {found}; this first stage expects (N, {config.z_channels}, H, W). A latent "
             "of another model family does not fit: take one that a sampler made with this model."

@@ -23,7 +23,7 @@ from torch.nn.functional import (
     silu,
 )
 
-from ..kernels.fast_conv import doubled, faster, fold
+from ..kernels.fast_conv import doubled, fast_convolution, fold
 from ..kernels.fast_norm import group_norm
 from ..kernels.weight_forms import Formed
 from ..kernels.winograd import Workspace
@@ -85,7 +85,7 @@ class Layers:
         padding: int = 1,
     ) -> Any:
         """Convolution, by default 3x3 that keeps the size."""
-        layer: Any = faster(self.operations.Conv2d)(
+        layer: Any = fast_convolution(self.operations.Conv2d)(
             in_channels,
             out_channels,
             kernel,

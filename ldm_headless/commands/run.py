@@ -17,16 +17,16 @@ from ..host.install import find_host, own_pack
 from ..host.private_host import PrivateHost
 from ..host.torch_probe import default_threads
 from ..pools.ray_pool import ray_cluster
-from ..run.host_worker import host_versions
 from ..run.journal import Header
 from ..run.output_folder import OutputFolder
 from ..run.output_names import NameTemplate
 from ..run.plan import Plan
-from ..run.pool_runner import host_needs, run_on_ray
+from ..run.private_host_worker import host_versions
 from ..run.progress import RunProgress
+from ..run.ray_runner import host_needs, run_on_ray
 from ..run.report import JobState, check_report_path, failure, write_report
 from ..run.run_record import RunRecord
-from ..run.runner import Hooks, Runner
+from ..run.server_runner import Hooks, Runner
 from ..run.sweep import Job, expand
 from ..workflows.validation import input_problems, structural_problems
 from ..workflows.workflow import Prompt, Workflow, load_workflow, to_prompt, ui_twin

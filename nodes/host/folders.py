@@ -9,7 +9,7 @@ import folder_paths
 
 from ...ldm_backend.checkpoints.checkpoint import single_files
 from ...ldm_backend.checkpoints.file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
-from ...ldm_backend.errors import CheckpointError, brief
+from ...ldm_backend.errors import CheckpointError, short_repr
 
 FOLDER_KIND = "ldm"
 DEMO_NAME = "portraits-128"
@@ -108,7 +108,7 @@ def _not_found_message(name: str) -> str:
                 f"layout with the folders unet, vqvae and scheduler. Checkpoints available: {available}."
             )
     return (
-        f"No checkpoint named {brief(name)}. Searched: {searched}. Checkpoints available: {available}. Put the "
+        f"No checkpoint named {short_repr(name)}. Searched: {searched}. Checkpoints available: {available}. Put the "
         f"checkpoint's file, or the folder that holds unet, vqvae and scheduler, into {roots[0]} and press R in the "
         "browser to refresh the list."
     )

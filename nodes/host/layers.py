@@ -15,13 +15,13 @@ from typing import Any
 from torch import nn
 
 from ...ldm_backend.errors import ConfigError
-from ...ldm_backend.networks import uninitialised
+from ...ldm_backend.networks import skip_init
 
 _KINDS: tuple[type[nn.Module], ...] = (
-    uninitialised.Conv2d,
-    uninitialised.Linear,
-    uninitialised.GroupNorm,
-    uninitialised.Embedding,
+    skip_init.Conv2d,
+    skip_init.Linear,
+    skip_init.GroupNorm,
+    skip_init.Embedding,
 )
 
 

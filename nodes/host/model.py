@@ -30,7 +30,7 @@ from ...ldm_backend.sampling.schedule import Schedule
 from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb
 from .layers import host_layers
 from .memory import make_chunks
-from .model_sampling import LDMModelSampling
+from .sigma_table import LDMModelSampling
 
 _CPU = torch.device("cpu")
 

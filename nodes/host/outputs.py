@@ -15,7 +15,7 @@ import folder_paths
 from comfy.cli_args import args
 from safetensors import SafetensorError
 
-from ...ldm_backend.errors import SaveError, shown
+from ...ldm_backend.errors import SaveError, printable
 from ...ldm_backend.whole_files import named_when_done
 
 
@@ -38,13 +38,13 @@ def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> It
     Raises: SaveError: the prefix is no name for a file, or its folder cannot be made or listed.
     """
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix):  # a NUL, half of a surrogate pair
-        raise SaveError(f"filename_prefix is '{shown(prefix)}'; expected a name without control characters.")
+        raise SaveError(f"filename_prefix is '{printable(prefix)}'; expected a name without control characters.")
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             prefix, folder_paths.get_output_directory(), width, height
         )
     except OSError as error:
-        raise SaveError(_message(f"filename_prefix {shown(prefix)}", error)) from error
+        raise SaveError(_message(f"filename_prefix {printable(prefix)}", error)) from error
     for number in count(counter):
         path = Path(folder, f"{name}_{number:05}_{ending}")
         # The host numbers by what it finds; another writer may have been quicker.

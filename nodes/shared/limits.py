@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ldm_backend.config.model import LDMConfig
 from ...ldm_backend.config.presets import CELEBAHQ_256, PRESETS
-from ...ldm_backend.errors import TooLargeError, brief
+from ...ldm_backend.errors import TooLargeError, short_repr
 from ...ldm_backend.kernels.fast_conv import kernel_bytes
 from ...ldm_backend.memory.estimates import (
     Cost,
@@ -64,7 +64,7 @@ def noise_refusal(node: type[io.ComfyNode], task: str, size: Size, **values: Any
             return True
         least, most = ranges[name].min, ranges[name].max  # pyright: ignore[reportAttributeAccessIssue] - all are Int
         if not least <= value <= most:
-            return f"{name} is {brief(value)}; expected {least} to {most}."
+            return f"{name} is {short_repr(value)}; expected {least} to {most}."
     try:
         check_fits(task, size, _noise_cost(_SMALLEST_LATENTS, mixed=0), whole_memory(), SIZE_STEP)
     except TooLargeError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...ldm_backend.errors import InputError, brief
+from ...ldm_backend.errors import InputError, short_repr
 
 
 def samples_of(latent: Any, name: str = "latent") -> Tensor:
@@ -60,5 +60,5 @@ def _found(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if value is None or isinstance(value, bool | int | float | str):
-        return brief(value)
+        return short_repr(value)
     return f"a {type(value).__name__}"

@@ -13,9 +13,9 @@ from comfy_api.latest import io
 from ..ldm_backend.errors import InputError
 from ..ldm_backend.sampling.noise import draw_noise
 from ..ldm_backend.sampling.sigmas import sigmas_of
+from .host.backend_sampler import BackendSampler, BatchSeed
 from .host.guider import UnconditionalGuider
 from .host.model import ModelPatcher, ldm_model_of
-from .host.sampler import BackendSampler, BatchSeed
 from .host.schema import make_schema
 from .shared.inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
 from .shared.latent_batch import image_seeds

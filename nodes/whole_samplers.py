@@ -21,7 +21,7 @@ from .shared.inputs import (
     steps_input,
 )
 from .shared.latent_batch import INFO_KEY
-from .shared.sampling import run_sampler
+from .shared.sampler_runs import run_sampler
 
 
 class LDMDDIMSampler(io.ComfyNode):
