@@ -17,9 +17,11 @@ def replaced_when_done(path: Path, folder: bool = False) -> Iterator[Path]:
     """A new file or folder beside `path` that takes its place if the body ends without an error, and goes if not.
 
     Args:
-        path: a file may be there, which is replaced; a folder must not, unless it is empty.
-        folder: make a folder.
-    Raises: OSError: it cannot be written.
+        path: A file may be there, which is replaced; a folder must not, unless it is empty.
+        folder: Make a folder.
+
+    Raises:
+        OSError: It cannot be written.
     """
     with _scratch_beside(path, folder) as scratch:
         yield scratch
@@ -35,7 +37,8 @@ def named_when_done(paths: Iterator[Path]) -> Iterator[Path]:
     If the body ends without an error it gets the first name that is free by then: what another writer put there
     meanwhile stays. If not, it goes.
 
-    Raises: OSError: it cannot be written.
+    Raises:
+        OSError: It cannot be written.
     """
     path = next(paths)
     with _scratch_beside(path, folder=False) as scratch:
@@ -53,7 +56,8 @@ def named_when_done(paths: Iterator[Path]) -> Iterator[Path]:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all.
 
-    Raises: OSError: it cannot be written.
+    Raises:
+        OSError: It cannot be written.
     """
     with replaced_when_done(path) as scratch:
         scratch.write_bytes(data)

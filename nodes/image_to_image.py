@@ -83,7 +83,7 @@ class LDMImageToImage(io.ComfyNode):
         """Noise the latent to the first timestep of the last `steps` steps and sample from there.
 
         Raises:
-            LDMError: a model or latent of another family, steps, strength, eta or grid that do not fit, or a batch
+            LDMError: A model or latent of another family, steps, strength, eta or grid that do not fit, or a batch
                 or size that does not fit into memory.
         """
         inner = ldm_model_of(model)

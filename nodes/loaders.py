@@ -145,7 +145,7 @@ class LDMCheckpointLoader(io.ComfyNode):
         """Read, check and wrap both networks.
 
         Raises:
-            LDMError: unknown name, or files that are missing, damaged, refused or of another family.
+            LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
         """
         if config not in (AUTO, *PRESETS):
             # Only names: a path from a workflow could be any file of this machine.

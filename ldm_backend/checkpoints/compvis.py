@@ -48,11 +48,15 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDM
     """Take the tensors of both networks out of a checkpoint.
 
     Args:
-        file: with the keys of `is_compvis`.
-        config: of the model; its scale factor is replaced by the checkpoint's buffer, if there is one.
+        file: With the keys of `is_compvis`.
+        config: Of the model; its scale factor is replaced by the checkpoint's buffer, if there is one.
         weights: "ema" or "raw".
-    Returns: configuration, and the tensors of UNet and first stage under our names.
-    Raises: CheckpointError: a tensor is missing, or one is there that belongs to neither network.
+
+    Returns:
+        Configuration, and the tensors of UNet and first stage under our names.
+
+    Raises:
+        CheckpointError: A tensor is missing, or one is there that belongs to neither network.
     """
     unet_sources = compvis_unet_sources(config.unet)
     first_stage_sources = compvis_first_stage_sources(config.first_stage)
@@ -75,7 +79,8 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDM
 def first_stage_from_compvis(file: TensorFile, config: FirstStageConfig) -> StateDict:
     """The tensors of a first stage that is alone in its file (no prefix), under our names.
 
-    Raises: CheckpointError: a tensor is missing.
+    Raises:
+        CheckpointError: A tensor is missing.
     """
     sources = compvis_first_stage_sources(config)
     return _linear_attention({ours: _take(file, source.key, source) for ours, source in sources.items()})

@@ -35,9 +35,12 @@ def load_first_stage(path: str | Path, device: str | torch.device = "cpu") -> Fi
     """Load a first stage.
 
     Args:
-        path: a first stage alone (CompVis or diffusers keys), any whole checkpoint, or a Hugging Face folder.
-        device: where it goes.
-    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family.
+        path: A first stage alone (CompVis or diffusers keys), any whole checkpoint, or a Hugging Face folder.
+        device: Where it goes.
+
+    Raises:
+        CheckpointError: Missing, damaged, refused or unfitting files.
+        ConfigError: Not this family.
     """
     config, tensors = read_first_stage(path)
     module = build_first_stage(config, skip_init, device="meta")
@@ -85,10 +88,13 @@ def infer_first_stage_config(tensors: Mapping[str, Tensor], resnet: str, source:
     """Read widths, levels, channels and codebook off the shapes.
 
     Args:
-        tensors: of a first stage.
-        resnet: pattern of the first convolution of an encoder block, with groups for level and block.
-        source: named in errors.
-    Raises: CheckpointError: no blocks found; ConfigError: a network outside the family.
+        tensors: Of a first stage.
+        resnet: Pattern of the first convolution of an encoder block, with groups for level and block.
+        source: Named in errors.
+
+    Raises:
+        CheckpointError: No blocks found.
+        ConfigError: A network outside the family.
     """
     matches = {key: match for key in tensors if (match := re.fullmatch(resnet, key))}
     for key, dimensions in (dict.fromkeys(matches, 4) | _INFERRED_FROM).items():

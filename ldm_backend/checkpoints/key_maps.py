@@ -55,9 +55,9 @@ class Source:
     """Where one of our tensors is in a CompVis checkpoint.
 
     Attributes:
-        key: name there, without the prefix of its network.
+        key: Name there, without the prefix of its network.
         qkv: 0, 1 or 2 if ours is the query, key or value part of that tensor; None if it is the whole.
-        heads: of that attention, in whose order the parts are interleaved.
+        heads: Of that attention, in whose order the parts are interleaved.
     """
 
     key: str

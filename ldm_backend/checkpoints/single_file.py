@@ -34,13 +34,15 @@ def write_single_file(
     """Write a checkpoint, whole or not at all.
 
     Args:
-        path: replaced if it exists.
-        config: written into the metadata, so that the file needs nothing beside it.
-        unet: tensors under our names.
+        path: Replaced if it exists.
+        config: Written into the metadata, so that the file needs nothing beside it.
+        unet: Tensors under our names.
         first_stage: likewise.
         dtype: "fp32", "fp16" or "bf16" on disk.
-        metadata: further texts, for example the weights' origin.
-    Raises: CheckpointError: unknown dtype, or the folder cannot be written.
+        metadata: Further texts, for example the weights' origin.
+
+    Raises:
+        CheckpointError: Unknown dtype, or the folder cannot be written.
     """
     with written(path) as scratch:
         fill_single_file(scratch, config, unet, first_stage, dtype, metadata)
@@ -56,7 +58,9 @@ def fill_single_file(
 ) -> None:
     """As `write_single_file`, into a file that nobody else reads yet and that its caller removes if this fails.
 
-    Raises: CheckpointError: unknown dtype; OSError or SafetensorError: the file cannot be written.
+    Raises:
+        CheckpointError: Unknown dtype.
+        OSError or SafetensorError: The file cannot be written.
     """
     check_choice("dtype", dtype, DTYPES, CheckpointError)
     parts = ((UNET_PREFIX, unet), (FIRST_STAGE_PREFIX, first_stage))
@@ -75,7 +79,8 @@ def fill_single_file(
 def written(path: Path, folder: bool = False) -> Iterator[Path]:
     """`replaced_when_done`, with the family's error.
 
-    Raises: CheckpointError: the folder cannot be written, or the disk is full.
+    Raises:
+        CheckpointError: The folder cannot be written, or the disk is full.
     """
     try:
         with replaced_when_done(path, folder) as scratch:
@@ -99,7 +104,9 @@ def config_to_json(config: LDMConfig) -> dict[str, Any]:
 def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig | None:
     """The configuration in a file's metadata; None if there is none.
 
-    Raises: CheckpointError: of a later format, or damaged; ConfigError: not this family.
+    Raises:
+        CheckpointError: Of a later format, or damaged.
+        ConfigError: Not this family.
     """
     if "ldm_config" not in metadata:
         return None

@@ -68,9 +68,13 @@ def read_tensor_file(path: Path) -> TensorFile:
     """Read a file.
 
     Args:
-        path: safetensors, or an archive of `torch.save`: a table of tensors, or a table with one under `state_dict`.
-    Returns: every tensor, detached, on the CPU, in the file's dtype.
-    Raises: CheckpointError: not such a file, damaged, or an archive that names anything beyond tensors.
+        path: Safetensors, or an archive of `torch.save`: a table of tensors, or a table with one under `state_dict`.
+
+    Returns:
+        Every tensor, detached, on the CPU, in the file's dtype.
+
+    Raises:
+        CheckpointError: Not such a file, damaged, or an archive that names anything beyond tensors.
     """
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "nothing readable"

@@ -57,7 +57,8 @@ _TARGETS = {
 def read_compvis_yaml(file: Path) -> LDMConfig:
     """Read the YAML of a whole latent diffusion model.
 
-    Raises: ConfigError: no readable YAML, or a model of another family; the message names the file and the entry.
+    Raises:
+        ConfigError: No readable YAML, or a model of another family; the message names the file and the entry.
     """
     return ldm_config_from_yaml(_read_yaml(file), str(file))
 

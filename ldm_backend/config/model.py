@@ -91,7 +91,8 @@ class UNetConfig:
     def from_dict(cls, data: Mapping[str, Any], source: str = "unet/config.json") -> UNetConfig:
         """Read a `UNet2DModel` configuration.
 
-        Raises: ConfigError: a key that is unknown, missing or has an unsupported value.
+        Raises:
+            ConfigError: A key that is unknown, missing or has an unsupported value.
         """
         return read_json_object(cls, data, source, UNET_RULES)
 
@@ -144,7 +145,8 @@ class VQConfig:
         `scaling_factor` is not used: the latents of VQ-f4 need none, and diffusers writes its class default 0.18215
         into files whose model was never trained with it. A model that was is loaded with `scale_factor=0.18215`.
 
-        Raises: ConfigError: a key that is unknown, missing or has an unsupported value.
+        Raises:
+            ConfigError: A key that is unknown, missing or has an unsupported value.
         """
         data = dict(data)
         factor = data.pop("scaling_factor", 1.0)
@@ -198,7 +200,8 @@ class KLConfig:
     def from_dict(cls, data: Mapping[str, Any], source: str = "vae/config.json") -> KLConfig:
         """Read an `AutoencoderKL` configuration; `scaling_factor` must be there and is used.
 
-        Raises: ConfigError: a key that is unknown, missing or has an unsupported value.
+        Raises:
+            ConfigError: A key that is unknown, missing or has an unsupported value.
         """
         data = dict(data)
         if "scaling_factor" in data:
@@ -238,7 +241,8 @@ class ScheduleConfig:
     def from_dict(cls, data: Mapping[str, Any], source: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
         """Read a scheduler configuration of DDIM or DDPM.
 
-        Raises: ConfigError: a key that is unknown, missing or has an unsupported value.
+        Raises:
+            ConfigError: A key that is unknown, missing or has an unsupported value.
         """
         data = dict(data)
         data.setdefault("num_train_timesteps", data.get("timesteps", cls.num_train_timesteps))  # name of 2022

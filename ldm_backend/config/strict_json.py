@@ -20,10 +20,10 @@ class JsonRules:
     """How one class of diffusers is written in JSON.
 
     Attributes:
-        class_names: accepted `_class_name`s; the first is written.
-        fixed: keys with the only values that the family uses. A list in a file is checked entry by entry.
-        ignored: keys without influence here.
-        required: keys that a file must hold.
+        class_names: Accepted `_class_name`s; the first is written.
+        fixed: Keys with the only values that the family uses. A list in a file is checked entry by entry.
+        ignored: Keys without influence here.
+        required: Keys that a file must hold.
     """
 
     class_names: tuple[str, ...]
@@ -35,7 +35,8 @@ class JsonRules:
 def read_json_object(cls: Any, data: Mapping[str, Any], source: str, rules: JsonRules) -> Any:
     """Build the dataclass `cls`.
 
-    Raises: ConfigError: a key that is unknown, missing or has an unsupported value; the message names `source`.
+    Raises:
+        ConfigError: A key that is unknown, missing or has an unsupported value; the message names `source`.
     """
     found_class = data.get("_class_name", rules.class_names[0])
     if found_class not in rules.class_names:
@@ -56,7 +57,8 @@ def read_json_object(cls: Any, data: Mapping[str, Any], source: str, rules: Json
 def read_fields(cls: Any, data: Mapping[str, Any], source: str) -> Any:
     """Build the dataclass `cls` from the keys of `data` that are its fields, each of the declared type.
 
-    Raises: ConfigError: a value of another type, or out of range.
+    Raises:
+        ConfigError: A value of another type, or out of range.
     """
     hints = get_type_hints(cls)
     names = [item.name for item in fields(cls) if item.name in data]

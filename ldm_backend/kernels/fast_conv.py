@@ -57,7 +57,7 @@ def empty_caches(network: nn.Module) -> None:
     """Give back the memory that a network needs only while it runs; transformed kernels that are kept stay.
 
     Args:
-        network: of this project, on any device. The next evaluation works as ever.
+        network: Of this project, on any device. The next evaluation works as ever.
     """
     for layer in network.modules():
         if isinstance(layer, _FastConv2d):
@@ -72,7 +72,7 @@ def keep_large_tiles(network: nn.Module) -> None:
     """Let the kernels that are kept for large images take four times the memory of their weights, to be faster.
 
     Args:
-        network: or a part of one. What was computed by then is void.
+        network: Or a part of one. What was computed by then is void.
     """
     for layer in network.modules():
         if isinstance(layer, _FastConv2d):
@@ -84,7 +84,7 @@ def kernel_bytes(network: nn.Module) -> int:
     """Bytes that a network on the CPU takes for transformed kernels beyond those that it has already.
 
     Args:
-        network: of this project. Kept kernels are counted for all layers, the passing ones for the largest.
+        network: Of this project. Kept kernels are counted for all layers, the passing ones for the largest.
     """
     kept, passing = 0.0, 0.0
     for layer in network.modules():
@@ -100,9 +100,9 @@ class _FastConv2d(nn.Module):
     """A convolution that takes the fastest way to its sums.
 
     Attributes:
-        keep: hold on to transformed kernels between calls, as suits a network that is evaluated many times.
-        workspace: shared by the layers of a network.
-        kept_tile: of the kernels that are kept.
+        keep: Hold on to transformed kernels between calls, as suits a network that is evaluated many times.
+        workspace: Shared by the layers of a network.
+        kept_tile: Of the kernels that are kept.
     """
 
     kept_tile = SMALL_TILE
@@ -232,9 +232,11 @@ def doubled(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         x: (N, C_in, H, W).
-        kernels: from `fold`.
+        kernels: From `fold`.
         bias: (4 C_out,).
-    Returns: (N, C_out, 2 H, 2 W).
+
+    Returns:
+        (N, C_out, 2 H, 2 W).
     """
     windows = torch.conv2d(x, kernels, bias, padding=1)  # (N, 4 C, H + 1, W + 1)
     height, width = x.shape[2:]

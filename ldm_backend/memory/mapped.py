@@ -24,7 +24,7 @@ def release_pages(tensors: Iterable[Tensor]) -> None:
     library holds in reserve goes back as well. Does nothing but on Linux, where the kernel tells which memory that is.
 
     Args:
-        tensors: on any device; those that are not mapped are passed over.
+        tensors: On any device; those that are not mapped are passed over.
     """
     ranges = list(_pages(tensors))
     if not ranges or _LIBRARY is None:

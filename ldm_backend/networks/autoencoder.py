@@ -36,9 +36,9 @@ class Encoder(nn.Module):
     """Image to latent.
 
     Args:
-        layers: settings of the network.
-        config: widths and levels.
-        out_channels: latent channels, twice as many where mean and log variance are predicted.
+        layers: Settings of the network.
+        config: Widths and levels.
+        out_channels: Latent channels, twice as many where mean and log variance are predicted.
     """
 
     def __init__(self, layers: Layers, config: FirstStageConfig, out_channels: int) -> None:
@@ -69,8 +69,8 @@ class Decoder(nn.Module):
     """Latent to image; one resnet more at each level than the encoder.
 
     Args:
-        layers: settings of the network.
-        config: widths and levels.
+        layers: Settings of the network.
+        config: Widths and levels.
     """
 
     def __init__(self, layers: Layers, config: FirstStageConfig) -> None:

@@ -43,11 +43,15 @@ def view_codes(first_stage: FirstStage, z: Tensor) -> CodeView:
     a mean of 0.6, its noise 0.9.
 
     Args:
-        first_stage: first stage with a codebook.
+        first_stage: First stage with a codebook.
         z: (N, C, h, w) latents.
-    Returns: the view, on the device of `z`.
-    Raises: InputError: a first stage without codebook, latents of another family or with NaN, or a codebook whose
-        codes are all the same.
+
+    Returns:
+        The view, on the device of `z`.
+
+    Raises:
+        InputError: A first stage without codebook, latents of another family or with NaN, or a codebook whose codes are
+            all the same.
     """
     codebook = first_stage.codebook()
     check_latent(z, first_stage.config)
@@ -75,7 +79,8 @@ def view_codes(first_stage: FirstStage, z: Tensor) -> CodeView:
 def code_spacing(first_stage: FirstStage) -> float:
     """Mean distance between a code and its nearest other code, in units of the codebook.
 
-    Raises: InputError: no codebook, or fewer than two different codes.
+    Raises:
+        InputError: No codebook, or fewer than two different codes.
     """
     codes = first_stage.codebook().embedding.weight.float()
     nearest = []

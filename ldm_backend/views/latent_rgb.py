@@ -40,8 +40,10 @@ def fit_latent_rgb(first_stage: FirstStage) -> LatentRGB:
     time. It decodes 64x64 pixels for VQ-f4, a sixteenth of an image of 256.
 
     Args:
-        first_stage: first stage; the fit runs where it computes, see `place_of`.
-    Returns: weight and bias as plain floats.
+        first_stage: First stage; the fit runs where it computes, see `place_of`.
+
+    Returns:
+        Weight and bias as plain floats.
     """
     return fit_cells(probe_cells(first_stage))
 
@@ -64,9 +66,11 @@ def place_of(network: nn.Module) -> torch.device:
     """Where a network computes.
 
     Args:
-        network: of this project, all on one device, or the host's, of which some layers may wait on the CPU and hand
+        network: Of this project, all on one device, or the host's, of which some layers may wait on the CPU and hand
             over their weights when they are called. Those that are on the card cannot do so.
-    Returns: the card if any weight is there, else the device of the weights.
+
+    Returns:
+        The card if any weight is there, else the device of the weights.
     """
     places = [parameter.device for parameter in network.parameters()]
     return next((place for place in places if place.type != "cpu"), places[0])

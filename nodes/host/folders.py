@@ -47,7 +47,8 @@ def checkpoint_path(name: str) -> Path:
     The name comes from a workflow file, which may be anybody's. It is looked up in the listing and never joined to a
     path unseen, so it cannot lead out of the registered folders.
 
-    Raises: CheckpointError: the name is no checkpoint below a registered folder.
+    Raises:
+        CheckpointError: The name is no checkpoint below a registered folder.
     """
     for root in _roots():
         if name in _scan(root):
@@ -58,7 +59,8 @@ def checkpoint_path(name: str) -> Path:
 def checkpoint_fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
     """Path, modification time in ns and size of every file of a checkpoint; changes when the files do.
 
-    Raises: CheckpointError: as `checkpoint_path`.
+    Raises:
+        CheckpointError: As `checkpoint_path`.
     """
     path = checkpoint_path(name)
     # Beside a single file its configuration counts too.

@@ -31,11 +31,13 @@ def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> It
     """Free numbered names below the output folder, one after the other; the folder is listed once.
 
     Args:
-        prefix: may hold subfolders and the host's %placeholders%; the host refuses one that leaves the output folder.
-        ending: for example ".png".
-        width: of the image, for placeholders.
+        prefix: May hold subfolders and the host's %placeholders%; the host refuses one that leaves the output folder.
+        ending: For example ".png".
+        width: Of the image, for placeholders.
         height: likewise.
-    Raises: SaveError: the prefix is no name for a file, or its folder cannot be made or listed.
+
+    Raises:
+        SaveError: The prefix is no name for a file, or its folder cannot be made or listed.
     """
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix):  # a NUL, half of a surrogate pair
         raise SaveError(f"filename_prefix is '{printable(prefix)}'; expected a name without control characters.")
@@ -56,10 +58,14 @@ def write_new(outputs: Iterator[Output], write: Callable[[Path], object]) -> Out
     """Write a file under the next free name, whole or not at all; what another writer put there meanwhile stays.
 
     Args:
-        outputs: from `new_outputs`.
-        write: writes the content into the file that it is given.
-    Returns: the name that the file has.
-    Raises: SaveError: the folder cannot be written, or the disk is full; and what `write` raises.
+        outputs: From `new_outputs`.
+        write: Writes the content into the file that it is given.
+
+    Returns:
+        The name that the file has.
+
+    Raises:
+        SaveError: The folder cannot be written, or the disk is full; and what `write` raises.
     """
     tried: list[Output] = []
 

@@ -52,11 +52,13 @@ def noise_refusal(node: type[io.ComfyNode], task: str, size: Size, **values: Any
     never hold is refused; whether a request fits at the moment is told when it runs.
 
     Args:
-        node: whose inputs these are.
-        task: for the message.
-        size: built from `values`; its numbers may be anything that a prompt can hold.
-        values: inputs by name; those that come by a link are None.
-    Returns: True, or the reason against it.
+        node: Whose inputs these are.
+        task: For the message.
+        size: Built from `values`; its numbers may be anything that a prompt can hold.
+        values: Inputs by name; those that come by a link are None.
+
+    Returns:
+        True, or the reason against it.
     """
     ranges = {item.id: item for item in node.define_schema().inputs}
     for name, value in values.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -245,6 +246,18 @@ def test_backend_imports_from_a_clones_root_and_when_installed(folder):
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["ldm_backend", "ldm_headless", "nodes"])
+def test_docstrings_are_google_blocks(package):
+    """Sections stand alone on their line, with their entries below; ruff sees to the rest of the dialect."""
+    inline = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in sorted((ROOT / package).rglob("*.py"))
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if re.match(r" +(Args|Attributes|Returns|Raises|Yields): *\S", line)
+    ]
+    assert not inline
 
 
 def test_size_limits():
