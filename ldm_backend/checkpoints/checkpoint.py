@@ -292,9 +292,11 @@ def read_json(file: Path) -> dict[str, Any]:
         CheckpointError: Unreadable, or not an object.
     """
     try:
-        if (size := file.stat().st_size) > _MAX_JSON:
-            raise CheckpointError(f"{file}: {size} bytes; a configuration has about a thousand.")
-        data = json.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_JSON + 1)
+        if len(content) > _MAX_JSON:
+            raise CheckpointError(f"{file}: more than {_MAX_JSON} bytes; a configuration has about a thousand.")
+        data = json.loads(content.decode("utf-8"))
     except CheckpointError:
         raise
     except (ValueError, RecursionError, OSError) as error:

@@ -1,51 +1,40 @@
-"""Read tensors from one file without executing anything in it. Imports errors and pickle_check.
+"""Read tensors from one file without executing anything in it. Imports errors and torch_archive.
 
 What a file is, is told by its first bytes, never by its name: safetensors, or the zip archive that `torch.save` writes.
-Archives are read by torch's `weights_only` reader, after pickle_check has followed their pickle; sizes are checked
-before anything is allocated.
+It is opened once, and what was checked is what is used: the archive's pickle is never handed to an unpickler, and both
+formats are mapped from the file that is open. Sizes are checked before anything is allocated.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
+import os
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_names, printable
-from .pickle_check import RefusedError, check_pickle
+from .pickle_table import RefusedError, StoredTensor, Table, read_pickle_table
+from .torch_archive import UnusualArchiveError, make_tensor, read_archive
 
 StateDict = dict[str, Tensor]
 
-# Bytes of what is parsed before any tensor is looked at. The largest known files have 0.2 MB and 0.4 MB of these.
-_MAX_HEADER = 8 * 2**20  # safetensors; a workflow may be in its metadata
-_MAX_PICKLE = 4 * 2**20
-_MAX_DIRECTORY = 8 * 2**20  # list of the records of an archive
+# Bytes of a safetensors header, which may hold a workflow. The largest known files have 0.2 MB.
+_MAX_HEADER = 8 * 2**20
 _MAX_TENSORS = 20_000  # ten times those of the largest known file
 _MAX_DIMENSIONS = 8  # of a tensor; ours have at most four
-# What was seen on damaged bytes, of zipfile and pickle_check, and of torch's restricted reader besides UnpicklingError.
-_ARCHIVE_ERRORS = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, struct.error)
-_PICKLE_ERRORS = (*_ARCHIVE_ERRORS, LookupError, AttributeError, TypeError, AssertionError)
+# What was seen on damaged bytes, of zipfile, pickletools and torch.
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, struct.error, OverflowError)
 
 
-class _Inert:
-    """Stands in for the few classes that training checkpoints mention beside their tensors; it does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        return
-
-    def __setstate__(self, _: Any) -> None:
-        return
-
-
-# Classes and functions that checkpoints of PyTorch Lightning name, replaced by `_Inert`: none of them is imported.
+# Classes and functions that checkpoints of PyTorch Lightning name beside their tensors: none of them is imported.
 _INERT_NAMES = (
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray.scalar",
@@ -81,21 +70,41 @@ def read_tensor_file(path: Path) -> TensorFile:
         raise CheckpointError(f"{path}: {kind} is there; expected a checkpoint file. Check the path.")
     try:
         with path.open("rb") as file:
-            start = file.read(9)
+            return _read_opened(path, file)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened ({error.strerror}). Check the permissions.") from error
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Check the permissions.") from error
+
+
+def _read_opened(path: Path, file: BinaryIO) -> TensorFile:
+    size, start = os.fstat(file.fileno()).st_size, file.read(9)
     if start[:4] == b"PK\x03\x04":
-        return TensorFile(path, _read_archive(path))
+        return TensorFile(path, _read_archive(path, file, size))
     if start[8:9] == b"{":
-        return _read_safetensors(path, int.from_bytes(start[:8], "little"))
-    raise CheckpointError(_unknown_format(path, start))
+        return _read_safetensors(path, file, int.from_bytes(start[:8], "little"))
+    raise CheckpointError(_unknown_format(path, start, size))
 
 
-def _read_safetensors(path: Path, header: int) -> TensorFile:
+@contextmanager
+def _same_file(path: Path, file: BinaryIO) -> Iterator[str]:
+    """A path for readers that open files themselves, of the very file that is open, whatever has its name by now.
+
+    Raises:
+        CheckpointError: Another file got its name, on systems where an open file has no other name.
+    """
+    alias = f"/proc/self/fd/{file.fileno()}"
+    if os.path.exists(alias):
+        yield alias
+        return
+    yield str(path)
+    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        raise CheckpointError(f"{path}: another file took its place while it was read. Load it again.")
+
+
+def _read_safetensors(path: Path, opened: BinaryIO, header: int) -> TensorFile:
     if header > _MAX_HEADER:
         raise CheckpointError(f"{path}: refused: a header of {header} bytes; expected at most {_MAX_HEADER}.")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with _same_file(path, opened) as alias, safetensors.safe_open(alias, framework="pt") as file:
             keys = file.keys()
             if len(keys) > _MAX_TENSORS:
                 raise CheckpointError(f"{path}: refused: {len(keys)} tensors; expected at most {_MAX_TENSORS}.")
@@ -108,83 +117,50 @@ def _read_safetensors(path: Path, header: int) -> TensorFile:
     return TensorFile(path, {key: _checked(path, key, tensor) for key, tensor in tensors.items()}, metadata)
 
 
-def _read_archive(path: Path) -> StateDict:
-    _check_archive(path)
-    inert: list[Any] = [(_Inert, name) for name in _INERT_NAMES]
+def _read_archive(path: Path, file: BinaryIO, size: int) -> StateDict:
     try:
-        with torch.serialization.safe_globals(inert):
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        names = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
-        raise CheckpointError(_refused(path, names) if names else damaged(path, error)) from error
-    except _PICKLE_ERRORS as error:
-        raise CheckpointError(damaged(path, error)) from error
-    if isinstance(data, dict) and isinstance(inner := dict.get(data, "state_dict"), dict):
-        data = inner
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__}; expected a table of tensors by name.")
-    # dict.items: a file can give its table an attribute of any name, which would hide the method of that name.
-    return {key: _checked(path, key, tensor) for key, tensor in dict.items(data)}
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse an archive that would grow or act when read."""
-    try:
-        _check_directory(path)
-        with zipfile.ZipFile(path) as archive:
-            root, sizes = _check_records(path, archive.infolist())
-            if root + "byteorder" in sizes and archive.read(root + "byteorder") != b"little":
-                raise CheckpointError(f"{path}: refused: its numbers are big-endian. Save it on a usual machine.")
-            table = archive.read(root + "data.pkl")
-        storages = {name.removeprefix(root + "data/"): size for name, size in sizes.items()}
-        check_pickle(table, storages, _INERT_NAMES)
+        archive = read_archive(file, size)
+        if "constants.pkl" in archive.names:
+            raise CheckpointError(f"{path}: a TorchScript program; expected tensors. Save its state_dict instead.")
+        lengths = {key: length for key, (_, length) in archive.storages.items()}
+        table = _tensor_table(path, read_pickle_table(archive.pickle, lengths, _INERT_NAMES))
+        with _same_file(path, file) as alias:
+            mapped: Any = torch.UntypedStorage.from_file(alias, shared=False, nbytes=size)
+        tensors = {key: make_tensor(mapped, archive, stored) for key, stored in table.items()}
     except CheckpointError:
         raise
+    except UnusualArchiveError as error:
+        raise CheckpointError(f"{path}: refused: {error}.") from error
     except RefusedError as error:
         raise CheckpointError(_refused(path, error.names)) from error
     except _ARCHIVE_ERRORS as error:
         raise CheckpointError(damaged(path, error)) from error
+    return {key: _checked(path, key, tensor) for key, tensor in tensors.items()}
 
 
-def _check_directory(path: Path) -> None:
-    """The list of records must end the file, as torch.save writes it: then all readers find the same list."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 98, 0))
-        tail = file.read()
-    end = tail[-22:]
-    sizes = [end[12:16]] + ([tail[40:48]] if tail.startswith(b"PK\x06\x06") else [])  # the second in the long form
-    long = any(int.from_bytes(size, "little") > _MAX_DIRECTORY for size in sizes)
-    if not end.startswith(b"PK\x05\x06") or end[20:] != b"\0\0" or long:
-        raise ValueError("it does not end with its list of records, or that list is too long")
+def _tensor_table(path: Path, found: Any) -> dict[str, StoredTensor]:
+    """The table of tensors in what the pickle describes: it, or its entry `state_dict`."""
+    if isinstance(found, Table) and isinstance(inner := found.entries.get("state_dict"), Table):
+        found = inner
+    if not isinstance(found, Table) or found.other_keys:
+        kind = "table with keys that are no texts" if isinstance(found, Table) else _kind(found)
+        raise CheckpointError(f"{path}: holds a {kind}; expected a table of tensors by name.")
+    if len(found.entries) > _MAX_TENSORS:
+        raise CheckpointError(f"{path}: refused: {len(found.entries)} tensors; expected at most {_MAX_TENSORS}.")
+    for key, value in found.entries.items():
+        if not isinstance(value, StoredTensor):
+            raise CheckpointError(f"{path}: {first_names([key])} is {_kind(value)}; expected a tensor.")
+    return found.entries
 
 
-def _check_records(path: Path, records: list[zipfile.ZipInfo]) -> tuple[str, dict[str, int]]:
-    """The archive's root folder with its slash, and bytes by name. torch stores records as they are, once each."""
-    sizes = {record.filename: record.file_size for record in records}
-    packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
-    total = sum(sizes.values())
-    if packed or total > path.stat().st_size:
-        what = f"{first_names(packed)} compressed" if packed else f"records of {total} bytes"
-        raise CheckpointError(
-            f"{path}: refused: an archive of {path.stat().st_size} bytes with {what}, which torch.save never writes."
-        )
-    tables = [name for name in sizes if name.rpartition("/")[2] == "data.pkl"]
-    if len(tables) != 1 or len({name.lower() for name in sizes}) != len(records) or sizes[tables[0]] > _MAX_PICKLE:
-        raise CheckpointError(
-            f"{path}: refused: {len(tables)} tables of contents (data.pkl) in {len(records)} records; expected one, of "
-            f"at most {_MAX_PICKLE} bytes, and records of different names, as torch.save writes."
-        )
-    root = tables[0].removesuffix("data.pkl")
-    if root + "constants.pkl" in sizes:
-        raise CheckpointError(f"{path}: a TorchScript program; expected tensors. Save its state_dict instead.")
-    return root, sizes
+def _kind(value: Any) -> str:
+    """What a message calls something in a pickle that is not what it should be."""
+    return str(getattr(value, "kind", type(value).__name__)).lower()
 
 
-def _checked(path: Path, key: str, tensor: Any) -> Tensor:
+def _checked(path: Path, key: str, tensor: Tensor) -> Tensor:
     """A plain tensor whose elements all lie in the file."""
     name = first_names([key])
-    if not isinstance(tensor, Tensor):
-        raise CheckpointError(f"{path}: {name} is {type(tensor).__name__}; expected a tensor.")
     if tensor.ndim > _MAX_DIMENSIONS:
         raise CheckpointError(f"{path}: refused: {name} has {tensor.ndim} dimensions.")
     size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
@@ -195,8 +171,7 @@ def _checked(path: Path, key: str, tensor: Any) -> Tensor:
 
 def damaged(path: Path, error: Exception) -> str:
     """The message for a file that cannot be read to its end."""
-    # torch prefixes its reason with advice to switch the safe reader off; only the reason is for our readers.
-    text = (str(error).partition("WeightsUnpickler error: ")[2] or str(error)).strip()
+    text = str(error).strip()
     reason = printable(text.splitlines()[0], 200) if text else type(error).__name__
     size = path.stat().st_size
     return f"{path}: cannot be read, {size} bytes ({reason}). It is cut short or damaged: download it again."
@@ -213,8 +188,7 @@ def _refused(path: Path, names: list[str]) -> str:
     )
 
 
-def _unknown_format(path: Path, start: bytes) -> str:
-    size = path.stat().st_size
+def _unknown_format(path: Path, start: bytes, size: int) -> str:
     if not start:
         found = "an empty file"
     elif start[:1] == b"\x80" or start[:2] == b"\x8a\n":

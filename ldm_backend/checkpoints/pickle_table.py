@@ -1,16 +1,17 @@
-"""Judge the pickle inside an archive of `torch.save` before torch reads it. Imports nothing but the standard library.
+"""Read the table of contents in an archive of `torch.save`, a pickle, without unpickling it. Standard library only.
 
 torch's `weights_only` reader runs no code of the file, but its list of allowed functions is long: a few bytes can make
-it allocate gigabytes (`bytearray(10**12)`) or hash for years (a dictionary whose key is a tuple of tuples of tuples).
-Here the pickle is followed, opcode by opcode, without building anything from it. What gets through is a plain table of
-tensors and settings that refers to nothing but the records of its archive.
+it allocate gigabytes (`bytearray(10**12)`), hash for years (a dictionary whose key is a tuple of tuples of tuples), or
+compare for hours (numbers with equal hashes as keys). And a check before it checks only what the check reads. Here the
+pickle is followed, opcode by opcode, and nothing is called, imported or hashed but texts. What comes out says where in
+the archive each tensor is: nobody else reads the pickle.
 """
 
 from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _MAX_OPCODES = 10**6  # a training checkpoint of the largest known model has about 90,000
@@ -48,18 +49,48 @@ class _Global:
 
 @dataclass(frozen=True)
 class _Made:
-    """Whatever a call or an opcode would build; only its kind matters."""
+    """Whatever else a call or an opcode would build; only its kind matters."""
 
     kind: str
 
 
-def check_pickle(data: bytes, records: Mapping[str, int], inert: Iterable[str]) -> None:
-    """Follow a pickle.
+@dataclass(frozen=True)
+class Storage:
+    """Numbers of one format in a record of the archive."""
+
+    key: str  # of the record, below `data/`
+    kind: str  # "Float", "Half", ...
+    count: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a storage; counts of numbers, not of bytes."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Table:
+    """A dictionary."""
+
+    entries: dict[str, Any] = field(default_factory=dict)  # by those keys that are texts
+    other_keys: bool = False  # there are others, which are not kept
+
+
+def read_pickle_table(data: bytes, records: Mapping[str, int], inert: Iterable[str]) -> Any:
+    """What a pickle describes.
 
     Args:
         data: The pickle.
         records: Bytes of each storage of the archive, by the key that the pickle uses.
-        inert: Names of classes and functions that the reader replaces by something without effect.
+        inert: Names of classes and functions that training checkpoints mention; what they would make is left out.
+
+    Returns:
+        A `Table`, whose entries are tables, `StoredTensor`s, numbers, texts, tuples or something of no use.
 
     Raises:
         RefusedError: It names anything beyond tensors and `inert`.
@@ -72,6 +103,7 @@ def check_pickle(data: bytes, records: Mapping[str, int], inert: Iterable[str]) 
     try:
         for op, arg, _ in _opcodes(data):
             machine.step(op, arg)
+        return machine.stack[-1]
     except (IndexError, KeyError) as error:
         raise ValueError("the pickle takes what it has not put there") from error
 
@@ -102,12 +134,12 @@ class _Machine:
             "GLOBAL": lambda arg: self.stack.append(_Global(arg.replace(" ", "."))),
             "EMPTY_TUPLE": lambda _: self.stack.append(()),
             "TUPLE": lambda _: self.stack.append(tuple(self._since_mark())),
-            "EMPTY_DICT": lambda _: self.stack.append(_Made("table")),
+            "EMPTY_DICT": lambda _: self.stack.append(Table()),
             "EMPTY_LIST": lambda _: self.stack.append(_Made("list")),
-            "APPEND": lambda _: self._fill("list", self._pop(1)),
-            "APPENDS": lambda _: self._fill("list", self._since_mark()),
-            "SETITEM": lambda _: self._fill("table", self._pop(2)),
-            "SETITEMS": lambda _: self._fill("table", self._since_mark()),
+            "APPEND": lambda _: self._append(self._pop(1)),
+            "APPENDS": lambda _: self._append(self._since_mark()),
+            "SETITEM": lambda _: self._set(self._pop(2)),
+            "SETITEMS": lambda _: self._set(self._since_mark()),
             "REDUCE": lambda _: self._call(),
             "NEWOBJ": lambda _: self._call(),
             "BUILD": lambda _: self._build(),
@@ -142,12 +174,20 @@ class _Machine:
         del self.stack[start:]
         return items
 
-    def _fill(self, kind: str, items: list[Any]) -> None:
-        if self.stack[-1] != _Made(kind):
-            raise ValueError(f"the pickle puts items into something that is no {kind}")
-        # Plain keys only: the hash of nested tuples takes exponential time.
-        if kind == "table" and not all(isinstance(key, str | int | float | _Global) for key in items[::2]):
+    def _append(self, _items: list[Any]) -> None:
+        if self.stack[-1] != _Made("list"):
+            raise ValueError("the pickle puts items into something that is no list")
+
+    def _set(self, items: list[Any]) -> None:
+        table = self.stack[-1]
+        if not isinstance(table, Table):
+            raise ValueError("the pickle puts items into something that is no table")
+        keys, values = items[::2], items[1::2]
+        if len(keys) != len(values) or not all(isinstance(key, str | int | float | _Global) for key in keys):
             raise ValueError("a key of a table in the pickle is neither a text nor a number")
+        # Only texts are hashed: a file cannot choose texts whose hashes are equal, but it can choose such numbers.
+        table.entries.update((key, value) for key, value in zip(keys, values, strict=True) if isinstance(key, str))
+        table.other_keys |= not all(isinstance(key, str) for key in keys)
 
     def _call(self) -> None:
         function, args = self._pop(2)
@@ -155,26 +195,29 @@ class _Machine:
             raise ValueError("the pickle calls something that is no function")
         name = function.name
         if name in self.inert:
-            kind = "inert"
+            made: Any = _Made("inert")
         elif name == _TABLE and args == ():
-            kind = "table"
+            made = Table()
         elif name == _ENCODE and len(args) == 2 and isinstance(args[0], str) and args[1] == "latin1":
-            kind = "bytes"
-        elif (name == _TENSOR and _is_tensor(args)) or (name == _PARAMETER and _is_parameter(args)):
-            kind = "tensor"
+            made = _Made("bytes")
+        elif name == _TENSOR and _is_tensor(args):
+            made = StoredTensor(*args[:4])
+        elif name == _PARAMETER and _is_parameter(args):
+            made = args[0]
         else:
             raise ValueError(f"the pickle calls {name} in a way that torch.save does not write")
-        self.stack.append(_Made(kind))
+        self.stack.append(made)
 
     def _build(self) -> None:
         state, target = self._pop(1)[0], self.stack[-1]
         # The attributes of a table: `state_dict()` of a module keeps version numbers there.
-        if target != _Made("inert") and (target != _Made("table") or state != _Made("table")):
+        if target != _Made("inert") and not (isinstance(target, Table) and isinstance(state, Table)):
             raise ValueError("the pickle sets the state of something other than a table")
 
     def _storage(self) -> None:
         match self._pop(1)[0]:
-            case ("storage", _Global(name=kind), str(key), str(), int(count)) if kind in _STORAGES:
+            case ("storage", _Global(name=name), str(key), str(), int(count)) if name in _STORAGES:
+                kind = name
                 if self.records.get(key) != count * _STORAGES[kind]:
                     raise ValueError(
                         f"storage {key[:40]!r} claims {count * _STORAGES[kind]} bytes, the archive holds "
@@ -182,23 +225,22 @@ class _Machine:
                     )
             case _:
                 raise ValueError("the pickle refers to something other than a storage of its archive")
-        self.stack.append(_Made("storage"))
+        self.stack.append(Storage(key, kind.removeprefix("torch.").removesuffix("Storage"), count))
 
 
 def _is_parameter(args: tuple[Any, ...]) -> bool:
-    return args[:1] == (_Made("tensor"),) and _are_flags(args[1:])
+    return len(args) == 3 and isinstance(args[0], StoredTensor) and _are_flags(args[1:])
 
 
 def _is_tensor(args: tuple[Any, ...]) -> bool:
-    """Storage, offset, size, strides, flags; whether they fit is checked when the tensor is there, at no cost."""
-    if len(args) != 6 or args[0] != _Made("storage") or not _are_flags(args[4:]):
+    """Storage, offset, size, strides, flags; whether they fit is checked when the tensor is made."""
+    if len(args) != 6 or not isinstance(args[0], Storage) or not _are_flags(args[4:]):
         return False
-    return isinstance(args[1], int) and all(
-        isinstance(sides, tuple) and len(sides) <= _MAX_DIMENSIONS and all(isinstance(n, int) for n in sides)
-        for sides in args[2:4]
-    )
+    if not all(isinstance(sides, tuple) and len(sides) <= _MAX_DIMENSIONS for sides in args[2:4]):
+        return False
+    return len(args[2]) == len(args[3]) and all(type(n) is int and n >= 0 for n in (args[1], *args[2], *args[3]))
 
 
 def _are_flags(args: tuple[Any, ...]) -> bool:
     """requires_grad, and the hooks, which are an empty table."""
-    return len(args) == 2 and isinstance(args[0], bool) and args[1] == _Made("table")
+    return len(args) == 2 and isinstance(args[0], bool) and isinstance(args[1], Table)
