@@ -21,7 +21,7 @@ def replaced_when_done(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(scratch, 0o644)
         os.replace(scratch, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         Path(scratch).unlink(missing_ok=True)
 
@@ -32,7 +32,7 @@ def write_whole(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable, where the system can open a folder."""
     if os.name != "posix":
         return

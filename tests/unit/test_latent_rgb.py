@@ -103,7 +103,6 @@ def fit_preview(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ldm", "fit-preview", *map(str, arguments)])
-        monkeypatch.setattr(cli, "_console", type(cli._console)(stderr=True))  # made for the streams of the import
         with pytest.raises(SystemExit) as end:
             cli.main()
         out, err = capsys.readouterr()
