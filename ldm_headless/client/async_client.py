@@ -133,7 +133,8 @@ class AsyncComfyClient(HttpClient):
                 entry, queued = await self._whereabouts(prompt_id)
                 patience = max(_POLL_S, _POLL_SHARE * (time.monotonic() - asked))
                 if entry is not None:
-                    while not _is_last(last) and (last := await next_event(inbox, _DRAIN_S)) is not None:
+                    drain = _DRAIN_S if self._socket.is_open else 0.0
+                    while not _is_last(last) and (last := await next_event(inbox, drain)) is not None:
                         yield last
                     raise_for_failure(prompt_id, entry)
                     return
