@@ -22,8 +22,8 @@ from typing import Any
 from common import machine, spread
 
 from ldm_headless.generation.job import Format, Job
+from ldm_headless.pools.pool import LocalPool, Pool
 from ldm_headless.pools.ray_pool import LOCAL, Needs, RayPool, ray_cluster
-from ldm_headless.pools.worker_pool import LocalPool, Pool
 
 ROOT = Path(__file__).resolve().parent.parent
 _IN_FLIGHT = 2  # as `ldm generate`

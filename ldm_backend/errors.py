@@ -53,7 +53,7 @@ _BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist, _BRIEF.maxtuple = 2, 6, 12, 12
 _BRIEF.maxstring = _BRIEF.maxother = 100
 
 
-def brief(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value out of a file as Python writes it, without the middle of a long one and the depths of a nested one."""
     try:
         return _BRIEF.repr(value)
@@ -65,10 +65,10 @@ def check_choice(name: str, value: Any, choices: Iterable[str], error: type[LDME
     """Raise `error` unless a value, which may be any of JSON, is one of these names."""
     names = tuple(choices)  # compared, not hashed: a list or an object is no key
     if value not in names:
-        raise error(f"{name} is {brief(value)}; choose one of {', '.join(names)}.")
+        raise error(f"{name} is {short_repr(value)}; choose one of {', '.join(names)}.")
 
 
-def shown(text: str, limit: int = 100) -> str:
+def printable(text: str, limit: int = 100) -> str:
     """A text out of a file, fit for a message or a terminal: cut after `limit`, control characters as escapes."""
     cut = text if len(text) <= limit else f"{text[:limit]}..."
     return cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
@@ -76,6 +76,6 @@ def shown(text: str, limit: int = 100) -> str:
 
 def first_names(names: list[str] | set[str] | tuple[str, ...], limit: int = 5) -> str:
     """Sorted names for a message, cut after `limit`: 'a, b, c (and 4 more)'."""
-    ordered = [shown(name) for name in sorted(names)]
+    ordered = [printable(name) for name in sorted(names)]
     more = f" (and {len(ordered) - limit} more)" if len(ordered) > limit else ""
     return ", ".join(ordered[:limit]) + more

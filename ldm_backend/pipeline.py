@@ -15,12 +15,12 @@ from .checkpoints.compvis import build_first_stage
 from .checkpoints.file_marks import FileMark
 from .checkpoints.hub import local_path
 from .config.model import LDMConfig
-from .kernels.fast_conv import kernel_bytes, rest
+from .kernels.fast_conv import empty_caches, kernel_bytes
 from .memory.chunks import Chunks
 from .memory.estimates import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
 from .memory.free_memory import free_bytes
-from .memory.mapped import let_go
-from .networks import uninitialised
+from .memory.mapped import release_pages
+from .networks import skip_init
 from .networks.decoding import decoded
 from .networks.deep_cache import DeepCache
 from .networks.kl import KLModel
@@ -38,7 +38,7 @@ class LatentDiffusion:
     """A loaded model: `unet(x, t)` returns eps, `vq.decode(z)` NCHW in [-1, 1]; both are on `device`.
 
     Attributes:
-        files: what the weights were read from, and may still be mapped from.
+        files: What the weights were read from, and may still be mapped from.
     """
 
     unet: UNet
@@ -65,27 +65,29 @@ def load(
     Args:
         path: Hugging Face folder, CompVis checkpoint or single file; see `read_checkpoint`. A name like
             "CompVis/ldm-celebahq-256" that is no path is taken from the Hugging Face hub, its local cache first.
-        device: where the networks go; None takes CUDA where there is one, else the CPU.
+        device: Where the networks go; None takes CUDA where there is one, else the CPU.
         weights: "ema" or "raw" where the file holds both; "auto" takes EMA where present.
-        config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
-        scale_factor: replaces that of the configuration, for a model trained with another.
-        precision: of the UNet, one of `precision.PRECISIONS`; fp32 is exact.
-        first_stage_precision: of encoder and decoder, one of `precision.FIRST_STAGE_PRECISIONS`; fp32 is exact.
-        compiled: make the UNet faster at the cost of its first evaluation and memory, see `UNet.compile_evaluation`.
-    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, a
-        configuration is needed, or unknown precision.
+        config: For files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
+        scale_factor: Replaces that of the configuration, for a model trained with another.
+        precision: Of the UNet, one of `precision.PRECISIONS`; fp32 is exact.
+        first_stage_precision: Of encoder and decoder, one of `precision.FIRST_STAGE_PRECISIONS`; fp32 is exact.
+        compiled: Make the UNet faster at the cost of its first evaluation and memory, see `UNet.compile_evaluation`.
+
+    Raises:
+        CheckpointError: Missing, damaged, refused or unfitting files.
+        ConfigError: Not this family, a configuration is needed, or unknown precision.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     unet_format = resolve(precision, target)
     checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
     files = tuple(FileMark.of(file) for file in {checkpoint.unet_file, checkpoint.first_stage_file})
-    unet = UNet(checkpoint.config.unet, uninitialised, device="meta")
-    first_stage = build_first_stage(checkpoint.config.vq, uninitialised, device="meta")
+    unet = UNet(checkpoint.config.unet, skip_init, device="meta")
+    first_stage = build_first_stage(checkpoint.config.vq, skip_init, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
     set_precision(unet, unet_format)
     set_first_stage_precision(first_stage, first_stage_precision)
-    let_go([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
+    release_pages([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
     if compiled:
         unet.compile_evaluation()
     schedule = Schedule(checkpoint.config.schedule)
@@ -106,24 +108,30 @@ def generate(
     """Draw one image for each seed; the defaults are the model card's recipe.
 
     Args:
-        model: from `load`.
-        seeds: one for each image; all are sampled as one batch, in parts where memory is short, and none depends on
+        model: From `load`.
+        seeds: One for each image; all are sampled as one batch, in parts where memory is short, and none depends on
             its neighbours.
-        steps: model evaluations, 1..1000.
+        steps: Model evaluations, 1..1000.
         eta: 0..1, fresh noise in each step of "ddim"; 0 is deterministic.
-        sampler: one of `samplers.SAMPLERS`.
-        grid: one of `schedule.GRIDS`, see `Schedule.timesteps`.
-        callback: called with a `StepInfo` after each step; whatever it raises ends the run.
+        sampler: One of `samplers.SAMPLERS`.
+        grid: One of `schedule.GRIDS`, see `Schedule.timesteps`.
+        callback: Called with a `StepInfo` after each step; whatever it raises ends the run.
         cache_interval: 1 evaluates the whole network at each step; above, see `DeepCache`: faster, another picture.
-        cache_depth: levels that run at each step nevertheless, 1..levels; counts only with an interval above 1.
-    Returns: uint8 (N, H, W, 3) at the training size.
-    Raises: ScheduleError: steps, eta, sampler or grid out of range; InputError: no seeds, or a seed or cache
-        setting out of range; TooLargeError: more than fits into memory; SamplingError: the model gave NaN or infinity;
-        CheckpointError: a file of the model was changed since it was loaded.
+        cache_depth: Levels that run at each step nevertheless, 1..levels; counts only with an interval above 1.
+
+    Returns:
+        uint8 (N, H, W, 3) at the training size.
+
+    Raises:
+        ScheduleError: Steps, eta, sampler or grid out of range.
+        InputError: No seeds, or a seed or cache setting out of range.
+        TooLargeError: More than fits into memory.
+        SamplingError: The model gave NaN or infinity.
+        CheckpointError: A file of the model was changed since it was loaded.
     """
     z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth)
     images = decode_to_uint8(model, z)
-    rest(model.vq)
+    empty_caches(model.vq)
     return images
 
 
@@ -140,7 +148,8 @@ def sample_latents(
 ) -> Tensor:
     """What `generate` decodes; its arguments and errors.
 
-    Returns: (N, C, h, w) float32 latents on the model's device.
+    Returns:
+        (N, C, h, w) float32 latents on the model's device.
     """
     for file in model.files:
         file.check()
@@ -155,17 +164,19 @@ def sample_latents(
     try:
         return sample(sampler, eps_model, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
     finally:
-        rest(model.unet)
+        empty_caches(model.unet)
 
 
 def check_memory(model: LatentDiffusion, images: int, whole: bool = False) -> None:
     """Refuse a batch that cannot be sampled, before anything is allocated.
 
     Args:
-        model: from `load`.
-        images: in the batch.
-        whole: the network cannot take it in parts.
-    Raises: TooLargeError: with the largest batch that fits.
+        model: From `load`.
+        images: In the batch.
+        whole: The network cannot take it in parts.
+
+    Raises:
+        TooLargeError: With the largest batch that fits.
     """
     config, itemsize = model.config, model.unet.dtype.itemsize
     side = config.unet.sample_size * config.vq.downscale
@@ -198,7 +209,9 @@ def decode_to_uint8(model: LatentDiffusion, z: Tensor) -> np.ndarray:
 
     On the CPU one by one: the decoder needs the most memory, and together they would be no faster there.
 
-    Raises: TooLargeError: not even tiles of an image fit into memory; CheckpointError: as `generate`.
+    Raises:
+        TooLargeError: Not even tiles of an image fit into memory.
+        CheckpointError: As `generate`.
     """
     for file in model.files:
         file.check()

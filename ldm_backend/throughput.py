@@ -20,10 +20,12 @@ def best_batch(checkpoint: Checkpoint, device: torch.device, itemsize: int) -> i
     """How many images of the training size to sample together.
 
     Args:
-        checkpoint: not loaded yet.
-        device: where it will be.
-        itemsize: bytes of a number in the UNet.
-    Returns: 1 or more: as many as fit into the memory that is free now, and no more than make the rate grow.
+        checkpoint: Not loaded yet.
+        device: Where it will be.
+        itemsize: Bytes of a number in the UNet.
+
+    Returns:
+        1 or more: as many as fit into the memory that is free now, and no more than make the rate grow.
     """
     config = checkpoint.config
     cells = config.unet.sample_size

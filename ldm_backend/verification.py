@@ -23,9 +23,9 @@ from .checkpoints.inspection import inspect_checkpoint
 from .checkpoints.known_weights import KNOWN_FILES, KNOWN_TENSORS, Reference, reference_for
 from .config.model import LDMConfig
 from .errors import CheckpointError
-from .kernels.fast_conv import rest
+from .kernels.fast_conv import empty_caches
 from .memory.chunks import Chunks
-from .memory.mapped import let_go
+from .memory.mapped import release_pages
 from .networks.decoding import decoded
 from .networks.precision import resolve
 from .pipeline import LatentDiffusion, load, sample_latents
@@ -51,8 +51,8 @@ class Digest:
     Attributes:
         network: "UNet" or "first stage".
         weights: "ema", "raw" or "only"; None for a first stage, of which there is one.
-        sha256: see `tensor_digest`.
-        known: whose weights these are, None if they are not among `known_weights`.
+        sha256: See `tensor_digest`.
+        known: Whose weights these are, None if they are not among `known_weights`.
     """
 
     network: str
@@ -66,15 +66,15 @@ class Verification:
     """The answer of `verify_checkpoint`.
 
     Attributes:
-        layout: as in `Checkpoint`.
-        weights: that the pixels were drawn with, as in `Checkpoint`.
-        has_ema: the file holds averaged weights beside the raw ones.
-        config: of the model.
-        digests: of the two networks, and of the UNet's other set of weights where the file holds one.
-        device, precision: the pixels were drawn on and in.
-        pixels: what was drawn, nine numbers from 0 to 1, row by row.
-        reference: what they are compared with; None where nobody recorded any for this configuration.
-        difference: the largest one; None without a reference.
+        layout: As in `Checkpoint`.
+        weights: That the pixels were drawn with, as in `Checkpoint`.
+        has_ema: The file holds averaged weights beside the raw ones.
+        config: Of the model.
+        digests: Of the two networks, and of the UNet's other set of weights where the file holds one.
+        device, precision: The pixels were drawn on and in.
+        pixels: What was drawn, nine numbers from 0 to 1, row by row.
+        reference: What they are compared with; None where nobody recorded any for this configuration.
+        difference: The largest one; None without a reference.
     """
 
     path: Path
@@ -109,12 +109,14 @@ def verify_checkpoint(
     """Hash the files and tensors of a checkpoint, draw the reference pixels with it, and compare all of them.
 
     Args:
-        path: as for `load`; a name on the hub too.
+        path: As for `load`; a name on the hub too.
         device: likewise.
         weights: likewise.
-        config: likewise; the name of a preset also says which model it is, see `reference_for`.
+        config: Likewise; the name of a preset also says which model it is, see `reference_for`.
         precision: likewise.
-    Raises: LDMError: what `load` and `generate` raise, also where a file is changed meanwhile.
+
+    Raises:
+        LDMError: What `load` and `generate` raise, also where a file is changed meanwhile.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     unet_format, path = resolve(precision, target), local_path(path)
@@ -155,16 +157,18 @@ def tensor_digest(tensors: Mapping[str, Tensor], source: str | Path) -> str:
     line feed, and the numbers as little-endian float32 in the order of the rows.
 
     Args:
-        tensors: of one network under our names, on the CPU; one at a time is read from where it is mapped.
-        source: named in errors.
-    Raises: CheckpointError: a tensor that holds no float numbers, or none that are finite.
+        tensors: Of one network under our names, on the CPU; one at a time is read from where it is mapped.
+        source: Named in errors.
+
+    Raises:
+        CheckpointError: A tensor that holds no float numbers, or none that are finite.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {'x'.join(map(str, tensor.shape))}\n".encode())
         digest.update(np.ascontiguousarray(as_float32(tensor, name, source).numpy(), dtype="<f4").data)
-        let_go([tensor])
+        release_pages([tensor])
     return digest.hexdigest()
 
 
@@ -172,11 +176,12 @@ def tensor_digest(tensors: Mapping[str, Tensor], source: str | Path) -> str:
 def draw_pixels(model: LatentDiffusion) -> tuple[float, ...]:
     """The last 3x3 pixels of the last channel, 0..1 and not rounded to levels, of the picture that references are of.
 
-    Raises: LDMError: as `generate`.
+    Raises:
+        LDMError: As `generate`.
     """
     z = sample_latents(model, [_SEED], _STEPS)
     ((_, image),) = decoded(model.vq, z, model.device, Chunks("Decoder"))
-    rest(model.vq)
+    empty_caches(model.vq)
     return tuple(to_unit(image)[0, -_SIDE:, -_SIDE:, -1].flatten().tolist())
 
 

@@ -10,7 +10,7 @@ transport, history with file_kinds, protocol, event_socket, async_client, sync_c
 embedded, overrides, validation), ui_format (export with graph, editors, widget_types, dynamic_inputs, node_types,
 instances, promoted_values, unfolding, primitives, text_widgets), host (private_host with install, torch_probe and
 scratch_folder), run (sweep, plan, output_folder with journal and output_names, report, run_record, runner,
-pool_runner with host_worker), pools, commands, cli.
+ray_runner with private_host_worker), pools, commands, cli.
 Speaks HTTP to the host and imports neither the host nor torch.
 """
 

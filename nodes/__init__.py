@@ -16,10 +16,10 @@ from .host.replacements import Renamed, register_renamed
 NODES: dict[str, tuple[str, ...]] = {
     "loaders": ("LDMCheckpointLoader",),
     "latents": ("LDMLatentNoise", "LDMEmptyLatent"),
-    "samplers": ("LDMDDIMSampler", "LDMSampler"),
+    "whole_samplers": ("LDMDDIMSampler", "LDMSampler"),
     "decoders": ("LDMVQDecode", "LDMVQDecodeTiled"),
     "conditioning": ("LDMEmptyConditioning",),
-    "custom_sampling": ("LDMSamplerSelect", "LDMSigmas", "LDMGuider", "LDMNoise"),
+    "custom_sampler_parts": ("LDMSamplerSelect", "LDMSigmas", "LDMGuider", "LDMNoise"),
     "images": ("LDMSaveImage",),
     "checkpoints": ("LDMCheckpointSave", "LDMModelInfo"),
     "encoders": ("LDMVQEncode",),

@@ -43,7 +43,7 @@ class LDMModelInfo(io.ComfyNode):
         """Describe the model.
 
         Raises:
-            InputError: a model of another family.
+            InputError: A model of another family.
         """
         inner = ldm_model_of(model)
         parameters = sum(p.numel() for p in inner.diffusion_model.parameters())
@@ -93,7 +93,7 @@ class LDMCheckpointSave(io.ComfyNode):
         """Write the file, whole or not at all.
 
         Raises:
-            LDMError: a model or VAE of another family, parts of different models, or a folder that cannot be written.
+            LDMError: A model or VAE of another family, parts of different models, or a folder that cannot be written.
         """
         inner = ldm_model_of(model)
         first_stage: LDMVAE = ldm_vae_of(vae)

@@ -15,7 +15,7 @@ from .host.schema import make_schema
 from .shared.inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
 from .shared.latent_batch import INFO_KEY
 from .shared.limits import check_sampling
-from .shared.sampling import run_sampler
+from .shared.sampler_runs import run_sampler
 from .shared.seeding import seeded
 from .shared.wires import samples_of
 
@@ -83,7 +83,7 @@ class LDMImageToImage(io.ComfyNode):
         """Noise the latent to the first timestep of the last `steps` steps and sample from there.
 
         Raises:
-            LDMError: a model or latent of another family, steps, strength, eta or grid that do not fit, or a batch
+            LDMError: A model or latent of another family, steps, strength, eta or grid that do not fit, or a batch
                 or size that does not fit into memory.
         """
         inner = ldm_model_of(model)

@@ -58,8 +58,8 @@ class LDMSaveImage(io.ComfyNode):
         """Write one PNG for each image.
 
         Raises:
-            InputError: another number of images than of latents, or no RGB.
-            SaveError: a prefix that names no file, a folder that cannot be written, or a full disk.
+            InputError: Another number of images than of latents, or no RGB.
+            SaveError: A prefix that names no file, a folder that cannot be written, or a full disk.
         """
         latents = samples_of(latent).shape[0]
         number, height, width, channels = image_of(images, "images").shape

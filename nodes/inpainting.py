@@ -94,7 +94,7 @@ class LDMInpaint(io.ComfyNode):
         """Fill the masked cells; an empty mask leaves the latent as it is.
 
         Raises:
-            LDMError: a model, latent or mask that does not fit, steps that the grid does not have, or a batch or size
+            LDMError: A model, latent or mask that does not fit, steps that the grid does not have, or a batch or size
                 that does not fit into memory.
         """
         inner = ldm_model_of(model)
@@ -165,7 +165,7 @@ class LDMInpaintComposite(io.ComfyNode):
         """Composite (N, H, W, 3) images in 0..1.
 
         Raises:
-            InputError: sizes or batches differ, or the pictures do not fit into memory.
+            InputError: Sizes or batches differ, or the pictures do not fit into memory.
         """
         original, new, mask = image_of(image)[..., :3], image_of(inpainted, "inpainted")[..., :3], mask_of(mask)
         pictures = max(len(original), len(new), len(mask) if mask.ndim == 3 else 1)

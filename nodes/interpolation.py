@@ -79,7 +79,7 @@ class LDMSeedWalk(io.ComfyNode):
         """Draw both ends, (frames, C, H, W) in all.
 
         Raises:
-            InputError: a side that is no multiple of 32, a model of another family, a circle of one seed, or more than
+            InputError: A side that is no multiple of 32, a model of another family, a circle of one seed, or more than
                 fits into memory.
         """
         shape, downscale = latent_shape(width, height, model)
@@ -129,7 +129,7 @@ class LDMLatentWalk(io.ComfyNode):
         """Walk from each image of `latent_from` to its partner; (images * frames, C, H, W) in all.
 
         Raises:
-            InputError: latents of different shapes, opposite ends of a line, a circle of parallel ones, or more than
+            InputError: Latents of different shapes, opposite ends of a line, a circle of parallel ones, or more than
                 fits into memory.
         """
         # From two wires, which may end on different devices. Walks are computed on the CPU, where room is checked for.
@@ -213,7 +213,7 @@ class LDMSeedVariations(io.ComfyNode):
         """Draw (1 + variations, C, H, W) noise.
 
         Raises:
-            InputError: a side that is no multiple of 32, a model of another family, or more than fits into memory.
+            InputError: A side that is no multiple of 32, a model of another family, or more than fits into memory.
         """
         shape, downscale = latent_shape(width, height, model)
         size = Size(variations, height, width, "variations")
@@ -248,7 +248,8 @@ def path_input() -> io.Combo.Input:
 def walk(a: Tensor, b: Tensor, frames: int, path: str) -> Tensor:
     """(frames, C, H, W) from (1, C, H, W) to (1, C, H, W).
 
-    Raises: InputError: an unknown path, or ends that it does not join.
+    Raises:
+        InputError: An unknown path, or ends that it does not join.
     """
     check_choice("path", path, PATHS, InputError)  # older hosts do not check
     return PATHS[path](a, b, frames)

@@ -70,7 +70,7 @@ class LDMDDIMInversion(io.ComfyNode):
         """Find x_T of x_0.
 
         Raises:
-            LDMError: a model or latent of another family, steps that the grid does not have, or a batch or size that
+            LDMError: A model or latent of another family, steps that the grid does not have, or a batch or size that
                 does not fit into memory.
         """
         pairs = ldm_model_of(model).schedule.timesteps(steps, grid)

@@ -67,7 +67,7 @@ class LDMLatentNoise(io.ComfyNode):
         """Draw (batch_size, C, height / downscale, width / downscale) noise; C is 3 and downscale 4 without a model.
 
         Raises:
-            InputError: a side that is no multiple of 32, a model of another family, or more than fits into memory.
+            InputError: A side that is no multiple of 32, a model of another family, or more than fits into memory.
         """
         shape, downscale = latent_shape(width, height, model)
         check_noise(TASK, Size(batch_size, height, width), model)
@@ -125,7 +125,7 @@ class LDMEmptyLatent(io.ComfyNode):
         """(batch_size, C, height / downscale, width / downscale) zeros; C is 3 and downscale 4 without a model.
 
         Raises:
-            InputError: a side that is no multiple of 32, a model of another family, or more than fits into memory.
+            InputError: A side that is no multiple of 32, a model of another family, or more than fits into memory.
         """
         shape, downscale = latent_shape(width, height, model)
         # Zeros alone would take less, but whoever takes them draws as much noise.

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..ldm_backend.checkpoints.checkpoint import WEIGHTS
 from ..ldm_backend.config.presets import PRESETS
-from ..ldm_backend.errors import ConfigError, LDMError, brief
+from ..ldm_backend.errors import ConfigError, LDMError, short_repr
 from ..ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, PRECISIONS
 from .host.folders import checkpoint_fingerprint, checkpoint_names
 from .host.loading import Choice, load_checkpoint
@@ -145,11 +145,11 @@ class LDMCheckpointLoader(io.ComfyNode):
         """Read, check and wrap both networks.
 
         Raises:
-            LDMError: unknown name, or files that are missing, damaged, refused or of another family.
+            LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
         """
         if config not in (AUTO, *PRESETS):
             # Only names: a path from a workflow could be any file of this machine.
-            raise ConfigError(f"config is {brief(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
+            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
         preset = None if config == AUTO else config
         choice = Choice(checkpoint, weights, preset, precision, compile, vae_precision)
         return io.NodeOutput(*load_checkpoint(choice))

@@ -66,7 +66,7 @@ class LDMContactSheet(io.ComfyNode):
         """Arrange (N, H, W, 3) images as one (1, H, W, 3).
 
         Raises:
-            InputError: another number of images than of latents, or a sheet that does not fit into memory.
+            InputError: Another number of images than of latents, or a sheet that does not fit into memory.
         """
         image_of(images, "images")
         labels = None

@@ -17,7 +17,7 @@ from peers import Diffusers, Ours
 from stage import TIMESTEP, Report, end, latents, model_folder, start
 
 import ldm_backend
-from ldm_backend.kernels.fast_conv import rest
+from ldm_backend.kernels.fast_conv import empty_caches
 from ldm_backend.memory.chunks import give_back
 from ldm_backend.memory.estimates import decoder_bytes, sampling_bytes, tiled_decode_bytes, unet_bytes
 from ldm_backend.networks.precision import resolve
@@ -72,8 +72,8 @@ def parts(report: Report, folder: Path, device: torch.device, precision: str, ba
     model.vq.decode(latents(1, config.unet, device))
 
     def line(part: str, estimate: int, work: Callable[[], Any]) -> None:
-        rest(model.unet)
-        rest(model.vq)
+        empty_caches(model.unet)
+        empty_caches(model.vq)
         took = peak(work, device)
         cells = {"peak, MiB": round(took), "estimate, MiB": round(estimate / MIB)}
         ratio = estimate / MIB / took if took else 0.0

@@ -28,7 +28,7 @@ from ..config.model import (
 )
 from ..config.presets import PRESETS
 from ..config.strict_json import build
-from ..errors import CheckpointError, ConfigError, brief, check_choice, first_names, shown
+from ..errors import CheckpointError, ConfigError, check_choice, first_names, printable, short_repr
 from .compvis import from_compvis, has_ema, is_compvis
 from .file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
 from .key_maps import current_name
@@ -58,9 +58,9 @@ class Checkpoint:
     """A checkpoint as found: configuration and float tensors under our names, mapped from disk where possible.
 
     Attributes:
-        path: what was asked for.
-        unet_file: where the UNet's tensors come from.
-        first_stage_file: where the first stage's tensors come from; the same for a single file.
+        path: What was asked for.
+        unet_file: Where the UNet's tensors come from.
+        first_stage_file: Where the first stage's tensors come from; the same for a single file.
         layout: "huggingface", "compvis" or "single-file".
         weights: "ema" or "raw" for a file that holds both or says which it holds, else "only".
     """
@@ -87,10 +87,12 @@ def read_checkpoint(
         path: Hugging Face folder; CompVis checkpoint, pickled or safetensors; our single file; or a folder that holds
             exactly one such file, with its YAML if it needs one.
         weights: "ema" or "raw" where the file holds both; "auto" takes EMA where present.
-        config: for files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
-        scale_factor: replaces that of the configuration, for a model trained with another.
-    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family, or a
-        configuration is needed.
+        config: For files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
+        scale_factor: Replaces that of the configuration, for a model trained with another.
+
+    Raises:
+        CheckpointError: Missing, damaged, refused or unfitting files.
+        ConfigError: Not this family, or a configuration is needed.
     """
     check_choice("weights", weights, WEIGHTS, CheckpointError)
     path = Path(path)
@@ -111,10 +113,12 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
     """Give `module` the tensors of `state_dict` as float32, uncopied where they are that; keys and shapes must fit.
 
     Args:
-        module: may be on the meta device; it is put into evaluation mode, without gradients.
-        state_dict: every parameter and buffer of `module`, and nothing else; on the CPU.
-        source: named in errors.
-    Raises: CheckpointError: missing or unexpected keys, other shapes, or values that are not finite numbers.
+        module: May be on the meta device; it is put into evaluation mode, without gradients.
+        state_dict: Every parameter and buffer of `module`, and nothing else; on the CPU.
+        source: Named in errors.
+
+    Raises:
+        CheckpointError: Missing or unexpected keys, other shapes, or values that are not finite numbers.
     """
     expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
@@ -141,7 +145,8 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
 def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:
     """The numbers of a tensor on the CPU, uncopied where they are float32; `key` and `source` are named in errors.
 
-    Raises: CheckpointError: another dtype, or values that are not finite numbers.
+    Raises:
+        CheckpointError: Another dtype, or values that are not finite numbers.
     """
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}.")
@@ -188,7 +193,8 @@ def _read_folder(root: Path, weights: str) -> Checkpoint:
 def find_weights(folder: Path) -> Path:
     """The weight file of one part, safetensors before pickle.
 
-    Raises: CheckpointError: none of the known names is there.
+    Raises:
+        CheckpointError: None of the known names is there.
     """
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
@@ -200,13 +206,14 @@ def find_weights(folder: Path) -> Path:
 def with_current_names(file: TensorFile) -> StateDict:
     """The tensors under today's names.
 
-    Raises: CheckpointError: a tensor is there under its old and its new name.
+    Raises:
+        CheckpointError: A tensor is there under its old and its new name.
     """
     tensors: StateDict = {}
     for key, tensor in file.tensors.items():
         name = current_name(key)
         if name in tensors:
-            where = f"{file.path}: {shown(name)}"
+            where = f"{file.path}: {printable(name)}"
             raise CheckpointError(f"{where} is there twice, under its old and its new name. Remove one.")
         tensors[name] = tensor
     return tensors
@@ -225,7 +232,7 @@ def _read_file(path: Path, weights: str, config: LDMConfig | str | Path | None) 
         raise CheckpointError(_incomplete_message(file))
     stored = file.metadata.get("weights", "only")
     if stored not in ("ema", "raw", "only"):
-        raise CheckpointError(f"{path}: its metadata says weights {brief(stored)}; expected ema, raw or only.")
+        raise CheckpointError(f"{path}: its metadata says weights {short_repr(stored)}; expected ema, raw or only.")
     if weights != "auto" and stored not in (weights, "only"):
         raise CheckpointError(f"{path}: holds the {stored} weights, asked for were {weights}. Take 'auto'.")
     if weights == "ema" and stored == "only":
@@ -281,7 +288,8 @@ def _incomplete_message(file: TensorFile) -> str:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object.
 
-    Raises: CheckpointError: unreadable, or not an object.
+    Raises:
+        CheckpointError: Unreadable, or not an object.
     """
     try:
         if (size := file.stat().st_size) > _MAX_JSON:
@@ -290,7 +298,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{file}: not valid JSON ({shown(str(error))}). Download the file again.") from error
+        raise CheckpointError(f"{file}: not valid JSON ({printable(str(error))}). Download the file again.") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file}: holds a {type(data).__name__}; expected a JSON object of settings.")
     return data

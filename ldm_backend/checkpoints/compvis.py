@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config.model import FirstStageConfig, LDMConfig, VQConfig
 from ..config.strict_json import build
 from ..errors import CheckpointError, first_names
-from ..networks import uninitialised
+from ..networks import skip_init
 from ..networks.kl import KLModel
 from ..networks.unet import UNet
 from ..networks.vq import VQModel
@@ -66,14 +66,18 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDM
     """Take the tensors of both networks out of a checkpoint.
 
     Args:
-        file: with the keys of `is_compvis`.
-        config: of the model; its scale factor is replaced by the checkpoint's buffer, if there is one.
+        file: With the keys of `is_compvis`.
+        config: Of the model; its scale factor is replaced by the checkpoint's buffer, if there is one.
         weights: "ema" or "raw".
-    Returns: configuration, and the tensors of UNet and first stage under our names.
-    Raises: CheckpointError: a tensor is missing, or one is there that belongs to neither network.
+
+    Returns:
+        Configuration, and the tensors of UNet and first stage under our names.
+
+    Raises:
+        CheckpointError: A tensor is missing, or one is there that belongs to neither network.
     """
-    unet_keys = UNet(config.unet, uninitialised, device="meta").state_dict().keys()
-    first_stage_keys = build_first_stage(config.vq, uninitialised, device="meta").state_dict().keys()
+    unet_keys = UNet(config.unet, skip_init, device="meta").state_dict().keys()
+    first_stage_keys = build_first_stage(config.vq, skip_init, device="meta").state_dict().keys()
     unet_sources = compvis_unet_sources(config.unet, unet_keys)
     first_stage_sources = compvis_first_stage_sources(config, first_stage_keys)
     raw = {UNET + source.key for source in unet_sources.values()}
@@ -95,9 +99,10 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDM
 def first_stage_from_compvis(file: TensorFile, config: LDMConfig) -> StateDict:
     """The tensors of a first stage that is alone in its file (no prefix), under our names.
 
-    Raises: CheckpointError: a tensor is missing.
+    Raises:
+        CheckpointError: A tensor is missing.
     """
-    keys = build_first_stage(config.vq, uninitialised, device="meta").state_dict().keys()
+    keys = build_first_stage(config.vq, skip_init, device="meta").state_dict().keys()
     sources = compvis_first_stage_sources(config, keys)
     return _linear_attention({ours: _take(file, source.key, source) for ours, source in sources.items()})
 

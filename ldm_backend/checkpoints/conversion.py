@@ -20,11 +20,15 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
     """Write our single file and, beside it, its checksum in the format of `sha256sum`.
 
     Args:
-        checkpoint: from `read_checkpoint`.
-        out: the file, which must not exist.
+        checkpoint: From `read_checkpoint`.
+        out: The file, which must not exist.
         dtype: "fp32", "fp16" or "bf16".
-    Returns: SHA-256 of the file.
-    Raises: CheckpointError: one of the two exists, or cannot be written.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        CheckpointError: One of the two exists, or cannot be written.
     """
     checksum = out.with_name(out.name + ".sha256")
     for new in (out, checksum):
@@ -41,10 +45,12 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
     """Write the Hugging Face layout, which diffusers and this project read.
 
     Args:
-        checkpoint: from `read_checkpoint`.
-        out: the folder, which must not exist.
+        checkpoint: From `read_checkpoint`.
+        out: The folder, which must not exist.
         dtype: "fp32", "fp16" or "bf16".
-    Raises: CheckpointError: `out` exists, or cannot be written.
+
+    Raises:
+        CheckpointError: `out` exists, or cannot be written.
     """
     check_choice("dtype", dtype, DTYPES, CheckpointError)
     _must_be_new(out)

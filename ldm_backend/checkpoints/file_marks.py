@@ -25,7 +25,8 @@ class FileMark:
     def of(cls, path: Path) -> FileMark:
         """The file as it is now.
 
-        Raises: CheckpointError: it is not there.
+        Raises:
+            CheckpointError: It is not there.
         """
         try:
             stat = path.stat()

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config.model import FirstStageConfig, KLConfig, LDMConfig, UNetConfig, VQConfig
 from ..config.strict_json import build
 from ..errors import CheckpointError, first_names
-from ..networks import uninitialised
+from ..networks import skip_init
 from ..networks.kl import KLModel
 from ..networks.vq import VQModel
 from .checkpoint import find_weights, load_into, read_json, with_current_names
@@ -36,12 +36,15 @@ def load_first_stage(path: str | Path, device: str | torch.device = "cpu") -> VQ
     """Load a first stage.
 
     Args:
-        path: a first stage alone (CompVis or diffusers keys), any whole checkpoint, or a Hugging Face folder.
-        device: where it goes.
-    Raises: CheckpointError: missing, damaged, refused or unfitting files; ConfigError: not this family.
+        path: A first stage alone (CompVis or diffusers keys), any whole checkpoint, or a Hugging Face folder.
+        device: Where it goes.
+
+    Raises:
+        CheckpointError: Missing, damaged, refused or unfitting files.
+        ConfigError: Not this family.
     """
     config, tensors = read_first_stage(path)
-    module = build_first_stage(config, uninitialised, device="meta")
+    module = build_first_stage(config, skip_init, device="meta")
     load_into(module, tensors, f"{path} (first stage)")
     return module.to(torch.device(device))
 
@@ -90,10 +93,13 @@ def infer_first_stage_config(tensors: Mapping[str, Tensor], resnet: str, source:
     """Read widths, levels, channels and codebook off the shapes.
 
     Args:
-        tensors: of a first stage.
-        resnet: pattern of the first convolution of an encoder block, with groups for level and block.
-        source: named in errors.
-    Raises: CheckpointError: no blocks found; ConfigError: a network outside the family.
+        tensors: Of a first stage.
+        resnet: Pattern of the first convolution of an encoder block, with groups for level and block.
+        source: Named in errors.
+
+    Raises:
+        CheckpointError: No blocks found.
+        ConfigError: A network outside the family.
     """
     matches = {key: match for key in tensors if (match := re.fullmatch(resnet, key))}
     for key, dimensions in (dict.fromkeys(matches, 4) | _INFERRED_FROM).items():

@@ -34,10 +34,10 @@ class HubFile:
     """A file of a repository, as the hub describes it.
 
     Attributes:
-        path: below the repository, "/" between levels.
+        path: Below the repository, "/" between levels.
         size: bytes.
-        sha256: of a file in large file storage, else None.
-        git_id: git's name of a small file's content, a SHA-1.
+        sha256: Of a file in large file storage, else None.
+        git_id: Git's name of a small file's content, a SHA-1.
     """
 
     path: str
@@ -62,10 +62,12 @@ def local_path(path: str | Path, revision: str | None = None) -> Path:
     standard error, and verified. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as everywhere.
 
     Args:
-        path: a path, or a name like "CompVis/ldm-celebahq-256".
-        revision: branch, tag or commit; None is the main branch.
-    Raises: CheckpointError: the model is not in the cache and cannot be downloaded, or what came is not what the hub
-        describes (it is removed).
+        path: A path, or a name like "CompVis/ldm-celebahq-256".
+        revision: Branch, tag or commit; None is the main branch.
+
+    Raises:
+        CheckpointError: The model is not in the cache and cannot be downloaded, or what came is not what the hub
+            describes (it is removed).
     """
     name = os.fspath(path)
     if Path(name).exists() or not _REPO_ID.fullmatch(name):
@@ -90,11 +92,13 @@ def download(name: str, out: Path, revision: str | None = None) -> None:
     Until then the files are in a hidden folder beside `out`, from which the next call continues, within a file too.
 
     Args:
-        name: like "CompVis/ldm-celebahq-256".
-        out: the folder, which must not exist.
-        revision: branch, tag or commit; None is the main branch.
-    Raises: CheckpointError: `out` exists or cannot be written, the hub cannot be used, or a file is not what the hub
-        describes (it is removed).
+        name: Like "CompVis/ldm-celebahq-256".
+        out: The folder, which must not exist.
+        revision: Branch, tag or commit; None is the main branch.
+
+    Raises:
+        CheckpointError: `out` exists or cannot be written, the hub cannot be used, or a file is not what the hub
+            describes (it is removed).
     """
     if not _REPO_ID.fullmatch(name):
         raise CheckpointError(f"{name}: not the name of a model on the hub; expected OWNER/NAME, like {DEFAULT_REPO}.")
@@ -149,7 +153,8 @@ def _cached_snapshot(hub: Any, name: str, revision: str | None) -> Path | None:
 def _find_model(hub: Any, name: str, revision: str | None) -> HubModel:
     """Ask the hub what the repository holds.
 
-    Raises: CheckpointError: an answer that is none, files without a checksum, or no model of this family.
+    Raises:
+        CheckpointError: An answer that is none, files without a checksum, or no model of this family.
     """
     try:
         info = hub.HfApi().model_info(name, revision=revision, timeout=_TIMEOUT, files_metadata=True)

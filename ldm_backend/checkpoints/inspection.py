@@ -23,12 +23,12 @@ class CheckpointInfo:
 
     Attributes:
         layout: "huggingface", "compvis" or "single-file".
-        weights: what would be taken: "ema", "raw" or "only".
-        has_ema: the file holds averaged weights beside the raw ones.
+        weights: What would be taken: "ema", "raw" or "only".
+        has_ema: The file holds averaged weights beside the raw ones.
         config: None for a file that comes without; `problem` then says how to give one.
-        problem: why the model cannot be built from this alone; None if it can.
-        unet_parameters, first_stage_parameters: numbers that the model needs.
-        dtypes: names of the dtypes on disk.
+        problem: Why the model cannot be built from this alone; None if it can.
+        unet_parameters, first_stage_parameters: Numbers that the model needs.
+        dtypes: Names of the dtypes on disk.
         files: (path, bytes, SHA-256) of every weight file.
     """
 
@@ -48,9 +48,11 @@ def inspect_checkpoint(path: str | Path, config: LDMConfig | str | Path | None =
     """Describe a checkpoint, also one that cannot be loaded because it comes without its configuration.
 
     Args:
-        path: as for `read_checkpoint`.
+        path: As for `read_checkpoint`.
         config: likewise.
-    Raises: CheckpointError, ConfigError: as `read_checkpoint`.
+
+    Raises:
+        CheckpointError, ConfigError: As `read_checkpoint`.
     """
     path = Path(path)
     try:

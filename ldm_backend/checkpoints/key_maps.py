@@ -53,9 +53,9 @@ class Source:
     """Where one of our tensors is in a CompVis checkpoint.
 
     Attributes:
-        key: name there, without the prefix of its network.
+        key: Name there, without the prefix of its network.
         qkv: 0, 1 or 2 if ours is the query, key or value part of that tensor; None if it is the whole.
-        heads: of that attention, in whose order the parts are interleaved.
+        heads: Of that attention, in whose order the parts are interleaved.
     """
 
     key: str
@@ -73,8 +73,8 @@ def compvis_unet_sources(config: UNetConfig, keys: Iterable[str]) -> dict[str, S
     """Our UNet keys -> their place below `model.diffusion_model.`.
 
     Args:
-        config: of the UNet.
-        keys: our keys, for example of the model's state_dict.
+        config: Of the UNet.
+        keys: Our keys, for example of the model's state_dict.
     """
     modules = {ours: (theirs, channels) for ours, theirs, channels in _unet_modules(config)}
     sources = {}

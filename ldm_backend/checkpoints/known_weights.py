@@ -34,11 +34,11 @@ class Reference:
     """The last 3x3 pixels of the last channel, 0..1, that the weights of a release must draw; see `verification`.
 
     Attributes:
-        name: of the release.
-        config: models of this configuration are compared.
-        pixels: row by row.
-        tolerance: what agrees differs by less.
-        source: who recorded them.
+        name: Of the release.
+        config: Models of this configuration are compared.
+        pixels: Row by row.
+        tolerance: What agrees differs by less.
+        source: Who recorded them.
     """
 
     name: str
@@ -85,8 +85,8 @@ def reference_for(config: LDMConfig, model: str | None = None) -> Reference | No
     The scale factor is not compared: one that is not the release's is a reason to fail, not to pass unseen.
 
     Args:
-        config: of the checkpoint.
-        model: a name of `presets.PRESETS`, where somebody said which model it is. FFHQ and LSUN-Bedrooms have the
+        config: Of the checkpoint.
+        model: A name of `presets.PRESETS`, where somebody said which model it is. FFHQ and LSUN-Bedrooms have the
             configuration of CelebA-HQ, but nobody published pixels of theirs.
     """
     plain = replace(config, vq=replace(config.vq, scale_factor=1.0))

@@ -31,7 +31,7 @@ class RefusedError(ValueError):
     """The pickle names things that no table of tensors needs.
 
     Args:
-        names: modules and names, as the file gives them.
+        names: Modules and names, as the file gives them.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -57,11 +57,13 @@ def check_pickle(data: bytes, records: Mapping[str, int], inert: Iterable[str]) 
     """Follow a pickle.
 
     Args:
-        data: the pickle.
-        records: bytes of each storage of the archive, by the key that the pickle uses.
-        inert: names of classes and functions that the reader replaces by something without effect.
-    Raises: RefusedError: it names anything beyond tensors and `inert`; ValueError: it is damaged, or of a form that
-        torch.save does not write for a table of tensors.
+        data: The pickle.
+        records: Bytes of each storage of the archive, by the key that the pickle uses.
+        inert: Names of classes and functions that the reader replaces by something without effect.
+
+    Raises:
+        RefusedError: It names anything beyond tensors and `inert`.
+        ValueError: It is damaged, or of a form that torch.save does not write for a table of tensors.
     """
     names = {arg.replace(" ", ".") for op, arg, _ in _opcodes(data) if op == "GLOBAL"}
     if foreign := names - {_TENSOR, _PARAMETER, _TABLE, _ENCODE, *_STORAGES, *inert}:

@@ -17,7 +17,7 @@ import torch
 
 from ..config.model import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ..config.strict_json import build, read_fields, write_fields
-from ..errors import CheckpointError, brief, check_choice, first_names, shown
+from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
 from .tensor_files import StateDict
 
 FORMAT = "comfyui-ldm.1"  # in the metadata; a later layout gets a higher number
@@ -36,13 +36,15 @@ def write_single_file(
     """Write a checkpoint, whole or not at all.
 
     Args:
-        path: replaced if it exists.
-        config: written into the metadata, so that the file needs nothing beside it.
-        unet: tensors under our names.
+        path: Replaced if it exists.
+        config: Written into the metadata, so that the file needs nothing beside it.
+        unet: Tensors under our names.
         first_stage: likewise.
         dtype: "fp32", "fp16" or "bf16" on disk.
-        metadata: further texts, for example the weights' origin.
-    Raises: CheckpointError: unknown dtype, or the folder cannot be written.
+        metadata: Further texts, for example the weights' origin.
+
+    Raises:
+        CheckpointError: Unknown dtype, or the folder cannot be written.
     """
     with replaced_when_done(path) as scratch:
         fill_single_file(scratch, config, unet, first_stage, dtype, metadata)
@@ -58,7 +60,9 @@ def fill_single_file(
 ) -> None:
     """As `write_single_file`, into a file that nobody else reads yet and that its caller removes if this fails.
 
-    Raises: CheckpointError: unknown dtype; OSError or SafetensorError: the file cannot be written.
+    Raises:
+        CheckpointError: Unknown dtype.
+        OSError or SafetensorError: The file cannot be written.
     """
     check_choice("dtype", dtype, DTYPES, CheckpointError)
     parts = ((UNET_PREFIX, unet), (FIRST_STAGE_PREFIX, first_stage))
@@ -77,7 +81,8 @@ def fill_single_file(
 def replaced_when_done(path: Path, folder: bool = False) -> Iterator[Path]:
     """A temporary file or folder beside `path`, renamed to it if the block succeeds and removed if not.
 
-    Raises: CheckpointError: the folder cannot be written, or the disk is full.
+    Raises:
+        CheckpointError: The folder cannot be written, or the disk is full.
     """
     try:
         if folder:
@@ -114,13 +119,15 @@ def config_to_json(config: LDMConfig) -> dict[str, Any]:
 def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig | None:
     """The configuration in a file's metadata; None if there is none.
 
-    Raises: CheckpointError: of a later format, or damaged; ConfigError: not this family.
+    Raises:
+        CheckpointError: Of a later format, or damaged.
+        ConfigError: Not this family.
     """
     if "ldm_config" not in metadata:
         return None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{source}: format is {brief(metadata.get('format'))}, this release reads {FORMAT!r}. Update comfyui-ldm."
+            f"{source}: format is {short_repr(metadata.get('format'))}, this release reads {FORMAT!r}. Update comfyui-ldm."
         )
     try:
         data = json.loads(metadata["ldm_config"])
@@ -130,7 +137,7 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
             if other := part.keys() ^ {item.name for item in fields(cls)}:
                 raise ValueError(f"keys missing or unknown: {first_names(other)}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {shown(str(error))}"
+        reason = f"{type(error).__name__}: {printable(str(error))}"
         raise CheckpointError(f"{source}: its metadata holds no valid configuration ({reason}).") from error
     parts = {
         "unet": read_fields(UNetConfig, unet, f"{source}: unet"),

@@ -19,7 +19,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, first_names, shown
+from ..errors import CheckpointError, first_names, printable
 from .pickle_check import RefusedError, check_pickle
 
 StateDict = dict[str, Tensor]
@@ -68,9 +68,13 @@ def read_tensor_file(path: Path) -> TensorFile:
     """Read a file.
 
     Args:
-        path: safetensors, or an archive of `torch.save`: a table of tensors, or a table with one under `state_dict`.
-    Returns: every tensor, detached, on the CPU, in the file's dtype.
-    Raises: CheckpointError: not such a file, damaged, or an archive that names anything beyond tensors.
+        path: Safetensors, or an archive of `torch.save`: a table of tensors, or a table with one under `state_dict`.
+
+    Returns:
+        Every tensor, detached, on the CPU, in the file's dtype.
+
+    Raises:
+        CheckpointError: Not such a file, damaged, or an archive that names anything beyond tensors.
     """
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "nothing readable"
@@ -193,7 +197,7 @@ def damaged(path: Path, error: Exception) -> str:
     """The message for a file that cannot be read to its end."""
     # torch prefixes its reason with advice to switch the safe reader off; only the reason is for our readers.
     text = (str(error).partition("WeightsUnpickler error: ")[2] or str(error)).strip()
-    reason = shown(text.splitlines()[0], 200) if text else type(error).__name__
+    reason = printable(text.splitlines()[0], 200) if text else type(error).__name__
     size = path.stat().st_size
     return f"{path}: cannot be read, {size} bytes ({reason}). It is cut short or damaged: download it again."
 

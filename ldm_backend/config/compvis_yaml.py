@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, brief, first_names, shown
+from ..errors import ConfigError, first_names, printable, short_repr
 from .model import (
     FirstStageConfig,
     KLConfig,
@@ -57,7 +57,8 @@ _TARGETS = {
 def read_compvis_yaml(file: Path) -> LDMConfig:
     """Read the YAML of a whole latent diffusion model.
 
-    Raises: ConfigError: no readable YAML, or a model of another family; the message names the file and the entry.
+    Raises:
+        ConfigError: No readable YAML, or a model of another family; the message names the file and the entry.
     """
     return ldm_config_from_yaml(_read_yaml(file), str(file))
 
@@ -87,7 +88,7 @@ def _unet_config(params: Mapping[str, Any], source: str) -> UNetConfig:
     widths = _widths(params, "model_channels", "channel_mult", source)
     attended = _need(params, "attention_resolutions", source)  # downsampling factors, not sizes
     if not isinstance(attended, list):
-        raise ConfigError(f"{source}: attention_resolutions is {brief(attended)}; expected a list.")
+        raise ConfigError(f"{source}: attention_resolutions is {short_repr(attended)}; expected a list.")
     attention = [2**level in attended for level in range(len(widths))]
     resample = "resnet" if params.get("resblock_updown") else "conv"
     head_dim, heads = params.get("num_head_channels", -1), params.get("num_heads", -1)
@@ -112,7 +113,7 @@ def _first_stage_config(section: Mapping[str, Any], scale_factor: Any, source: s
     target = section.get("target")
     kind = _TARGETS.get(target) if isinstance(target, str) else None
     if kind is None:
-        raise ConfigError(f"{source}: target is {brief(target)}; known are {', '.join(_TARGETS)}.")
+        raise ConfigError(f"{source}: target is {short_repr(target)}; known are {', '.join(_TARGETS)}.")
     params = _section(section, ("params",), source)
     dd = _section(params, ("ddconfig",), source)
     _check_fixed(dd, _AE_FIXED | {"double_z": kind == "kl"}, f"{source}: ddconfig")
@@ -137,7 +138,7 @@ def _widths(params: Mapping[str, Any], base: str, factors: str, source: str) -> 
     width, mults = _need(params, base, source), _need(params, factors, source)
     if type(width) is not int or not isinstance(mults, list) or any(type(mult) is not int for mult in mults):
         raise ConfigError(
-            f"{source}: {base} is {brief(width)} and {factors} {brief(mults)}; expected a number and a list of them."
+            f"{source}: {base} is {short_repr(width)} and {factors} {short_repr(mults)}; expected a number and a list of them."
         )
     return [width * mult for mult in mults]
 
@@ -160,7 +161,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
         raise
     # Beside its own errors PyYAML passes on those of values that are not what their tags promise (`!!bool 3`).
     except (yaml.YAMLError, RecursionError, OSError, ValueError, LookupError, AttributeError, OverflowError) as error:
-        reason = shown(str(error), 300)
+        reason = printable(str(error), 300)
         raise ConfigError(f"{file}: not readable as YAML ({reason}). Download the file again.") from error
     if not isinstance(data, Mapping):
         raise ConfigError(f"{file}: holds a {type(data).__name__}; expected a mapping with the entry `model`.")
@@ -186,7 +187,7 @@ def _check_fixed(data: Mapping[str, Any], fixed: Mapping[str, Any], source: str)
     if wrong:
         key = min(wrong)
         raise ConfigError(
-            f"{source}: {first_names(wrong)} not supported; {key} is {brief(data[key])}, expected {fixed[key]!r}. "
+            f"{source}: {first_names(wrong)} not supported; {key} is {short_repr(data[key])}, expected {fixed[key]!r}. "
             "Only unconditional models of this family can be run."
         )
     for key, value in data.items():

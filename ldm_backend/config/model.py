@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..errors import ConfigError, brief
+from ..errors import ConfigError, short_repr
 from .diffusers_json import KL_RULES, SCHEDULE_RULES, UNET_RULES, VQ_RULES
 from .strict_json import JsonRules, read_json_object, write_json_object
 
@@ -106,7 +106,8 @@ class UNetConfig:
     def from_dict(cls, data: Mapping[str, Any], source: str = "unet/config.json") -> UNetConfig:
         """Read a `UNet2DModel` configuration.
 
-        Raises: ConfigError: a key that is unknown, missing or has an unsupported value.
+        Raises:
+            ConfigError: A key that is unknown, missing or has an unsupported value.
         """
         return read_json_object(cls, data, source, UNET_RULES)
 
@@ -160,7 +161,8 @@ class VQConfig:
         `scaling_factor` is not used: the latents of VQ-f4 need none, and diffusers writes its class default 0.18215
         into files whose model was never trained with it. A model that was is loaded with `scale_factor=0.18215`.
 
-        Raises: ConfigError: a key that is unknown, missing or has an unsupported value.
+        Raises:
+            ConfigError: A key that is unknown, missing or has an unsupported value.
         """
         data = dict(data)
         factor = data.pop("scaling_factor", 1.0)
@@ -168,7 +170,7 @@ class VQConfig:
             _log.info(
                 "%s: scaling_factor %s is not applied; VQ latents of this family have none.",
                 source,
-                brief(factor),
+                short_repr(factor),
             )
         if data.get("vq_embed_dim") is None:
             data["vq_embed_dim"] = data.get("latent_channels", cls.latent_channels)
@@ -216,7 +218,8 @@ class KLConfig:
     def from_dict(cls, data: Mapping[str, Any], source: str = "vae/config.json") -> KLConfig:
         """Read an `AutoencoderKL` configuration; `scaling_factor` must be there and is used.
 
-        Raises: ConfigError: a key that is unknown, missing or has an unsupported value.
+        Raises:
+            ConfigError: A key that is unknown, missing or has an unsupported value.
         """
         data = dict(data)
         if "scaling_factor" in data:
@@ -245,17 +248,18 @@ class ScheduleConfig:
         steps = self.num_train_timesteps
         if not 1 <= steps <= _MAX_TIMESTEPS or not 0.0 < self.beta_start <= self.beta_end < 1.0:
             raise ConfigError(
-                f"scheduler: num_train_timesteps {brief(steps)}, beta_start {self.beta_start}, beta_end "
+                f"scheduler: num_train_timesteps {short_repr(steps)}, beta_start {self.beta_start}, beta_end "
                 f"{self.beta_end}; expected 1 to {_MAX_TIMESTEPS} and 0 < beta_start <= beta_end < 1."
             )
         if not 0 <= self.steps_offset < steps:
-            raise ConfigError(f"scheduler: steps_offset is {brief(self.steps_offset)}; expected 0 to {steps - 1}.")
+            raise ConfigError(f"scheduler: steps_offset is {short_repr(self.steps_offset)}; expected 0 to {steps - 1}.")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
         """Read a scheduler configuration of DDIM or DDPM.
 
-        Raises: ConfigError: a key that is unknown, missing or has an unsupported value.
+        Raises:
+            ConfigError: A key that is unknown, missing or has an unsupported value.
         """
         data = dict(data)
         data.setdefault("num_train_timesteps", data.get("timesteps", cls.num_train_timesteps))  # name of 2022
@@ -293,7 +297,7 @@ def _first_stage_json(config: FirstStageConfig, rules: JsonRules) -> dict[str, A
 
 def _check_choice(where: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{where} holds {brief(value)}; supported are {', '.join(allowed)}.")
+        raise ConfigError(f"{where} holds {short_repr(value)}; supported are {', '.join(allowed)}.")
 
 
 def _check_common(part: str, config: UNetConfig | FirstStageConfig) -> None:
@@ -306,7 +310,9 @@ def _check_common(part: str, config: UNetConfig | FirstStageConfig) -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         limit = _LIMITS.get(item.name, _MAX_WIDTH)
         if any(isinstance(n, int | float) and not 0 < n <= limit for n in numbers):
-            raise ConfigError(f"{part}: {item.name} is {brief(value)}; expected positive numbers, at most {limit}.")
+            raise ConfigError(
+                f"{part}: {item.name} is {short_repr(value)}; expected positive numbers, at most {limit}."
+            )
     for channels in config.block_out_channels:
         if channels % config.norm_num_groups:
             raise ConfigError(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..errors import ConfigError, brief, first_names
+from ..errors import ConfigError, first_names, short_repr
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class JsonRules:
     """How one class of diffusers is written in JSON.
 
     Attributes:
-        class_names: accepted `_class_name`s; the first is written.
-        fixed: keys with the only values that the family uses. A list in a file is checked entry by entry.
-        ignored: keys without influence here.
-        required: keys that a file must hold.
+        class_names: Accepted `_class_name`s; the first is written.
+        fixed: Keys with the only values that the family uses. A list in a file is checked entry by entry.
+        ignored: Keys without influence here.
+        required: Keys that a file must hold.
     """
 
     class_names: tuple[str, ...]
@@ -34,24 +34,30 @@ class JsonRules:
 def read_json_object(cls: Any, data: Mapping[str, Any], source: str, rules: JsonRules) -> Any:
     """Build the dataclass `cls`.
 
-    Raises: ConfigError: a key that is unknown, missing or has an unsupported value; the message names `source`.
+    Raises:
+        ConfigError: A key that is unknown, missing or has an unsupported value; the message names `source`.
     """
     found_class = data.get("_class_name", rules.class_names[0])
     if found_class not in rules.class_names:
-        raise ConfigError(f"{source}: _class_name is {brief(found_class)}; expected {' or '.join(rules.class_names)}.")
+        raise ConfigError(
+            f"{source}: _class_name is {short_repr(found_class)}; expected {' or '.join(rules.class_names)}."
+        )
     _check_keys(cls, data, source, rules)
     for key, allowed in rules.fixed.items():
         values = data[key] if isinstance(data.get(key), list | tuple) else [data.get(key, allowed[0])]
         for value in values:
             if value not in allowed:
-                raise ConfigError(f"{source}: {key} is {brief(value)}; supported is {' or '.join(map(repr, allowed))}.")
+                raise ConfigError(
+                    f"{source}: {key} is {short_repr(value)}; supported is {' or '.join(map(repr, allowed))}."
+                )
     return read_fields(cls, data, source)
 
 
 def read_fields(cls: Any, data: Mapping[str, Any], source: str) -> Any:
     """Build the dataclass `cls` from the keys of `data` that are its fields, each of the declared type.
 
-    Raises: ConfigError: a value of another type, or out of range.
+    Raises:
+        ConfigError: A value of another type, or out of range.
     """
     types = {item.name: str(item.type) for item in fields(cls)}
     return build(cls, source, {key: _typed(data[key], types[key], f"{source}: {key}") for key in types if key in data})
@@ -107,4 +113,4 @@ def _typed(value: Any, annotation: str, where: str) -> Any:
         return float(value)
     elif kind in ("int", "bool", "str") and type(value).__name__ == kind:
         return value
-    raise ConfigError(f"{where} is {brief(value)}; expected {annotation}.")
+    raise ConfigError(f"{where} is {short_repr(value)}; expected {annotation}.")

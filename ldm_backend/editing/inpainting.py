@@ -30,10 +30,15 @@ def repaint_moves(pairs: Pairs, jump_length: int, resamples: int) -> list[Move]:
 
     Args:
         pairs: (t, t_prev) for each step, noisiest first, from `Schedule.timesteps`.
-        jump_length: steps in a stretch, 1 or more; the last stretch may be shorter.
-        resamples: passes through each stretch, 1 (no jumps) or more.
-    Returns: `len(pairs) * resamples` steps down, one after the other, and the jumps between them.
-    Raises: ScheduleError: jump_length or resamples below 1.
+        jump_length: Steps in a stretch, 1 or more; the last stretch may be shorter.
+        resamples: Passes through each stretch, 1 (no jumps) or more.
+
+    Returns:
+        `len(pairs) * resamples` steps down, one after the other, and the jumps between them.
+
+    Raises:
+        ScheduleError: jump_length or resamples below 1.
+
     Source: RePaint algorithm 1 and its appendix on jumps. There the steps closest to the clean image and to pure noise
         are gone through once; here all stretches are treated alike, so that the number of evaluations is plain.
     """
@@ -62,16 +67,21 @@ def inpaint(
     """Fill the masked cells of x_0 so that they fit to the others.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         x_0: (N, C, H, W) clean latents, likewise.
         mask: (N, 1, H, W) bool, True for cells to fill, likewise.
         schedule: tables.
-        moves: from `repaint_moves`.
-        step_noise: gives (N, C, H, W) fresh noise for each move.
-        callback: called after each evaluation; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 latents, equal to x_0 outside of the mask.
-    Raises: SamplingError: the model gave NaN or infinity.
+        moves: From `repaint_moves`.
+        step_noise: Gives (N, C, H, W) fresh noise for each move.
+        callback: Called after each evaluation; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents, equal to x_0 outside of the mask.
+
+    Raises:
+        SamplingError: The model gave NaN or infinity.
+
     Source: RePaint eq. 8: unknown cells by the DDPM posterior (DDIM with eta 1), known ones from q(x_t | x_0).
     """
     x_0, x_t = x_0.float(), x_T.float()
@@ -103,9 +113,13 @@ def latent_mask(mask: Tensor, shape: torch.Size, downscale: int) -> Tensor:
     Args:
         mask: (N, H, W), (1, H, W) or (H, W) in 0..1, at the image's size.
         shape: (N, C, h, w) of the latent.
-        downscale: pixels to a latent cell, along one side.
-    Returns: (N, 1, h, w) bool, on the mask's device.
-    Raises: InputError: the mask has another size than the latent's image, or does not fit the batch.
+        downscale: Pixels to a latent cell, along one side.
+
+    Returns:
+        (N, 1, h, w) bool, on the mask's device.
+
+    Raises:
+        InputError: The mask has another size than the latent's image, or does not fit the batch.
     """
     images, height, width = shape[0], shape[2] * downscale, shape[3] * downscale
     if mask.ndim not in (2, 3) or tuple(mask.shape[-2:]) != (height, width):
@@ -127,9 +141,13 @@ def composite(image: Tensor, inpainted: Tensor, mask: Tensor, feather: int = 0) 
         image: (N, H, W, C) original, on the device to work on.
         inpainted: (N, H, W, C) new content, anywhere.
         mask: (N, H, W) or (H, W) in 0..1, anywhere.
-        feather: pixels inside the mask over which the original fades out, 0 or more; nothing outside changes.
-    Returns: (N, H, W, C) on the device of `image`; where one input has a single image, it serves for all of the others.
-    Raises: InputError: sizes, channels or batches differ, or feather is negative.
+        feather: Pixels inside the mask over which the original fades out, 0 or more; nothing outside changes.
+
+    Returns:
+        (N, H, W, C) on the device of `image`; where one input has a single image, it serves for all of the others.
+
+    Raises:
+        InputError: Sizes, channels or batches differ, or feather is negative.
     """
     mask = mask.reshape(-1, *mask.shape[-2:])
     if len({image.shape[1:3], inpainted.shape[1:3], mask.shape[1:]}) > 1 or image.shape[3] != inpainted.shape[3]:
@@ -159,8 +177,10 @@ def distance_inside(mask: Tensor, limit: int) -> Tensor:
 
     Args:
         mask: (N, H, W) bool. Beyond the border nothing counts as unmasked.
-        limit: largest distance that is told apart, 1 or more.
-    Returns: (N, H, W) float32 Euclidean distance, 0 outside of the mask, at most `limit`.
+        limit: Largest distance that is told apart, 1 or more.
+
+    Returns:
+        (N, H, W) float32 Euclidean distance, 0 outside of the mask, at most `limit`.
     """
     # Exact squared distance, one axis after the other: along the rows first, then the best of the rows nearby.
     squared = torch.where(mask, torch.inf, 0.0)

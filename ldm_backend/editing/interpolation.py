@@ -30,10 +30,14 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 
     Args:
         a: (N, C, H, W), any norm, on the device to work on.
-        b: likewise, but anywhere.
+        b: Likewise, but anywhere.
         t: 0..1; 0 gives a and 1 gives b bit for bit.
-    Returns: (N, C, H, W) in the dtype and on the device of a.
-    Raises: InputError: other shapes, t out of range, or an image of b that is opposite to that of a.
+
+    Returns:
+        (N, C, H, W) in the dtype and on the device of a.
+
+    Raises:
+        InputError: Other shapes, t out of range, or an image of b that is opposite to that of a.
 
     Source: Shoemake, Animating Rotation with Quaternion Curves, 1985, equation for Slerp.
     """
@@ -61,9 +65,13 @@ def line(a: Tensor, b: Tensor, frames: int) -> Tensor:
     Args:
         a: (1, C, H, W).
         b: likewise.
-        frames: at least 2.
-    Returns: (frames, C, H, W); the first is a and the last is b bit for bit.
-    Raises: InputError: as `slerp`, or too few frames.
+        frames: At least 2.
+
+    Returns:
+        (frames, C, H, W); the first is a and the last is b bit for bit.
+
+    Raises:
+        InputError: As `slerp`, or too few frames.
     """
     _check_path(a, b, frames)
     return torch.cat([slerp(a, b, index / (frames - 1)) for index in range(frames)])
@@ -80,9 +88,13 @@ def circle(a: Tensor, b: Tensor, frames: int) -> Tensor:
     Args:
         a: (1, C, H, W).
         b: likewise.
-        frames: at least 2.
-    Returns: (frames, C, H, W); the first is a.
-    Raises: InputError: other shapes, too few frames, or a and b on one line, where the loop passes through zero.
+        frames: At least 2.
+
+    Returns:
+        (frames, C, H, W); the first is a.
+
+    Raises:
+        InputError: Other shapes, too few frames, or a and b on one line, where the loop passes through zero.
     """
     _check_path(a, b, frames)
     b = b.to(a.device)

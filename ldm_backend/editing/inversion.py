@@ -43,14 +43,20 @@ def invert_ddim(
     gives a better one. The first guess takes eps from the step before, which costs no evaluation.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_0: (N, C, H, W) clean latents, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, noisiest first, from `schedule.timesteps`.
-        iterations: evaluations for each step, 1 or more; the first steps take FIRST_ITERATIONS at least.
-        callback: called after each evaluation; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 x_T.
-    Raises: ScheduleError: iterations below 1; SamplingError: the model gave NaN or infinity.
+        iterations: Evaluations for each step, 1 or more; the first steps take FIRST_ITERATIONS at least.
+        callback: Called after each evaluation; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 x_T.
+
+    Raises:
+        ScheduleError: Iterations below 1.
+        SamplingError: The model gave NaN or infinity.
+
     Source: DDIM (arXiv 2010.02502) section 4.3 for the inversion; iterating in each step as in AIDI (Pan et al.,
         arXiv 2309.04907).
     """

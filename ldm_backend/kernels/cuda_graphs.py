@@ -68,10 +68,10 @@ class CudaGraphs:
         """What `evaluate(network, *inputs)` returns.
 
         Args:
-            evaluate: reads tensors and returns tensors, and does nothing else; with other inputs of the same shapes it
+            evaluate: Reads tensors and returns tensors, and does nothing else; with other inputs of the same shapes it
                 launches the same kernels. The same object at each call.
-            network: first argument; part of what is recorded.
-            weights: stands for all memory that `evaluate` reads beside the inputs; when this changes, all graphs are
+            network: First argument; part of what is recorded.
+            weights: Stands for all memory that `evaluate` reads beside the inputs; when this changes, all graphs are
                 void.
             inputs: (N, ...) on one card, latents first.
         """

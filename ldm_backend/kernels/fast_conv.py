@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, unfold
 
-from ..memory.mapped import let_go
+from ..memory.mapped import release_pages
 from . import winograd
 
 # Below these sizes Winograd's transforms cost more than they save, or its kernels more memory than they are worth.
@@ -32,7 +32,7 @@ LARGE_TILE = 4
 
 
 @cache
-def faster(base: type[nn.Module]) -> type[nn.Module]:
+def fast_convolution(base: type[nn.Module]) -> type[nn.Module]:
     """A subclass of a convolution layer that takes the faster ways. One class for each base, so that they compare."""
     return type(f"Fast{base.__name__}", (_FastConv2d, base), {"__doc__": _FastConv2d.__doc__})
 
@@ -53,11 +53,11 @@ def is_plain(layer: Any, x: Tensor) -> bool:
     )
 
 
-def rest(network: nn.Module) -> None:
+def empty_caches(network: nn.Module) -> None:
     """Give back the memory that a network needs only while it runs; transformed kernels that are kept stay.
 
     Args:
-        network: of this project, on any device. The next evaluation works as ever.
+        network: Of this project, on any device. The next evaluation works as ever.
     """
     for layer in network.modules():
         if isinstance(layer, _FastConv2d):
@@ -65,14 +65,14 @@ def rest(network: nn.Module) -> None:
     end_run: Any = getattr(network, "end_run", None)  # the UNet's, for what it has on a card
     if end_run is not None:
         end_run()
-    let_go(network.parameters())
+    release_pages(network.parameters())
 
 
 def keep_large_tiles(network: nn.Module) -> None:
     """Let the kernels that are kept for large images take four times the memory of their weights, to be faster.
 
     Args:
-        network: or a part of one. What was computed by then is void.
+        network: Or a part of one. What was computed by then is void.
     """
     for layer in network.modules():
         if isinstance(layer, _FastConv2d):
@@ -84,7 +84,7 @@ def kernel_bytes(network: nn.Module) -> int:
     """Bytes that a network on the CPU takes for transformed kernels beyond those that it has already.
 
     Args:
-        network: of this project. Kept kernels are counted for all layers, the passing ones for the largest.
+        network: Of this project. Kept kernels are counted for all layers, the passing ones for the largest.
     """
     kept, passing = 0.0, 0.0
     for layer in network.modules():
@@ -100,9 +100,9 @@ class _FastConv2d(nn.Module):
     """A convolution that takes the fastest way to its sums.
 
     Attributes:
-        keep: hold on to transformed kernels between calls, as suits a network that is evaluated many times.
-        workspace: shared by the layers of a network.
-        kept_tile: of the kernels that are kept.
+        keep: Hold on to transformed kernels between calls, as suits a network that is evaluated many times.
+        workspace: Shared by the layers of a network.
+        kept_tile: Of the kernels that are kept.
     """
 
     kept_tile = SMALL_TILE
@@ -157,7 +157,7 @@ class _FastConv2d(nn.Module):
         if kept is None or made is None or kept[:3] != source[:3] or not torch.equal(kept[3], source[3]):
             made = _made(form, weight, self, x)
             self.__dict__["_copy"] = (source, made)
-            let_go([weight])
+            release_pages([weight])
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -172,8 +172,8 @@ class _FastConv2d(nn.Module):
 
 
 def _unfilled(base: type[nn.Module]) -> nn.Module:
-    """A layer of `faster(base)` whose attributes are still to come."""
-    kind = faster(base)
+    """A layer of `fast_convolution(base)` whose attributes are still to come."""
+    kind = fast_convolution(base)
     return kind.__new__(kind)
 
 
@@ -232,9 +232,11 @@ def doubled(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         x: (N, C_in, H, W).
-        kernels: from `fold`.
+        kernels: From `fold`.
         bias: (4 C_out,).
-    Returns: (N, C_out, 2 H, 2 W).
+
+    Returns:
+        (N, C_out, 2 H, 2 W).
     """
     windows = torch.conv2d(x, kernels, bias, padding=1)  # (N, 4 C, H + 1, W + 1)
     height, width = x.shape[2:]

@@ -23,10 +23,12 @@ def group_norm(norm: Any, x: Tensor, activate: bool) -> Tensor:
     """GroupNorm, then SiLU if asked.
 
     Args:
-        norm: the layer, with num_groups, eps, weight and bias.
+        norm: The layer, with num_groups, eps, weight and bias.
         x: (N, C, H, W).
-        activate: apply SiLU.
-    Returns: (N, C, H, W), never the memory of `x`.
+        activate: Apply SiLU.
+
+    Returns:
+        (N, C, H, W), never the memory of `x`.
     """
     large = x.shape[2] * x.shape[3] > _PIXELS and x.is_contiguous(memory_format=torch.channels_last)
     if not (large and is_plain(norm, x)):

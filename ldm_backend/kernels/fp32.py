@@ -43,9 +43,9 @@ class _Settings:
     """All that decides on float32.
 
     Attributes:
-        convolutions: the old flag of cuDNN.
-        products: the old word for matrix products, "highest", "high" or "medium".
-        operators: what was set for each backend and operator; empty before torch 2.9.
+        convolutions: The old flag of cuDNN.
+        products: The old word for matrix products, "highest", "high" or "medium".
+        operators: What was set for each backend and operator; empty before torch 2.9.
     """
 
     convolutions: bool
@@ -101,7 +101,7 @@ def fp32(tf32: bool = False) -> AbstractContextManager[None]:
     torch.compile translates is left alone: enter the block outside.
 
     Args:
-        tf32: let cards compute them in TF32 instead; what the CPU does stays exact.
+        tf32: Let cards compute them in TF32 instead; what the CPU does stays exact.
     """
     if torch.compiler.is_compiling():
         return nullcontext()

@@ -26,7 +26,7 @@ class Formed(nn.Module):
     """A module that can have a form.
 
     Attributes:
-        form: what `make_form` made, which belongs to the run: copies and pickles do not have it.
+        form: What `make_form` made, which belongs to the run: copies and pickles do not have it.
     """
 
     form: tuple[Tensor, Tensor] | None = None
@@ -50,11 +50,13 @@ class WeightForms:
         """Have the forms made where they can be.
 
         Args:
-            network: whose layers have forms; no other object may make them.
-            x: what it is about to be called with.
-        Returns: a number that is another one whenever the forms were made anew, also from the same weights: what was
-            made with earlier ones is void. None where the network must be called as it is: on the CPU, for training,
-            while something compiles, or when a host streams, casts or patches the weights or watches the layers.
+            network: Whose layers have forms; no other object may make them.
+            x: What it is about to be called with.
+
+        Returns:
+            A number that is another one whenever the forms were made anew, also from the same weights: what was made
+            with earlier ones is void. None where the network must be called as it is: on the CPU, for training, while
+            something compiles, or when a host streams, casts or patches the weights or watches the layers.
         """
         state = plain_state(network, x)
         if state != self._state:
@@ -76,8 +78,8 @@ def in_forms(network: nn.Module, x: Tensor) -> Iterator[None]:
     """A block in which a network that is seldom called has its forms, where it can.
 
     Args:
-        network: called within the block.
-        x: what it is called with.
+        network: Called within the block.
+        x: What it is called with.
     """
     forms = WeightForms()
     if forms.ready(network, x) is None:

@@ -109,8 +109,10 @@ def transform_kernel(weight: Tensor, tile: int, out: Tensor) -> Tensor:
     Args:
         weight: (C_out, C_in, 3, 3) float32.
         tile: 2 or 4.
-        out: of `kernel_shape`, where they are written.
-    Returns: `out`: by column, then row of the tile.
+        out: Of `kernel_shape`, where they are written.
+
+    Returns:
+        `out`: by column, then row of the tile.
     """
     matrix = transforms(tile).kernel.double()
     taps = weight.permute(3, 2, 1, 0).reshape(9, -1)  # column, row, C_in * C_out
@@ -123,11 +125,13 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, tile: int, workspac
 
     Args:
         x: (N, C_in, H, W) float32, best channels_last; any H and W.
-        kernel: of `transform_kernel` with the same `tile`.
+        kernel: Of `transform_kernel` with the same `tile`.
         bias: (C_out,).
         tile: 2 or 4.
-        workspace: of the network.
-    Returns: (N, C_out, H, W), channels_last.
+        workspace: Of the network.
+
+    Returns:
+        (N, C_out, H, W), channels_last.
     """
     images = x.permute(0, 2, 3, 1)
     count, height, width, channels = images.shape

@@ -74,9 +74,9 @@ class Chunks:
     """How many images a network takes at once.
 
     Args:
-        task: what the network does, for messages: "UNet".
-        free: bytes free on a device.
-        recover: called after memory ran out and before the next attempt.
+        task: What the network does, for messages: "UNet".
+        free: Bytes free on a device.
+        recover: Called after memory ran out and before the next attempt.
     """
 
     def __init__(
@@ -100,13 +100,17 @@ class Chunks:
         """Do the work part by part.
 
         Args:
-            work: computes some images of the batch.
+            work: Computes some images of the batch.
             shape: (N, C, H, W) of what it reads.
-            device: where it computes.
-            cost: bytes that a number of images takes.
-            at_most: images at once.
-        Yields: which images, and what `work` made of them.
-        Raises: TooLargeError: a single image does not fit.
+            device: Where it computes.
+            cost: Bytes that a number of images takes.
+            at_most: Images at once.
+
+        Yields:
+            Which images, and what `work` made of them.
+
+        Raises:
+            TooLargeError: A single image does not fit.
         """
         at_once = self._planned(shape, device, cost, at_most or shape[0])
         start = 0

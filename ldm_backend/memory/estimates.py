@@ -41,11 +41,11 @@ class Size:
     """What is asked for.
 
     Attributes:
-        images: in the batch.
-        height: of one.
-        width: of one.
-        unit: what those of the batch are called, a plural with -s.
-        measure: of the sides.
+        images: In the batch.
+        height: Of one.
+        width: Of one.
+        unit: What those of the batch are called, a plural with -s.
+        measure: Of the sides.
     """
 
     images: int
@@ -63,11 +63,11 @@ def unet_bytes(config: UNetConfig, images: int, height: int, width: int, itemsiz
     """One evaluation.
 
     Args:
-        config: of the network.
-        images: evaluated together.
-        height: of the latent, in cells.
+        config: Of the network.
+        images: Evaluated together.
+        height: Of the latent, in cells.
         width: likewise.
-        itemsize: bytes of a number of the network's format.
+        itemsize: Bytes of a number of the network's format.
     """
     widths = config.block_out_channels
     floats, skips = 0.0, float(widths[0])  # for each cell; the first skip is the output of conv_in
@@ -133,12 +133,14 @@ def check_fits(task: str, size: Size, cost: Cost, free: int, step: int = 32) -> 
     """Refuse what cannot fit.
 
     Args:
-        task: what is to be done, at the beginning of the message.
-        size: what is asked for.
-        cost: bytes of any size; grows with each of the three.
-        free: bytes that there are.
-        step: sides that are proposed instead are multiples of this.
-    Raises: TooLargeError: the figure needed, the figure there, and the nearest sizes that fit.
+        task: What is to be done, at the beginning of the message.
+        size: What is asked for.
+        cost: Bytes of any size; grows with each of the three.
+        free: Bytes that there are.
+        step: Sides that are proposed instead are multiples of this.
+
+    Raises:
+        TooLargeError: The figure needed, the figure there, and the nearest sizes that fit.
     """
     needed = cost(size.images, size.height, size.width)
     if needed <= free:

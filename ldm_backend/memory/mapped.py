@@ -17,14 +17,14 @@ _PAGEMAP = Path("/proc/self/pagemap")
 _PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 
 
-def let_go(tensors: Iterable[Tensor]) -> None:
+def release_pages(tensors: Iterable[Tensor]) -> None:
     """Give back the memory of tensors that lie unchanged in a mapped file; reading them again reads the file again.
 
     Nothing can be lost: memory that is not of a file, or that anybody has written to since, is left alone. What the C
     library holds in reserve goes back as well. Does nothing but on Linux, where the kernel tells which memory that is.
 
     Args:
-        tensors: on any device; those that are not mapped are passed over.
+        tensors: On any device; those that are not mapped are passed over.
     """
     ranges = list(_pages(tensors))
     if not ranges or _LIBRARY is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.model import FirstStageConfig
-from ..errors import InputError, brief
+from ..errors import InputError, short_repr
 from ..kernels.fast_norm import group_norm
 from ..kernels.weight_forms import in_forms
 from .layers import Downsample, Layers, MidBlock, ResnetBlock, Upsample
@@ -36,9 +36,9 @@ class Encoder(nn.Module):
     """Image to latent.
 
     Args:
-        layers: settings of the network.
-        config: widths and levels.
-        out_channels: latent channels, twice as many where mean and log variance are predicted.
+        layers: Settings of the network.
+        config: Widths and levels.
+        out_channels: Latent channels, twice as many where mean and log variance are predicted.
     """
 
     def __init__(self, layers: Layers, config: FirstStageConfig, out_channels: int) -> None:
@@ -69,8 +69,8 @@ class Decoder(nn.Module):
     """Latent to image; one resnet more at each level than the encoder.
 
     Args:
-        layers: settings of the network.
-        config: widths and levels.
+        layers: Settings of the network.
+        config: Widths and levels.
     """
 
     def __init__(self, layers: Layers, config: FirstStageConfig) -> None:
@@ -131,7 +131,7 @@ def check_image(x: Tensor, config: FirstStageConfig) -> None:
 def check_latent(z: Tensor, config: FirstStageConfig) -> None:
     """Raise InputError unless `z` is (N, C, h, w) with this first stage's number of channels."""
     if not isinstance(z, Tensor) or z.ndim != 4 or z.shape[1] != config.z_channels:
-        found = f"has shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"is {brief(z)}"
+        found = f"has shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"is {short_repr(z)}"
         raise InputError(
             f"The latent {found}; this first stage expects (N, {config.z_channels}, H, W). A latent "
             "of another model family does not fit: take one that a sampler made with this model."

@@ -36,13 +36,18 @@ def decoded(
     """Decode latents, as many at once as fit.
 
     Args:
-        first_stage: on `device`.
+        first_stage: On `device`.
         z: (N, C, h, w) latents, anywhere.
-        device: where to compute.
-        chunks: decides how many at once.
-        at_most: images at once elsewhere than on a card.
-    Yields: which images, and these images (n, 3, H, W), about [-1, 1], not clamped.
-    Raises: InputError: another number of latent channels; TooLargeError: not even tiles fit.
+        device: Where to compute.
+        chunks: Decides how many at once.
+        at_most: Images at once elsewhere than on a card.
+
+    Yields:
+        Which images, and these images (n, 3, H, W), about [-1, 1], not clamped.
+
+    Raises:
+        InputError: Another number of latent channels.
+        TooLargeError: Not even tiles fit.
     """
     _, _, height, width = z.shape
     itemsize, done = first_stage.dtype.itemsize, 0
@@ -83,7 +88,8 @@ def decoded_in_tiles(
 ) -> Tensor:
     """`decode_tiled`, with smaller tiles where memory runs out; arguments, result and errors are its own.
 
-    Raises: TooLargeError: the smallest tiles do not fit.
+    Raises:
+        TooLargeError: The smallest tiles do not fit.
     """
     while True:
         images = attempt(lambda tile=tile: decode_tiled(first_stage, z, tile, callback))

@@ -23,11 +23,13 @@ class DeepCache:
     once a step, but for plms, which calls it twice in its first step.
 
     Args:
-        unet: the network.
+        unet: The network.
         interval: 1 evaluates everything at each call, 2 at every second one, ...
         depth: 1 computes the finest level only: its resnets (and attentions, if any) down and up. Each more adds the
             next coarser level and the change of size between. The number of levels leaves out only the middle block.
-    Raises: InputError: interval below 1, or depth outside 1..levels.
+
+    Raises:
+        InputError: Interval below 1, or depth outside 1..levels.
     """
 
     def __init__(self, unet: UNet, interval: int, depth: int = 1) -> None:
@@ -47,8 +49,9 @@ class DeepCache:
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         """Predict eps; arguments, shapes and errors are those of `UNet.forward`.
 
-        Raises: InputError: the batch differs from that of the call before, so this is not the same run, or memory ran
-            out: the features belong to the whole batch, so it cannot be taken in parts.
+        Raises:
+            InputError: The batch differs from that of the call before, so this is not the same run, or memory ran out:
+                the features belong to the whole batch, so it cannot be taken in parts.
         """
         self._unet.check_input(x_t.shape)
         if self._shape not in (None, x_t.shape):

@@ -19,9 +19,9 @@ class KLModel(nn.Module):
     """Encoder and decoder; latents of the diffusion model are `scale_factor` times those of the networks.
 
     Args:
-        config: widths, levels, scale factor.
-        operations: namespace that provides the layers with weights.
-        dtype, device: of the weights; device "meta" builds without memory.
+        config: Widths, levels, scale factor.
+        operations: Namespace that provides the layers with weights.
+        dtype, device: Of the weights; device "meta" builds without memory.
     """
 
     def __init__(
@@ -56,8 +56,12 @@ class KLModel(nn.Module):
 
         Args:
             x: (N, 3, H, W) in [-1, 1], H and W multiples of `downscale`.
-        Returns: (N, C, H / downscale, W / downscale) latents z, scaled.
-        Raises: InputError: another number of channels, or H, W no multiple of `downscale`.
+
+        Returns:
+            (N, C, H / downscale, W / downscale) latents z, scaled.
+
+        Raises:
+            InputError: Another number of channels, or H, W no multiple of `downscale`.
         """
         check_image(x, self.config)
         mean, _log_variance = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
@@ -69,8 +73,12 @@ class KLModel(nn.Module):
 
         Args:
             z: (N, C, h, w) latents, scaled.
-        Returns: (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped.
-        Raises: InputError: another number of latent channels.
+
+        Returns:
+            (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped.
+
+        Raises:
+            InputError: Another number of latent channels.
         """
         return self.decoder(self.decoder_input(z))
 

@@ -22,7 +22,7 @@ from torch.nn.functional import (
     silu,
 )
 
-from ..kernels.fast_conv import doubled, faster, fold
+from ..kernels.fast_conv import doubled, fast_convolution, fold
 from ..kernels.fast_norm import group_norm
 from ..kernels.weight_forms import Formed
 from ..kernels.winograd import Workspace
@@ -36,8 +36,11 @@ def timestep_embedding(t: Tensor, channels: int) -> Tensor:
 
     Args:
         t: (N,) timesteps, any real dtype.
-        channels: even width of the embedding.
-    Returns: (N, channels) float32.
+        channels: Even width of the embedding.
+
+    Returns:
+        (N, channels) float32.
+
     Source: CompVis ldm/modules/diffusionmodules/util.py:151-171, i.e. diffusers' flip_sin_to_cos with freq_shift 0.
     """
     half = channels // 2
@@ -51,14 +54,14 @@ class Layers:
     """Makes the layers of one network, so that blocks need to know only their channels.
 
     Attributes:
-        operations: namespace that provides the layers with weights.
-        groups, eps: of every GroupNorm.
-        head_dim: channels of a block -> channels of one attention head.
-        temb_channels: width of the time embedding; None where there is none.
-        scale_shift: the time embedding scales and shifts the second norm, instead of being added before it.
-        keep: the network is evaluated many times, so that its convolutions hold on to transformed kernels.
-        factory: dtype and device of the weights.
-        workspace: memory that the convolutions share.
+        operations: Namespace that provides the layers with weights.
+        groups, eps: Of every GroupNorm.
+        head_dim: Channels of a block -> channels of one attention head.
+        temb_channels: Width of the time embedding; None where there is none.
+        scale_shift: The time embedding scales and shifts the second norm, instead of being added before it.
+        keep: The network is evaluated many times, so that its convolutions hold on to transformed kernels.
+        factory: Dtype and device of the weights.
+        workspace: Memory that the convolutions share.
     """
 
     operations: Any
@@ -84,7 +87,7 @@ class Layers:
         padding: int = 1,
     ) -> Any:
         """Convolution, by default 3x3 that keeps the size."""
-        layer: Any = faster(self.operations.Conv2d)(
+        layer: Any = fast_convolution(self.operations.Conv2d)(
             in_channels,
             out_channels,
             kernel,
@@ -125,13 +128,13 @@ class ResnetBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, around a skip; the time embedding joins between the two.
 
     Args:
-        layers: settings of the network.
+        layers: Settings of the network.
         in_channels: C_in.
         out_channels: C_out.
         resample: "down" or "up" halves or doubles height and width before the first convolution, and in the skip.
 
     Attributes:
-        columns: of `Projected.values` that are for this resnet.
+        columns: Of `Projected.values` that are for this resnet.
     """
 
     columns = slice(0)
@@ -181,7 +184,7 @@ class Attention(Formed):
     """Self-attention over the H*W positions, with a residual connection.
 
     Attributes:
-        form: weight (3 C, C) and bias of q, k and v in one product.
+        form: Weight (3 C, C) and bias of q, k and v in one product.
     """
 
     def __init__(self, layers: Layers, channels: int) -> None:
@@ -256,7 +259,7 @@ class Upsample(Formed):
     """Nearest-neighbour doubling, then a 3x3 convolution.
 
     Attributes:
-        form: kernels and bias that do both at once.
+        form: Kernels and bias that do both at once.
     """
 
     def __init__(self, layers: Layers, channels: int) -> None:

@@ -31,11 +31,15 @@ def resolve(precision: str, device: torch.device | str) -> str:
     """The format that `precision` means on a device.
 
     Args:
-        precision: one of PRECISIONS; "auto" is fp16 on CUDA, for its matrix units, and fp32 elsewhere. "tf32" is fp32
+        precision: One of PRECISIONS; "auto" is fp16 on CUDA, for its matrix units, and fp32 elsewhere. "tf32" is fp32
             elsewhere too, which is said in the log.
-        device: where the network will run.
-    Returns: a key of FORMATS.
-    Raises: ConfigError: not one of PRECISIONS.
+        device: Where the network will run.
+
+    Returns:
+        A key of FORMATS.
+
+    Raises:
+        ConfigError: Not one of PRECISIONS.
     """
     check_choice("precision", precision, PRECISIONS, ConfigError)
     kind = torch.device(device).type
@@ -51,8 +55,8 @@ def set_precision(unet: UNet, name: str) -> None:
     """Give the weights of a network that format, all but the time embedding's, and say whether it may use TF32.
 
     Args:
-        unet: any; it then takes and gives latents of whatever format its caller has.
-        name: a key of FORMATS.
+        unet: Any; it then takes and gives latents of whatever format its caller has.
+        name: A key of FORMATS.
     """
     unet.tf32 = name == TF32
     for part, module in unet.named_children():
@@ -66,9 +70,11 @@ def set_first_stage_precision(first_stage: VQModel | KLModel, name: str) -> None
     Codebook and 1x1 convolutions stay as they are, so that a latent keeps its codes, whatever the format.
 
     Args:
-        first_stage: any; it still takes and gives latents and images of float32.
-        name: one of FIRST_STAGE_PRECISIONS.
-    Raises: ConfigError: another name.
+        first_stage: Any; it still takes and gives latents and images of float32.
+        name: One of FIRST_STAGE_PRECISIONS.
+
+    Raises:
+        ConfigError: Another name.
     """
     check_choice("first_stage_precision", name, FIRST_STAGE_PRECISIONS, ConfigError)
     first_stage.encoder.to(FORMATS[name])

@@ -51,13 +51,17 @@ def decode_tiled(
     three times the time. On the demo at 3072 pixels: 0.7 GB of memory at tile 64, against 4.3 GB.
 
     Args:
-        first_stage: on the device of `z`, or anywhere if its layers hand their weights over to where they compute, as
+        first_stage: On the device of `z`, or anywhere if its layers hand their weights over to where they compute, as
             those of a host do.
         z: (N, C, h, w) latents; the tiles are computed on their device, and what is kept whole stays on the CPU.
-        tile: side of a tile in latent cells, at least MIN_TILE. Memory grows with its square.
-        callback: progress; one image of one tile counts as one tile.
-    Returns: (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped, on the CPU.
-    Raises: InputError: another number of latent channels, or a tile that is too small.
+        tile: Side of a tile in latent cells, at least MIN_TILE. Memory grows with its square.
+        callback: Progress; one image of one tile counts as one tile.
+
+    Returns:
+        (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped, on the CPU.
+
+    Raises:
+        InputError: Another number of latent channels, or a tile that is too small.
     """
     if tile < MIN_TILE:
         raise InputError(f"tile is {tile}; expected at least {MIN_TILE} latent cells. 64 suits most machines.")

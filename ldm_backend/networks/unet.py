@@ -25,13 +25,13 @@ class UNet(Formed):
     """Convolutional UNet with self-attention at the coarser levels (LDM paper, appendix E).
 
     Args:
-        config: widths, levels, heads.
-        operations: namespace that provides the layers with weights.
-        dtype, device: of the weights; device "meta" builds without memory.
+        config: Widths, levels, heads.
+        operations: Namespace that provides the layers with weights.
+        dtype, device: Of the weights; device "meta" builds without memory.
 
     Attributes:
-        tf32: where the weights are float32, let cards compute in TF32.
-        form: weight and bias of all time projections in one product.
+        tf32: Where the weights are float32, let cards compute in TF32.
+        form: Weight and bias of all time projections in one product.
     """
 
     tf32 = False
@@ -117,9 +117,13 @@ class UNet(Formed):
 
         Args:
             x: (N, C, H, W) noisy latents x_t.
-            t: timestep 0..T-1, a number, a scalar tensor, or one per image (N,).
-        Returns: (N, C, H, W) predicted noise, dtype of `x`.
-        Raises: InputError: wrong number of channels, or H, W no multiple of `size_multiple`.
+            t: Timestep 0..T-1, a number, a scalar tensor, or one per image (N,).
+
+        Returns:
+            (N, C, H, W) predicted noise, dtype of `x`.
+
+        Raises:
+            InputError: Wrong number of channels, or H, W no multiple of `size_multiple`.
         """
         self.check_input(x.shape)
         return self.run(self.compiled or UNet._evaluate, x, one_per_image(t, x))
@@ -128,7 +132,7 @@ class UNet(Formed):
         """What `evaluate(self, *inputs)` returns, in this network's float32, and on a card in the ways that suit it.
 
         Args:
-            evaluate: reads tensors and returns tensors, and does nothing else; the same object at each call of a run.
+            evaluate: Reads tensors and returns tensors, and does nothing else; the same object at each call of a run.
             inputs: (N, ...), latents first.
         """
         with fp32(self.tf32):  # outside of what is compiled
@@ -173,8 +177,10 @@ class UNet(Formed):
         Args:
             x: (N, C, H, W) noisy latents.
             t: (N,) timesteps.
-            depth: of the outside.
-        Returns: eps as of `forward`, and what `inner` gave.
+            depth: Of the outside.
+
+        Returns:
+            Eps as of `forward`, and what `inner` gave.
         """
         temb = self.embed_timesteps(t, x)
         skips = self.outer_down(x, temb, depth)

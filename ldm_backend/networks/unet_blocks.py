@@ -29,11 +29,11 @@ class DownBlock(nn.Module):
     """One level on the way down; appends each output to the skips.
 
     Args:
-        layers: settings of the network.
+        layers: Settings of the network.
         inputs: C_in of each resnet.
         channels: C_out.
-        attention: an attention after each resnet.
-        shrink: how the level ends: "conv", "resnet" or, for the coarsest, None.
+        attention: An attention after each resnet.
+        shrink: How the level ends: "conv", "resnet" or, for the coarsest, None.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class UpBlock(nn.Module):
     """One level on the way up; takes one skip for each resnet, last in first out.
 
     Args:
-        layers: settings of the network.
+        layers: Settings of the network.
         inputs: C_in of each resnet, its skip included.
         channels: C_out.
-        attention: an attention after each resnet.
-        grow: how the level ends: "conv", "resnet" or, for the finest, None.
+        attention: An attention after each resnet.
+        grow: How the level ends: "conv", "resnet" or, for the finest, None.
     """
 
     def __init__(

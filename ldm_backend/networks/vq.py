@@ -21,9 +21,9 @@ class VQModel(nn.Module):
     """Encoder, codebook and decoder.
 
     Args:
-        config: widths, levels, codebook size.
-        operations: namespace that provides the layers with weights.
-        dtype, device: of the weights; device "meta" builds without memory.
+        config: Widths, levels, codebook size.
+        operations: Namespace that provides the layers with weights.
+        dtype, device: Of the weights; device "meta" builds without memory.
     """
 
     def __init__(
@@ -58,8 +58,12 @@ class VQModel(nn.Module):
 
         Args:
             x: (N, 3, H, W) in [-1, 1], H and W multiples of `downscale`.
-        Returns: (N, C, H / downscale, W / downscale) latents z.
-        Raises: InputError: another number of channels, or H, W no multiple of `downscale`.
+
+        Returns:
+            (N, C, H / downscale, W / downscale) latents z.
+
+        Raises:
+            InputError: Another number of channels, or H, W no multiple of `downscale`.
         """
         check_image(x, self.config)
         return self.quant_conv(self.encoder(x)) * self.config.scale_factor
@@ -70,9 +74,13 @@ class VQModel(nn.Module):
 
         Args:
             z: (N, C, h, w) latents.
-            quantize: replace each latent cell by its nearest code first, as the reference does.
-        Returns: (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped.
-        Raises: InputError: another number of latent channels.
+            quantize: Replace each latent cell by its nearest code first, as the reference does.
+
+        Returns:
+            (N, 3, h * downscale, w * downscale), about [-1, 1], not clamped.
+
+        Raises:
+            InputError: Another number of latent channels.
         """
         return self.decoder(self.decoder_input(z, quantize))
 
@@ -99,7 +107,9 @@ class Codebook(nn.Module):
 
         Args:
             z: (N, C, h, w) latents of the first stage.
-        Returns: z_q like z, and the int64 indices of the codes (N, h, w).
+
+        Returns:
+            z_q like z, and the int64 indices of the codes (N, h, w).
         """
         codes = self.embedding.weight.to(z.device, torch.float32)
         cells = z.movedim(1, -1)  # (N, h, w, C)

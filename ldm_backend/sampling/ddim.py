@@ -32,6 +32,7 @@ def ddim_coefficients(a_t: float, a_prev: float, eta: float) -> DDIMCoefficients
         a_t: alphas_cumprod before the step, in (0, 1).
         a_prev: alphas_cumprod after it, in (a_t, 1].
         eta: 0 deterministic .. 1 as much fresh noise as DDPM.
+
     Source: DDIM (arXiv 2010.02502) eq. 12 and 16; CompVis ldm/models/diffusion/ddim.py:165-203.
     """
     std_dev_t = eta * math.sqrt((1.0 - a_prev) / (1.0 - a_t) * (1.0 - a_t / a_prev))
@@ -57,15 +58,20 @@ def sample_ddim(
     """Run DDIM from x_T to x_0.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
         eta: 0..1.
-        step_noise: gives (N, C, H, W) fresh noise for each step; needed when eta > 0.
-        callback: called after each step; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 latents.
-    Raises: ScheduleError: eta out of range, or eta > 0 without `step_noise`; SamplingError: the model gave NaN.
+        step_noise: Gives (N, C, H, W) fresh noise for each step; needed when eta > 0.
+        callback: Called after each step; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents.
+
+    Raises:
+        ScheduleError: Eta out of range, or eta > 0 without `step_noise`.
+        SamplingError: The model gave NaN.
     """
     x_t = x_T.float()
     draws = noise_of_eta(step_noise, "ddim", eta, x_t.device, len(pairs))

@@ -29,6 +29,7 @@ def ddpm_coefficients(a_t: float, a_prev: float) -> DDPMCoefficients:
     Args:
         a_t: alphas_cumprod before the step, in (0, 1).
         a_prev: alphas_cumprod after it, in (a_t, 1].
+
     Source: DDPM eq. 6 and 7, with alpha_t = a_t / a_prev for steps over several timesteps.
     """
     alpha = a_t / a_prev
@@ -54,14 +55,19 @@ def sample_ddpm(
     It is DDIM with eta 1 in other words, and made for as many steps as the training has timesteps.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
-        step_noise: gives (N, C, H, W) fresh noise for each step; a must.
-        callback: called after each step; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 latents.
-    Raises: ScheduleError: no `step_noise`; SamplingError: the model gave NaN.
+        step_noise: Gives (N, C, H, W) fresh noise for each step; a must.
+        callback: Called after each step; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents.
+
+    Raises:
+        ScheduleError: No `step_noise`.
+        SamplingError: The model gave NaN.
     """
     x_t = x_T.float()
     draws = need_noise(step_noise, "ddpm", x_t.device, len(pairs))

@@ -32,15 +32,21 @@ def sample_dpmpp_2m(
     """Run DPM-Solver++(2M), midpoint, from x_T to x_0: one evaluation a step.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
-        eta: noise level, 0 (the ODE, deterministic) to 1 (the diffusion SDE: SDE-DPM-Solver++).
-        step_noise: gives (N, C, H, W) fresh noise for each step; needed when eta > 0.
-        callback: called after each step; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 latents.
-    Raises: ScheduleError: eta out of range, or eta > 0 without `step_noise`; SamplingError: the model gave NaN.
+        eta: Noise level, 0 (the ODE, deterministic) to 1 (the diffusion SDE: SDE-DPM-Solver++).
+        step_noise: Gives (N, C, H, W) fresh noise for each step; needed when eta > 0.
+        callback: Called after each step; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents.
+
+    Raises:
+        ScheduleError: Eta out of range, or eta > 0 without `step_noise`.
+        SamplingError: The model gave NaN.
+
     Source: DPM-Solver++ algorithm 2, and its SDE-DPM-Solver++(2M) for eta 1; in between, the SDE whose noise has eta
         times the variance per lambda, of which both are a case.
     """
@@ -79,13 +85,18 @@ def sample_dpmpp_3m(
     """Run DPM-Solver++(3M) from x_T to x_0: one evaluation a step.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
-        callback: called after each step; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 latents.
-    Raises: SamplingError: the model gave NaN.
+        callback: Called after each step; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents.
+
+    Raises:
+        SamplingError: The model gave NaN.
+
     Source: DPM-Solver++ section 4: the expansion of order 3, with derivatives from the last three evaluations;
         diffusers schedulers/scheduling_dpmsolver_multistep.py for the factor of the last term.
     """

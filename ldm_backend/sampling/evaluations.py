@@ -36,8 +36,8 @@ class Evaluations:
     the reason of the run's end stays what it is.
 
     Args:
-        eps_model: the model.
-        steps: of the whole run, for the message.
+        eps_model: The model.
+        steps: Of the whole run, for the message.
     """
 
     def __init__(self, eps_model: EpsModel, steps: int) -> None:
@@ -59,10 +59,14 @@ class Evaluations:
 
         Args:
             x_t: (N, C, H, W) float32 latents; not to be written to afterwards.
-            t: their timestep.
-            index: of the step, from 0, for the message.
-        Returns: (N, C, H, W) float32 noise.
-        Raises: SamplingError: the model gave NaN or infinity, here or, on a card, in the evaluation before.
+            t: Their timestep.
+            index: Of the step, from 0, for the message.
+
+        Returns:
+            (N, C, H, W) float32 noise.
+
+        Raises:
+            SamplingError: The model gave NaN or infinity, here or, on a card, in the evaluation before.
         """
         eps = self._eps_model(x_t, t).float()
         ahead, copied = runs_ahead(eps.device), None
@@ -83,10 +87,14 @@ class Evaluations:
         Args:
             x_t: (N, C, H, W) float32 latents; not to be written to afterwards.
             schedule: tables.
-            t: their timestep.
-            index: of the step, from 0, for the message.
-        Returns: (N, C, H, W) float32 latents.
-        Raises: SamplingError: as `predict_eps`.
+            t: Their timestep.
+            index: Of the step, from 0, for the message.
+
+        Returns:
+            (N, C, H, W) float32 latents.
+
+        Raises:
+            SamplingError: As `predict_eps`.
         """
         a_t = schedule.alpha_cumprod(t)
         eps = self.predict_eps(x_t, t, index)

@@ -38,11 +38,14 @@ def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
     """x_T of each seed.
 
     Args:
-        seeds: one for each image, 0..2**64-1; at least one.
+        seeds: One for each image, 0..2**64-1; at least one.
         shape: (C, H, W) of one latent.
-    Returns: (N, C, H, W) float32 standard normal on the CPU; row i equals `torch.randn` after
-        `torch.manual_seed(seeds[i])`.
-    Raises: InputError: no seeds, or one out of range.
+
+    Returns:
+        (N, C, H, W) float32 standard normal on the CPU; row i equals `torch.randn` after `torch.manual_seed(seeds[i])`.
+
+    Raises:
+        InputError: No seeds, or one out of range.
     """
     if not seeds:
         raise InputError("seeds is empty; give at least one seed.")
@@ -55,8 +58,11 @@ def add_noise(x_0: Tensor, noise: Tensor, alpha_cumprod: float) -> Tensor:
     Args:
         x_0: (N, C, H, W) clean latents, or less noisy ones where `alpha_cumprod` is the ratio of the two levels.
         noise: (N, C, H, W) standard normal, on the same device.
-        alpha_cumprod: of t, 0..1.
-    Returns: (N, C, H, W) sqrt(alpha_cumprod) * x_0 + sqrt(1 - alpha_cumprod) * noise.
+        alpha_cumprod: Of t, 0..1.
+
+    Returns:
+        (N, C, H, W) sqrt(alpha_cumprod) * x_0 + sqrt(1 - alpha_cumprod) * noise.
+
     Source: DDPM (arXiv 2006.11239) eq. 4.
     """
     return math.sqrt(alpha_cumprod) * x_0 + math.sqrt(1.0 - alpha_cumprod) * noise
@@ -66,7 +72,7 @@ class StepNoise:
     """The draws of each seed that follow x_T, one call a step; needed when eta > 0.
 
     Args:
-        seeds, shape: as for `draw_noise`.
+        seeds, shape: As for `draw_noise`.
     """
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int]) -> None:

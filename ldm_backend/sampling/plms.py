@@ -34,13 +34,18 @@ def sample_plms(
     is DDIM.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
-        callback: called after each step; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 latents.
-    Raises: SamplingError: the model gave NaN.
+        callback: Called after each step; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents.
+
+    Raises:
+        SamplingError: The model gave NaN.
+
     Source: PNDM section 3, the pseudo linear multistep method with the start of S-PNDM; CompVis
         ldm/models/diffusion/plms.py p_sample_plms.
     """

@@ -52,7 +52,8 @@ SAMPLERS = tuple(_SAMPLERS)
 def adds_noise(sampler: str, eta: float = 0.0) -> bool:
     """Whether this sampler needs the argument `step_noise`.
 
-    Raises: ScheduleError: unknown sampler, or eta with one that has none.
+    Raises:
+        ScheduleError: Unknown sampler, or eta with one that has none.
     """
     check_choice("sampler", sampler, SAMPLERS, ScheduleError)
     if eta and sampler != "ddim":
@@ -74,17 +75,21 @@ def sample(
     """Run a sampler from x_T to x_0.
 
     Args:
-        sampler: one of SAMPLERS.
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        sampler: One of SAMPLERS.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) latents at the first timestep, standard normal for a whole run, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
         eta: 0..1, for "ddim" only.
-        step_noise: gives (N, C, H, W) fresh noise for each step; needed where `adds_noise` says so.
-        callback: called after each step; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 latents.
-    Raises: ScheduleError: unknown sampler, eta out of range, or noise needed but not given; SamplingError: the model
-        gave NaN or infinity.
+        step_noise: Gives (N, C, H, W) fresh noise for each step; needed where `adds_noise` says so.
+        callback: Called after each step; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents.
+
+    Raises:
+        ScheduleError: Unknown sampler, eta out of range, or noise needed but not given.
+        SamplingError: The model gave NaN or infinity.
     """
     settings: dict[str, Any] = {"callback": callback}
     if adds_noise(sampler, eta):

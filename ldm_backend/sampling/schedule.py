@@ -62,8 +62,8 @@ class Schedule:
         """Timesteps of a run, noisiest first.
 
         Args:
-            steps: number of steps, 1..T.
-            grid: one of GRIDS:
+            steps: Number of steps, 1..T.
+            grid: One of GRIDS:
                 "leading", the spacing of the Hugging Face configuration as shipped (0, 5, ..., 995 for 200 steps,
                 then `set_alpha_to_one`);
                 "compvis", that of the original code (1, 6, ..., 996, then timestep 0);
@@ -71,8 +71,13 @@ class Schedule:
                 "linspace", even steps from T - 1 to 0, both included;
                 "log_snr", even steps of the logarithm of the signal-to-noise ratio from T - 1 to 0, also between the
                 timesteps of the training.
-        Returns: `steps` pairs (t, t_prev); a step takes x_t to x_{t_prev}, and t_prev CLEAN is a clean image.
-        Raises: ScheduleError: unknown grid, steps out of range, or not defined for this grid.
+
+        Returns:
+            `steps` pairs (t, t_prev); a step takes x_t to x_{t_prev}, and t_prev CLEAN is a clean image.
+
+        Raises:
+            ScheduleError: Unknown grid, steps out of range, or not defined for this grid.
+
         Source: diffusers schedulers/scheduling_ddim.py set_timesteps (leading, trailing, linspace); CompVis
             ldm/modules/diffusionmodules/util.py:44-60 make_ddim_timesteps; DPM-Solver (arXiv 2206.00927) section 3.3
             for steps uniform in lambda.
@@ -87,12 +92,16 @@ class Schedule:
         """The end of a run: what to do with an image that was noised only in part.
 
         Args:
-            steps: number of steps to take, 1..T.
-            strength: how much of the schedule they cover, above 0 to 1 (all of it).
-            grid: as for `timesteps`.
-        Returns: the last `steps` pairs of a grid of `steps / strength`, so that exactly `steps` are taken.
-        Raises: ScheduleError: as `timesteps`, strength out of range, or so small that the whole grid would need more
-            than T timesteps.
+            steps: Number of steps to take, 1..T.
+            strength: How much of the schedule they cover, above 0 to 1 (all of it).
+            grid: As for `timesteps`.
+
+        Returns:
+            The last `steps` pairs of a grid of `steps / strength`, so that exactly `steps` are taken.
+
+        Raises:
+            ScheduleError: As `timesteps`, strength out of range, or so small that the whole grid would need more than T
+                timesteps.
         """
         if not 0.0 < strength <= 1.0:
             raise ScheduleError(f"strength is {strength!r}; expected more than 0 (nothing changes) up to 1 (all new).")

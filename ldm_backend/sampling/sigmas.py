@@ -32,10 +32,14 @@ def pairs_of(schedule: Schedule, sigmas: Sequence[float]) -> Pairs:
     """Inverse of `sigmas_of`, for sigmas of any origin.
 
     Args:
-        schedule: tables of the model.
-        sigmas: falling, the last one 0 for a clean image; one alone makes no step.
-    Returns: (t, t_prev) of each step; between two timesteps of the training t is a fraction.
-    Raises: ScheduleError: sigmas that do not fall, or lie outside of the noise levels that the model knows.
+        schedule: Tables of the model.
+        sigmas: Falling, the last one 0 for a clean image; one alone makes no step.
+
+    Returns:
+        (t, t_prev) of each step; between two timesteps of the training t is a fraction.
+
+    Raises:
+        ScheduleError: Sigmas that do not fall, or lie outside of the noise levels that the model knows.
     """
     _check_falling(sigmas, sigmas)
     timesteps = [_timestep(schedule, sigma, index) for index, sigma in enumerate(sigmas)]

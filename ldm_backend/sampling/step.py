@@ -46,11 +46,13 @@ def order_of_step(order: int, index: int, pairs: Pairs) -> int:
     """Order that a step can have.
 
     Args:
-        order: of the solver.
-        index: of the step, from 0.
-        pairs: of the run.
-    Returns: 1 for the first step and for one that ends at a clean image (its h is infinite, so nothing can be
-        extrapolated), else as many as there are evaluations, up to `order`; less at the end of a short run.
+        order: Of the solver.
+        index: Of the step, from 0.
+        pairs: Of the run.
+
+    Returns:
+        1 for the first step and for one that ends at a clean image (its h is infinite, so nothing can be extrapolated),
+        else as many as there are evaluations, up to `order`; less at the end of a short run.
     """
     if pairs[index][1] == CLEAN:
         return 1

@@ -26,10 +26,12 @@ def drawn_ahead(step_noise: NoiseSource, device: torch.device, draws: int) -> It
     waiting. The thread ends with the block. Other sources may be bound to their thread, and are called in it.
 
     Args:
-        step_noise: gives (N, C, H, W) noise.
-        device: of the run.
-        draws: of the run; so many are made, if nothing ends it before.
-    Yields: what gives the noise; whatever the thread raises is raised there.
+        step_noise: Gives (N, C, H, W) noise.
+        device: Of the run.
+        draws: Of the run; so many are made, if nothing ends it before.
+
+    Yields:
+        What gives the noise; whatever the thread raises is raised there.
     """
     if not (runs_ahead(device) and isinstance(step_noise, StepNoise)):
         yield lambda: step_noise().to(device)
@@ -64,7 +66,8 @@ def need_noise(
 ) -> AbstractContextManager[NoiseSource]:
     """`drawn_ahead`, for a sampler that cannot do without.
 
-    Raises: ScheduleError: there is no `step_noise`.
+    Raises:
+        ScheduleError: There is no `step_noise`.
     """
     if step_noise is None:
         raise ScheduleError(
@@ -78,7 +81,8 @@ def noise_of_eta(
 ) -> AbstractContextManager[NoiseSource | None]:
     """`drawn_ahead` where eta asks for noise, else None.
 
-    Raises: ScheduleError: eta out of range, or above 0 without `step_noise`.
+    Raises:
+        ScheduleError: Eta out of range, or above 0 without `step_noise`.
     """
     if not 0.0 <= eta <= 1.0:
         raise ScheduleError(f"eta is {eta!r}; expected 0 (deterministic) to 1 (as noisy as DDPM).")

@@ -28,14 +28,20 @@ def sample_unipc(
     Each evaluation serves twice: to correct the latent that it was made at, and to predict the next one.
 
     Args:
-        eps_model: predicts the noise in (N, C, H, W) float32 latents.
+        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
-        order: of the predictor, 1 to 3; the corrector's is one more.
-        callback: called after each step; whatever it raises ends the run.
-    Returns: (N, C, H, W) float32 latents.
-    Raises: ScheduleError: another order; SamplingError: the model gave NaN.
+        order: Of the predictor, 1 to 3; the corrector's is one more.
+        callback: Called after each step; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents.
+
+    Raises:
+        ScheduleError: Another order.
+        SamplingError: The model gave NaN.
+
     Source: UniPC algorithms 1 (corrector) and 2 (predictor), for data prediction.
     """
     if order not in (1, 2, 3):

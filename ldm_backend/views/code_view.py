@@ -43,11 +43,15 @@ def view_codes(vq: VQModel | KLModel, z: Tensor) -> CodeView:
     a mean of 0.6, its noise 0.9.
 
     Args:
-        vq: first stage with a codebook.
+        vq: First stage with a codebook.
         z: (N, C, h, w) latents.
-    Returns: the view, on the device of `z`.
-    Raises: InputError: a first stage without codebook, latents of another family or with NaN, or a codebook whose
-        codes are all the same.
+
+    Returns:
+        The view, on the device of `z`.
+
+    Raises:
+        InputError: A first stage without codebook, latents of another family or with NaN, or a codebook whose codes are
+            all the same.
     """
     if isinstance(vq, KLModel):
         raise InputError(
@@ -79,7 +83,8 @@ def view_codes(vq: VQModel | KLModel, z: Tensor) -> CodeView:
 def code_spacing(vq: VQModel) -> float:
     """Mean distance between a code and its nearest other code, in units of the codebook.
 
-    Raises: InputError: fewer than two different codes.
+    Raises:
+        InputError: Fewer than two different codes.
     """
     codes = vq.quantize.embedding.weight.float()
     nearest = []

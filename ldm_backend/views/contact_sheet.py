@@ -26,10 +26,14 @@ def contact_sheet(images: Tensor, captions: Sequence[str], columns: int = 0) -> 
 
     Args:
         images: (N, H, W, 3) in 0..1; they appear on the sheet with the same numbers.
-        captions: one for each image, wrapped to two lines and then shortened in the middle to the image's width.
-        columns: images in a row; 0 chooses: about square, rather wider than tall, without gaps where that is near.
-    Returns: (1, H_sheet, W_sheet, 3) in 0..1 on the CPU.
-    Raises: InputError: no images, not RGB, another number of captions, or columns below 0.
+        captions: One for each image, wrapped to two lines and then shortened in the middle to the image's width.
+        columns: Images in a row; 0 chooses: about square, rather wider than tall, without gaps where that is near.
+
+    Returns:
+        (1, H_sheet, W_sheet, 3) in 0..1 on the CPU.
+
+    Raises:
+        InputError: No images, not RGB, another number of captions, or columns below 0.
     """
     if images.ndim != 4 or images.shape[-1] != 3 or images.shape[0] == 0:
         raise InputError(f"The images have shape {tuple(images.shape)}; expected (N, H, W, 3) with at least one image.")
@@ -82,7 +86,8 @@ class Layout:
 def plan(images: int, height: int, width: int, columns: int = 0, lines: int = 1) -> Layout:
     """Lay out `images` images of height x width pixels, with captions of `lines` lines; `columns`: `contact_sheet`.
 
-    Raises: InputError: columns below 0.
+    Raises:
+        InputError: Columns below 0.
     """
     if columns < 0:
         raise InputError(f"columns is {columns}; expected 1 or more, or 0 to choose.")

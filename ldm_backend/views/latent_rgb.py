@@ -50,8 +50,10 @@ def fit_latent_rgb(vq: VQModel | KLModel) -> LatentRGB:
     time. It decodes 64x64 pixels for VQ-f4, a sixteenth of an image of 256.
 
     Args:
-        vq: first stage; the fit runs where it computes, see `place_of`.
-    Returns: weight and bias as plain floats.
+        vq: First stage; the fit runs where it computes, see `place_of`.
+
+    Returns:
+        Weight and bias as plain floats.
     """
     return fit_cells(probe_cells(vq))
 
@@ -66,8 +68,11 @@ def fit_cells(cells: Cells) -> LatentRGB:
 def explained_variance(rgb: LatentRGB, cells: Cells) -> float:
     """Share of the variance of these cells' colours that the map explains, all three colours together.
 
-    Returns: 1 for a perfect map, 0 for one as good as the mean colour, below 0 for a worse one.
-    Raises: InputError: all cells have the same colour, which leaves nothing to explain.
+    Returns:
+        1 for a perfect map, 0 for one as good as the mean colour, below 0 for a worse one.
+
+    Raises:
+        InputError: All cells have the same colour, which leaves nothing to explain.
     """
     solution = torch.tensor([*rgb.weight, rgb.bias], dtype=torch.float64)
     left = (cells.colours - _design(cells) @ solution).square().sum()
@@ -89,9 +94,11 @@ def image_cells(vq: VQModel | KLModel, images: Iterable[Tensor]) -> Cells:
     """The cells of real images, encoded.
 
     Args:
-        vq: first stage.
-        images: each (N, 3, H, W) in [-1, 1], H and W multiples of its downscale; at least one.
-    Raises: InputError: no images, or a size or number of channels that does not fit.
+        vq: First stage.
+        images: Each (N, 3, H, W) in [-1, 1], H and W multiples of its downscale; at least one.
+
+    Raises:
+        InputError: No images, or a size or number of channels that does not fit.
     """
     device = place_of(vq)
     parts = [_cells(vq.encode(image.to(device)), image, vq.downscale) for image in images]
@@ -103,7 +110,8 @@ def image_cells(vq: VQModel | KLModel, images: Iterable[Tensor]) -> Cells:
 def read_images(folder: Path) -> Iterator[Tensor]:
     """The images of a folder in the order of their names, one by one as (1, 3, 256, 256) in [-1, 1], cut to squares.
 
-    Raises: InputError: no folder, no images in it, or a file that is named like an image and is none.
+    Raises:
+        InputError: No folder, no images in it, or a file that is named like an image and is none.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one that holds images.")
@@ -123,9 +131,11 @@ def place_of(network: nn.Module) -> torch.device:
     """Where a network computes.
 
     Args:
-        network: of this project, all on one device, or the host's, of which some layers may wait on the CPU and hand
+        network: Of this project, all on one device, or the host's, of which some layers may wait on the CPU and hand
             over their weights when they are called. Those that are on the card cannot do so.
-    Returns: the card if any weight is there, else the device of the weights.
+
+    Returns:
+        The card if any weight is there, else the device of the weights.
     """
     places = [parameter.device for parameter in network.parameters()]
     return next((place for place in places if place.type != "cpu"), places[0])

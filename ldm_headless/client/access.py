@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from ldm_backend.errors import shown
+from ldm_backend.errors import printable
 
 from ..errors import ServerError, WorkflowError
 
@@ -161,7 +161,7 @@ def parse_address(base_url: str) -> Address:
     except ValueError as error:  # also a port that is no number, or too large
         bare = re.sub(r"//[^/]*@", "//", text.partition("?")[0])
         raise ServerError(
-            f"{shown(bare)!r} is no server address; expected something like http://127.0.0.1:8188"
+            f"{printable(bare)!r} is no server address; expected something like http://127.0.0.1:8188"
         ) from error
     port = f":{parts.port}" if parts.port else ""
     url = urlunsplit((parts.scheme, host + port, parts.path.rstrip("/"), "", ""))

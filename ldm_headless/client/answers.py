@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any
 
-from ldm_backend.errors import brief
+from ldm_backend.errors import short_repr
 
 from ..errors import ServerError
 
@@ -59,7 +59,7 @@ def a_list(value: Any, where: str) -> list[Any]:
 def a_text(value: Any, where: str, limit: int = _MAX_TEXT) -> str:
     """A text, cut after `limit`, that can be written as UTF-8; a number is taken as text, as ids may be either."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        value = brief(value)
+        value = short_repr(value)
     return _typed(value, str, "a text", where)[:limit].encode("utf-8", "replace").decode()
 
 
@@ -77,7 +77,7 @@ def _typed(value: Any, kind: type[Any], expected: str, where: str) -> Any:
 
 
 def _odd(value: Any, expected: str, where: str) -> ServerError:
-    return ServerError(f"{where} is {brief(value)}; expected {expected}. Is this a ComfyUI server?")
+    return ServerError(f"{where} is {short_repr(value)}; expected {expected}. Is this a ComfyUI server?")
 
 
 def _parts(value: Any) -> Any:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, WebSocketException
 
-from ldm_backend.errors import shown
+from ldm_backend.errors import printable
 
 from ..errors import ConnectionLostError, ServerError
 from .access import Access, Address
@@ -87,7 +87,7 @@ class EventSocket:
                 if isinstance(error, TimeoutError | InvalidHandshake) and not isinstance(error, InvalidMessage):
                     self._refused_until = time.monotonic() + _REFUSED_S
                     return
-                detail = self._address.hide(shown(str(error), 300), self._access)
+                detail = self._address.hide(printable(str(error), 300), self._access)
                 raise ServerError(
                     f"cannot open a WebSocket at {self._address.url}: {detail}; start the server or check the address"
                 ) from error

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_backend.errors import shown
+from ldm_backend.errors import printable
 
 from ..errors import ExecutionError, NoImageError, PromptInterruptedError
 from .answers import a_list, a_text, an_object
@@ -72,7 +72,7 @@ def raise_for_failure(prompt_id: str, entry: Mapping[str, Any]) -> None:
             fields = ("node_id", "node_type", "exception_type", "exception_message")
             raise ExecutionError(*(a_text(data.get(field, "?"), f"the history's {field}") for field in fields))
         if kind == "execution_interrupted":
-            node, node_type = (shown(str(data.get(field))) for field in ("node_id", "node_type"))
+            node, node_type = (printable(str(data.get(field))) for field in ("node_id", "node_type"))
             raise PromptInterruptedError(f"prompt {prompt_id} was interrupted at node {node} ({node_type})")
 
 
@@ -86,7 +86,7 @@ def read_outputs(entry: Mapping[str, Any]) -> Outputs:
     texts: list[TextOutput] = []
     left: list[str] = []
     for node_id, output in an_object(entry.get("outputs"), "the history's outputs").items():
-        for kind, values in an_object(output, f"the history's output of node {shown(node_id)}").items():
+        for kind, values in an_object(output, f"the history's output of node {printable(node_id)}").items():
             for found in _read_values(node_id, kind, values if isinstance(values, list) else [values]):
                 if isinstance(found, FileRef):
                     files.setdefault((found.filename, found.subfolder, found.type), found)
@@ -138,7 +138,7 @@ def _nothing(cached: bool, left: Sequence[str]) -> str:
 
 
 def _place(ref: FileRef) -> str:
-    return f"{shown(ref.filename)} of node {shown(ref.node_id)}"
+    return f"{printable(ref.filename)} of node {printable(ref.node_id)}"
 
 
 def _messages(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -162,14 +162,14 @@ def _read_values(node_id: str, kind: str, values: Sequence[Any]) -> Iterator[Fil
         elif isinstance(value, str | int | float) and value != "":
             yield TextOutput(node, a_text(str(value) if isinstance(value, bool) else value, "a text", 2**20))
         elif value is not None and value != "" and kind != "result":
-            yield f"what node {shown(node)} shows as {shown(kind)}"
+            yield f"what node {printable(node)} shows as {printable(kind)}"
 
 
 def _file(node: str, kind: str, value: Mapping[str, Any]) -> FileRef | str:
-    where = f"a file of node {shown(node)}"
+    where = f"a file of node {printable(node)}"
     name = a_text(value["filename"], where, _MAX_NAME)
     folder = a_text(value.get("subfolder") or "", f"the folder of {where}", _MAX_NAME)
     store = a_text(value.get("type") or "output", f"the type of {where}", _MAX_NAME)
     if store not in _STORES:
-        return f"{shown(name)} of node {shown(node)}, a file of {shown(store)}"
+        return f"{printable(name)} of node {printable(node)}, a file of {printable(store)}"
     return FileRef(name, folder, store, node, a_text(kind, where, _MAX_NAME))

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from ldm_backend.errors import shown
+from ldm_backend.errors import printable
 
 from ..errors import ConnectionLostError, OutputGoneError, ServerError
 from .access import Access, parse_address
@@ -69,8 +69,8 @@ class HttpClient:
         answer = await self._request("GET", "/view", accept=(200, 404), limit=_NO_LIMIT, sink=received, params=query)
         if answer.status == 404:
             raise OutputGoneError(
-                f"{self.base_url} ran the prompt but no longer has its file {shown(ref.filename)} (node "
-                f"{shown(ref.node_id)}): it was deleted or moved there, or the server took the node from its cache. "
+                f"{self.base_url} ran the prompt but no longer has its file {printable(ref.filename)} (node "
+                f"{printable(ref.node_id)}): it was deleted or moved there, or the server took the node from its cache. "
                 'Change a seed or another value, or empty its cache (POST /free with {"free_memory": true}) and run '
                 "it again"
             )
@@ -104,7 +104,7 @@ class HttpClient:
         given = a_text(object_of(answer).get("name"), "the name of the uploaded file", 1000)
         if given != name:
             raise ServerError(
-                f"{self.base_url} has another file named {name} among its inputs, and saved ours as {shown(given)}; "
+                f"{self.base_url} has another file named {name} among its inputs, and saved ours as {printable(given)}; "
                 "remove both there and run it again"
             )
 
@@ -132,7 +132,7 @@ class HttpClient:
             except httpx.TransportError as error:
                 if waits and not isinstance(error, httpx.TimeoutException):  # waiting once is enough
                     continue
-                detail = self._hide(shown(str(error), 300)) or type(error).__name__
+                detail = self._hide(printable(str(error), 300)) or type(error).__name__
                 raise ConnectionLostError(f"{call.where} broke off: {detail}") from error
 
     def _hide(self, text: str) -> str:

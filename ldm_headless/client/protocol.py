@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_backend.errors import shown
+from ldm_backend.errors import printable
 
 from ..errors import NodeError, PromptRejectedError, ServerError
 from .answers import a_list, a_number, a_text, an_object
@@ -49,8 +49,8 @@ def check_status(answer: Answer, accept: tuple[int, ...], text: str) -> Answer:
         hint = "; it wants to know who you are: give a token by LDM_SERVER_TOKEN, or a header by --header-file"
     if 300 <= answer.status < 400:
         hint = "; it leads elsewhere, maybe to a login: give the address that it leads to, or set LDM_SERVER_TOKEN"
-    said = shown(" ".join(text.split()), 200) or "no text"
-    raise ServerError(f"{answer.where} answered {answer.status} {shown(answer.reason)}: {said}{hint}")
+    said = printable(" ".join(text.split()), 200) or "no text"
+    raise ServerError(f"{answer.where} answered {answer.status} {printable(answer.reason)}: {said}{hint}")
 
 
 def parse_submission(answer: Mapping[str, Any], source: str) -> tuple[str, PromptRejectedError | None]:
@@ -80,7 +80,7 @@ def _node_errors(answer: Mapping[str, Any]) -> tuple[NodeError, ...]:
     by_node = answer.get("node_errors")
     by_node = {} if by_node == [] else an_object(by_node, "the answer's node_errors")  # an empty list without errors
     found = [
-        _node_error(shown(node_id), info.get("class_type"), an_object(error, "an error of a node"))
+        _node_error(printable(node_id), info.get("class_type"), an_object(error, "an error of a node"))
         for node_id, entry in by_node.items()
         for info in [an_object(entry, "the errors of a node")]
         for error in a_list(info.get("errors"), "the errors of a node")

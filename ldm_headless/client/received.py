@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
 
-from ldm_backend.errors import brief, shown
+from ldm_backend.errors import printable, short_repr
 
 from ..errors import OutputFileError
 from .file_kinds import HEAD, extension, fits
@@ -69,12 +69,12 @@ class ReceivedFile:
         # What the list does not know is for whoever asked for it by name.
         if extension(self._ref.filename) and not fits(self._ref.filename, self._head):
             raise OutputFileError(
-                f"{server} gave for {name} what is no such file: it begins with {brief(self._head[:24])}. Is something "
+                f"{server} gave for {name} what is no such file: it begins with {short_repr(self._head[:24])}. Is something "
                 "between you and the server, such as a login (LDM_SERVER_TOKEN, --header-file)?"
             )
 
     def _name(self) -> str:
-        return f"{shown(self._ref.filename)} (node {shown(self._ref.node_id)})"
+        return f"{printable(self._ref.filename)} (node {printable(self._ref.node_id)})"
 
     def _take(self, piece: bytes) -> None:
         self._size += len(piece)

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..errors import JobError
 from ..generation.job import NPZ_NAME, Format, Job, Settings
+from ..pools.pool import LocalPool, Pool
 from ..pools.ray_pool import Needs, RayPool, ray_cluster
-from ..pools.worker_pool import LocalPool, Pool
 from ..seed_ranges import parse_seeds
 from ..terminal import console, result
 from .checkpoints import Weights
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..generation.job import Unit
     from ..generation.job_folder import JobFolder, MadeImage
-    from ..pools.worker_pool import Worker
+    from ..pools.pool import Worker
 
 AUTO = "auto"
 _MOST_IN_BATCH = 100_000

@@ -18,17 +18,17 @@ from ..host.private_host import PrivateHost
 from ..host.torch_probe import default_threads
 from ..pools.ray_pool import ray_cluster
 from ..run.dry_run import check_all
-from ..run.host_worker import host_versions
 from ..run.journal import Header
 from ..run.local_inputs import find_local_inputs
 from ..run.output_folder import OutputFolder
 from ..run.output_names import NameTemplate
 from ..run.plan import Plan
-from ..run.pool_runner import host_needs, run_on_ray
+from ..run.private_host_worker import host_versions
 from ..run.progress import RunProgress
+from ..run.ray_runner import host_needs, run_on_ray
 from ..run.report import check_report_path
 from ..run.run_record import RunRecord
-from ..run.runner import Hooks, Runner
+from ..run.server_runner import Hooks, Runner
 from ..run.sweep import Job, expand
 from ..terminal import console, note
 from ..workflows.validation import structural_problems

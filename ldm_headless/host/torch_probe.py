@@ -14,8 +14,8 @@ def has_gpu(python: str, devices: Path = Path("/dev")) -> bool:
     """Whether torch in that interpreter sees an accelerator. Linux without a device file needs no import to tell.
 
     Args:
-        python: the interpreter.
-        devices: the folder of device files.
+        python: The interpreter.
+        devices: The folder of device files.
     """
     if sys.platform == "linux" and not any((devices / name).exists() for name in DEVICE_FILES):
         return False

@@ -1,4 +1,4 @@
-"""A pool of Ray actors that outlives the loss of any of them. Imports ray (when used), worker_pool and the errors.
+"""A pool of Ray actors that outlives the loss of any of them. Imports ray (when used), pool and the errors.
 
 Ray's own restarts are off: an actor that Ray restarts waits for a free place with its items, while others are idle, and
 where a node is gone for good there may never be one. Here the items of a lost actor go back to the head of the queue
@@ -19,7 +19,7 @@ from typing import Any, Generic
 from ldm_backend.errors import LDMError
 
 from ..errors import ClusterError, GenerationError, WorkerLostError
-from .worker_pool import Item, Result, Worker
+from .pool import Item, Result, Worker
 
 logger = logging.getLogger("comfyui_ldm")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ldm_backend.errors import shown
+from ldm_backend.errors import printable
 
 from ..errors import NodeError, PromptRejectedError
 from ..workflows.validation import input_problems
@@ -17,7 +17,7 @@ def check_all(plan: Plan) -> Iterator[str]:
         PromptRejectedError: Something is wrong.
     """
     for value, file in plan.inputs.files.items():
-        yield (f"would be uploaded where the server lacks it: {shown(value)} ({file.bytes:,} bytes) as {file.name}")
+        yield (f"would be uploaded where the server lacks it: {printable(value)} ({file.bytes:,} bytes) as {file.name}")
     missing = {(problem.node_id, problem.details.partition(":")[0]) for problem in plan.inputs.missing}
     found = (input_problems(plan.prompt(index), plan.object_info) for index in range(len(plan.jobs)))
     problems = dict.fromkeys(plan.inputs.missing)

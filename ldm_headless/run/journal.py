@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from ldm_backend.errors import brief, shown
+from ldm_backend.errors import printable, short_repr
 
 from ..errors import OutputError
 from ..files.atomic import SCRATCH_PREFIX
@@ -140,7 +140,7 @@ class Journal:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise OutputError(
-                f"{self.path} cannot be read ({shown(str(error), 300)}); use another --out, or --fresh to put it aside"
+                f"{self.path} cannot be read ({printable(str(error), 300)}); use another --out, or --fresh to put it aside"
             ) from error
         return complete
 
@@ -149,7 +149,7 @@ class Journal:
             return
         index = line["job"]
         if type(index) is not int or not 0 <= index < jobs:
-            raise ValueError(f"there is no job {brief(index)}")
+            raise ValueError(f"there is no job {short_repr(index)}")
         if "files" in line:
             self.files[index] = [_saved_file(file) for file in line["files"]]
             self.texts[index] = [(_text(node), _text(text)) for node, text in line.get("texts", [])]
@@ -161,7 +161,7 @@ class Journal:
             return  # the workflow's path may be another seen from here
         what = "with other values"
         if found.jobs != expected.jobs or found.workflow != expected.workflow:
-            what = f"of {found.jobs} job(s) of {shown(found.workflow)}"
+            what = f"of {found.jobs} job(s) of {printable(found.workflow)}"
         elif found.fingerprint == expected.fingerprint:
             what = f"with --name {found.name!r}"
         raise OutputError(
@@ -208,14 +208,14 @@ def _header(fields: dict[str, Any]) -> Header:
 def _saved_file(fields: dict[str, Any]) -> SavedFile:
     file = SavedFile(**fields)
     if not is_safe_name(_text(file.name)):
-        raise ValueError(f"{brief(file.name)} is no name of a file in this folder")
+        raise ValueError(f"{short_repr(file.name)} is no name of a file in this folder")
     if type(file.bytes) is not int or not _SHA256.fullmatch(_text(file.sha256)):
-        raise ValueError(f"size and checksum of {brief(file.name)} are none")
+        raise ValueError(f"size and checksum of {short_repr(file.name)} are none")
     return file
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{brief(value)} is no text")
+        raise ValueError(f"{short_repr(value)} is no text")
     value.encode()  # half of a surrogate pair is no character: it cannot be sent, named or shown
     return value

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ldm_backend.errors import shown
+from ldm_backend.errors import printable
 
 from ..client.async_client import AsyncComfyClient
 from ..client.file_kinds import HEAD, LATENTS, PICTURES, SHAPES, SOUNDS, VIDEOS, fits
@@ -182,16 +182,16 @@ def _local_file(path: Path, kinds: Mapping[str, Any], target: str) -> LocalFile:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
     except OSError as error:
-        raise WorkflowError(f"cannot read {path} for {shown(target)}: {error.strerror}") from error
+        raise WorkflowError(f"cannot read {path} for {printable(target)}: {error.strerror}") from error
     suffix = path.suffix.lower()
     if suffix not in kinds or not fits(path.name, head):
         raise WorkflowError(
-            f"{path} cannot be used for {shown(target)}: expected a file that is one of {', '.join(kinds)} by its name "
+            f"{path} cannot be used for {printable(target)}: expected a file that is one of {', '.join(kinds)} by its name "
             "and by how it begins"
         )
     return LocalFile(path.absolute(), f"ldm-{digest[:32]}{suffix}", size)
 
 
 def _missing(node_id: str, class_type: str, name: str, value: str) -> NodeError:
-    details = f"{name}: {shown(value)} is neither among the server's inputs nor a file of that kind here"
+    details = f"{name}: {printable(value)} is neither among the server's inputs nor a file of that kind here"
     return NodeError(node_id, class_type, "missing_input_file", "File not found", details)

@@ -9,7 +9,7 @@ import folder_paths
 
 from ...ldm_backend.checkpoints.checkpoint import single_files
 from ...ldm_backend.checkpoints.file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
-from ...ldm_backend.errors import CheckpointError, brief
+from ...ldm_backend.errors import CheckpointError, short_repr
 
 FOLDER_KIND = "ldm"
 DEMO_NAME = "portraits-128"
@@ -47,7 +47,8 @@ def checkpoint_path(name: str) -> Path:
     The name comes from a workflow file, which may be anybody's. It is looked up in the listing and never joined to a
     path unseen, so it cannot lead out of the registered folders.
 
-    Raises: CheckpointError: the name is no checkpoint below a registered folder.
+    Raises:
+        CheckpointError: The name is no checkpoint below a registered folder.
     """
     for root in _roots():
         if name in _scan(root):
@@ -58,7 +59,8 @@ def checkpoint_path(name: str) -> Path:
 def checkpoint_fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
     """Path, modification time in ns and size of every file of a checkpoint; changes when the files do.
 
-    Raises: CheckpointError: as `checkpoint_path`.
+    Raises:
+        CheckpointError: As `checkpoint_path`.
     """
     path = checkpoint_path(name)
     # Beside a single file its configuration counts too.
@@ -108,7 +110,7 @@ def _not_found_message(name: str) -> str:
                 f"layout with the folders unet, vqvae and scheduler. Checkpoints available: {available}."
             )
     return (
-        f"No checkpoint named {brief(name)}. Searched: {searched}. Checkpoints available: {available}. Put the "
+        f"No checkpoint named {short_repr(name)}. Searched: {searched}. Checkpoints available: {available}. Put the "
         f"checkpoint's file, or the folder that holds unet, vqvae and scheduler, into {roots[0]} and press R in the "
         "browser to refresh the list."
     )

@@ -11,7 +11,8 @@ from .model import ldm_model_of
 class UnconditionalGuider(CFGGuider):
     """Evaluates the model once a step.
 
-    Raises: InputError: the MODEL is of another family.
+    Raises:
+        InputError: The MODEL is of another family.
     """
 
     def __init__(self, model: ModelPatcher) -> None:

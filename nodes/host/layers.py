@@ -15,13 +15,13 @@ from typing import Any
 from torch import nn
 
 from ...ldm_backend.errors import ConfigError
-from ...ldm_backend.networks import uninitialised
+from ...ldm_backend.networks import skip_init
 
 _KINDS: tuple[type[nn.Module], ...] = (
-    uninitialised.Conv2d,
-    uninitialised.Linear,
-    uninitialised.GroupNorm,
-    uninitialised.Embedding,
+    skip_init.Conv2d,
+    skip_init.Linear,
+    skip_init.GroupNorm,
+    skip_init.Embedding,
 )
 
 
@@ -29,8 +29,10 @@ def host_layers(operations: Any) -> SimpleNamespace:
     """A namespace for the `operations` of the networks.
 
     Args:
-        operations: of the host: `comfy.ops.disable_weight_init`, or what it picked for a model.
-    Raises: ConfigError: the host gives layers that hold something else than plain weights.
+        operations: Of the host: `comfy.ops.disable_weight_init`, or what it picked for a model.
+
+    Raises:
+        ConfigError: The host gives layers that hold something else than plain weights.
     """
     kinds = {kind.__name__: kind for kind in _KINDS}
     return SimpleNamespace(**{name: _complete(getattr(operations, name), kind) for name, kind in kinds.items()})

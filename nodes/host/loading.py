@@ -19,12 +19,12 @@ class Choice:
     """What the user chose.
 
     Attributes:
-        name: of the checkpoint, as listed.
-        weights: one of `WEIGHTS`.
-        config: name of a preset; None reads the configuration in the file or beside it.
-        precision: of the UNet, one of `PRECISIONS`.
-        compiled: see `UNet.compile_evaluation`.
-        vae_precision: of the first stage, one of `FIRST_STAGE_PRECISIONS`.
+        name: Of the checkpoint, as listed.
+        weights: One of `WEIGHTS`.
+        config: Name of a preset; None reads the configuration in the file or beside it.
+        precision: Of the UNet, one of `PRECISIONS`.
+        compiled: See `UNet.compile_evaluation`.
+        vae_precision: Of the first stage, one of `FIRST_STAGE_PRECISIONS`.
     """
 
     name: str
@@ -38,7 +38,8 @@ class Choice:
 def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
     """Read, check and wrap both networks.
 
-    Raises: LDMError: unknown name, or files that are missing, damaged, refused or of another family.
+    Raises:
+        LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
     """
     found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
     files = FileMark.of(found.unet_file), FileMark.of(found.first_stage_file)
@@ -57,10 +58,13 @@ def _again(
     """The patchers of MODEL and VAE from the files that they were read from before.
 
     Args:
-        choice: as then.
-        files: as they were then; others would give another model under the same name.
-        disable_dynamic: the host's wish for a plain ModelPatcher, which ours are anyway.
-    Raises: LDMError: as `load_checkpoint`; CheckpointError: the files are not what they were.
+        choice: As then.
+        files: As they were then; others would give another model under the same name.
+        disable_dynamic: The host's wish for a plain ModelPatcher, which ours are anyway.
+
+    Raises:
+        LDMError: As `load_checkpoint`.
+        CheckpointError: The files are not what they were.
     """
     for mark in files:
         if FileMark.of(mark.path) != mark:

@@ -46,13 +46,15 @@ def check_first_stage(
     """Refuse pictures that a first stage cannot make or take.
 
     Args:
-        task: for the message.
-        network: the first stage.
-        device: where it computes.
-        size: of the pictures.
-        kept: bytes of all pictures, on the CPU.
-        work: bytes that one picture of this height and width takes on the device.
-    Raises: TooLargeError: what is kept and what is computed do not fit, together where both are on the CPU.
+        task: For the message.
+        network: The first stage.
+        device: Where it computes.
+        size: Of the pictures.
+        kept: Bytes of all pictures, on the CPU.
+        work: Bytes that one picture of this height and width takes on the device.
+
+    Raises:
+        TooLargeError: What is kept and what is computed do not fit, together where both are on the CPU.
     """
     cpu = torch.device("cpu")
     if device.type == "cpu":
@@ -67,8 +69,8 @@ def make_chunks(task: str, network: nn.Module) -> Chunks:
     """How a network of a MODEL or VAE takes its batches; where memory runs out, the host gives back what it can.
 
     Args:
-        task: what the network does, for messages.
-        network: stays where it is, unlike the other models that the host has loaded on an accelerator.
+        task: What the network does, for messages.
+        network: Stays where it is, unlike the other models that the host has loaded on an accelerator.
     """
     known = weakref.ref(network)  # what is made here belongs to the network, which shall end when its MODEL does
 

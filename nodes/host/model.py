@@ -31,7 +31,7 @@ from ...ldm_backend.sampling.schedule import Schedule
 from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb
 from .layers import host_layers
 from .memory import make_chunks
-from .model_sampling import LDMModelSampling
+from .sigma_table import LDMModelSampling
 
 _CPU = torch.device("cpu")
 
@@ -65,7 +65,7 @@ class LDMModelConfig(comfy.supported_models_base.BASE):
     """What `BaseModel` wants to know.
 
     Args:
-        dtype: of the UNet's weights and arithmetic.
+        dtype: Of the UNet's weights and arithmetic.
     """
 
     unet_extra_config: dict[str, Any] = {}  # the base class would add head counts that our UNet does not take
@@ -87,7 +87,7 @@ class HostUNet(UNet):
     """The backend's UNet with the signature that `BaseModel` calls; same keys, same arithmetic.
 
     Attributes:
-        file: what the weights were read from, and may still be mapped from.
+        file: What the weights were read from, and may still be mapped from.
     """
 
     file: FileMark
@@ -100,8 +100,9 @@ class HostUNet(UNet):
     def forward(self, x: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> Tensor:
         """Predict eps; whatever conditioning the host passes has no meaning for an unconditional model.
 
-        Raises: InputError: a latent of another family, or more than fits into memory; CheckpointError: the file of the
-            weights was changed since it was loaded.
+        Raises:
+            InputError: A latent of another family, or more than fits into memory.
+            CheckpointError: The file of the weights was changed since it was loaded.
         """
         if torch.compiler.is_compiling():
             return super().forward(x, timesteps)
@@ -165,7 +166,9 @@ class LDMModel(comfy.model_base.BaseModel):
         Args:
             x_t: (N, C, H, W) float32 noisy latents on the model's device.
             t: timestep.
-        Returns: (N, C, H, W) predicted noise.
+
+        Returns:
+            (N, C, H, W) predicted noise.
         """
         with fp32(self.tf32):
             return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device))
@@ -177,12 +180,15 @@ def make_model(
     """The native MODEL.
 
     Args:
-        name: of the checkpoint as the user chose it.
-        checkpoint: as read; the tensors of its UNet become the parameters.
-        vq: first stage of the same checkpoint, which gives the preview its colours.
-        precision: of the UNet, one of `PRECISIONS`.
-        compiled: see `UNet.compile_evaluation`.
-    Raises: CheckpointError: keys or shapes do not fit the configuration; ConfigError: unknown precision.
+        name: Of the checkpoint as the user chose it.
+        checkpoint: As read; the tensors of its UNet become the parameters.
+        vq: First stage of the same checkpoint, which gives the preview its colours.
+        precision: Of the UNet, one of `PRECISIONS`.
+        compiled: See `UNet.compile_evaluation`.
+
+    Raises:
+        CheckpointError: Keys or shapes do not fit the configuration.
+        ConfigError: Unknown precision.
     """
     device = comfy.model_management.get_torch_device()
     model = LDMModel(name, checkpoint, vq, resolve(precision, device))
@@ -209,7 +215,8 @@ def _end_run(patcher: ModelPatcher) -> None:
 def ldm_model_of(model: ModelPatcher) -> LDMModel:
     """The `LDMModel` inside a MODEL.
 
-    Raises: InputError: the MODEL is of another family.
+    Raises:
+        InputError: The MODEL is of another family.
     """
     inner = getattr(model, "model", None)
     if not isinstance(inner, LDMModel):
@@ -229,7 +236,9 @@ def intermediate_device() -> torch.device:
 def loaded(model: ModelPatcher, shape: torch.Size) -> Iterator[LDMModel]:
     """The model on its device with all patches applied, and enough free memory for a batch of this latent shape.
 
-    Raises: InputError: as `ldm_model_of`; CheckpointError: the file of the weights was changed since it was loaded.
+    Raises:
+        InputError: As `ldm_model_of`.
+        CheckpointError: The file of the weights was changed since it was loaded.
     """
     inner = ldm_model_of(model)
     inner.diffusion_model.file.check()
@@ -244,7 +253,9 @@ def loaded(model: ModelPatcher, shape: torch.Size) -> Iterator[LDMModel]:
 def saved_weights(model: ModelPatcher) -> dict[str, Tensor]:
     """The UNet's tensors with all patches of this MODEL (merges, for example) applied, under our names.
 
-    Raises: InputError: as `ldm_model_of`; CheckpointError: the file of the weights was changed since it was loaded.
+    Raises:
+        InputError: As `ldm_model_of`.
+        CheckpointError: The file of the weights was changed since it was loaded.
     """
     inner = ldm_model_of(model)
     inner.diffusion_model.file.check()

@@ -16,7 +16,7 @@ import folder_paths
 from comfy.cli_args import args
 from safetensors import SafetensorError
 
-from ...ldm_backend.errors import SaveError, shown
+from ...ldm_backend.errors import SaveError, printable
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,22 @@ def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> It
     """Free numbered names below the output folder, one after the other; the folder is listed once.
 
     Args:
-        prefix: may hold subfolders and the host's %placeholders%; the host refuses one that leaves the output folder.
-        ending: for example ".png".
-        width: of the image, for placeholders.
+        prefix: May hold subfolders and the host's %placeholders%; the host refuses one that leaves the output folder.
+        ending: For example ".png".
+        width: Of the image, for placeholders.
         height: likewise.
-    Raises: SaveError: the prefix is no name for a file, or its folder cannot be made or listed.
+
+    Raises:
+        SaveError: The prefix is no name for a file, or its folder cannot be made or listed.
     """
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix):  # a NUL, half of a surrogate pair
-        raise SaveError(f"filename_prefix is '{shown(prefix)}'; expected a name without control characters.")
+        raise SaveError(f"filename_prefix is '{printable(prefix)}'; expected a name without control characters.")
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             prefix, folder_paths.get_output_directory(), width, height
         )
     except OSError as error:
-        raise SaveError(_message(f"filename_prefix {shown(prefix)}", error)) from error
+        raise SaveError(_message(f"filename_prefix {printable(prefix)}", error)) from error
     for number in count(counter):
         path = Path(folder, f"{name}_{number:05}_{ending}")
         # The host numbers by what it finds; another writer may have been quicker.
@@ -56,10 +58,14 @@ def write_new(outputs: Iterator[Output], write: Callable[[Path], object]) -> Out
     """Write a file under the next free name, whole or not at all; what another writer put there meanwhile stays.
 
     Args:
-        outputs: from `new_outputs`.
-        write: writes the content into the file that it is given.
-    Returns: the name that the file has.
-    Raises: SaveError: the folder cannot be written, or the disk is full; and what `write` raises.
+        outputs: From `new_outputs`.
+        write: Writes the content into the file that it is given.
+
+    Returns:
+        The name that the file has.
+
+    Raises:
+        SaveError: The folder cannot be written, or the disk is full; and what `write` raises.
     """
     output, scratch = next(outputs), None
     try:
@@ -84,7 +90,8 @@ def write_new(outputs: Iterator[Output], write: Callable[[Path], object]) -> Out
 def _publish(scratch: Path, path: Path) -> None:
     """Give a finished file its name.
 
-    Raises: FileExistsError: another file has it.
+    Raises:
+        FileExistsError: Another file has it.
     """
     try:
         os.link(scratch, path)  # fails where the name is taken, which a renaming does not

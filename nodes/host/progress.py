@@ -16,10 +16,12 @@ def step_callback(model: ModelPatcher, steps: int, node_id: str | None) -> Calla
     """A callback that reports each step to the host.
 
     Args:
-        model: whose latent format says how to preview; the host's --preview-method decides whether.
-        steps: length of the progress bar.
-        node_id: node that shows it.
-    Returns: a function that raises the host's InterruptProcessingException once the user has cancelled.
+        model: Whose latent format says how to preview; the host's --preview-method decides whether.
+        steps: Length of the progress bar.
+        node_id: Node that shows it.
+
+    Returns:
+        A function that raises the host's InterruptProcessingException once the user has cancelled.
     """
     bar = comfy.utils.ProgressBar(steps, node_id=node_id)
     previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))

@@ -13,10 +13,10 @@ class Renamed:
     """What became of a node of an earlier version.
 
     Attributes:
-        old: its id then.
-        new: the id of the node in its place, whose outputs are in the same order.
-        widgets: names of its widgets then, in the order in which workflows keep their values.
-        inputs: name of an input now -> its name then, for all inputs of the old node.
+        old: Its id then.
+        new: The id of the node in its place, whose outputs are in the same order.
+        widgets: Names of its widgets then, in the order in which workflows keep their values.
+        inputs: Name of an input now -> its name then, for all inputs of the old node.
     """
 
     old: str

@@ -17,9 +17,9 @@ def make_schema(group: str | None = None, advanced: Sequence[str] = (), **fields
     """`io.Schema` in this pack's category, without what the running host does not know yet.
 
     Args:
-        group: category below this pack's; None puts the node at its top.
-        advanced: inputs that most users leave as they are; newer editors fold them away until asked for.
-        fields: of `io.Schema`.
+        group: Category below this pack's; None puts the node at its top.
+        advanced: Inputs that most users leave as they are; newer editors fold them away until asked for.
+        fields: Of `io.Schema`.
 
     Newer hosts know more fields (`search_aliases`), and an older one refuses an unknown field with a TypeError.
     """

@@ -50,8 +50,8 @@ class LDMVAE(comfy.sd.VAE):
     that show seams; this one decodes those of `tiled_decode`, which show the same picture.
 
     Args:
-        vq: the networks.
-        file: what their weights were read from, and may still be mapped from.
+        vq: The networks.
+        file: What their weights were read from, and may still be mapped from.
     """
 
     first_stage_model: VQModel | KLModel
@@ -79,8 +79,9 @@ class LDMVAE(comfy.sd.VAE):
     def decode(self, samples_in: Tensor, *_: Any, **__: Any) -> Tensor:
         """(N, C, h, w) latents to (N, H, W, 3) images in 0..1.
 
-        Raises: InputError: latent of another family, or one too large for memory; CheckpointError: the file of the
-            weights was changed since it was loaded.
+        Raises:
+            InputError: Latent of another family, or one too large for memory.
+            CheckpointError: The file of the weights was changed since it was loaded.
         """
         vq = self.first_stage_model
         check_latent(samples_in, vq.config)
@@ -94,7 +95,9 @@ class LDMVAE(comfy.sd.VAE):
     def encode(self, pixel_samples: Tensor) -> Tensor:
         """(N, H, W, 3) images in 0..1 to (N, C, h, w) latents.
 
-        Raises: InputError: an image too large for memory; CheckpointError: as `decode`.
+        Raises:
+            InputError: An image too large for memory.
+            CheckpointError: As `decode`.
         """
         vq = self.first_stage_model
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
@@ -116,7 +119,9 @@ class LDMVAE(comfy.sd.VAE):
     def decode_tiled(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Like `decode`, in overlapping tiles.
 
-        Raises: InputError: latent of another family; CheckpointError: as `decode`.
+        Raises:
+            InputError: Latent of another family.
+            CheckpointError: As `decode`.
         """
         check_latent(samples, self.first_stage_model.config)
         self.file.check()
@@ -128,11 +133,15 @@ class LDMVAE(comfy.sd.VAE):
 
         Args:
             samples: (N, C, h, w) latents.
-            tile: side of a tile in latent cells; smaller ones are taken where memory runs out.
-            node_id: node that shows the progress.
-        Returns: (N, H, W, 3) images in 0..1.
-        Raises: InputError: latent of another family, a tile that is too small, or an image too large for memory;
-            CheckpointError: as `decode`.
+            tile: Side of a tile in latent cells; smaller ones are taken where memory runs out.
+            node_id: Node that shows the progress.
+
+        Returns:
+            (N, H, W, 3) images in 0..1.
+
+        Raises:
+            InputError: Latent of another family, a tile that is too small, or an image too large for memory.
+            CheckpointError: As `decode`.
         """
         first_stage = self.first_stage_model
         check_latent(samples, first_stage.config)
@@ -173,7 +182,8 @@ class LDMVAE(comfy.sd.VAE):
     def load(self, needed: int) -> None:
         """Bring the networks to their device, with that many bytes free there.
 
-        Raises: CheckpointError: the file of the weights was changed since it was loaded.
+        Raises:
+            CheckpointError: The file of the weights was changed since it was loaded.
         """
         self.file.check()
         comfy.model_management.load_models_gpu(
@@ -187,11 +197,14 @@ def make_vq(
     """The first stage on the CPU, built from the host's layers.
 
     Args:
-        config: of the first stage.
-        state_dict: diffusers key names; its tensors become the parameters.
-        source: file, for errors.
-        precision: one of `FIRST_STAGE_PRECISIONS`.
-    Raises: CheckpointError: keys or shapes do not fit the configuration; ConfigError: unknown precision.
+        config: Of the first stage.
+        state_dict: Diffusers key names; its tensors become the parameters.
+        source: File, for errors.
+        precision: One of `FIRST_STAGE_PRECISIONS`.
+
+    Raises:
+        CheckpointError: Keys or shapes do not fit the configuration.
+        ConfigError: Unknown precision.
     """
     vq = build_first_stage(config, host_layers(comfy.ops.disable_weight_init), "meta")
     load_into(vq, state_dict, source)
@@ -202,7 +215,8 @@ def make_vq(
 def ldm_vae_of(vae: Any) -> LDMVAE:
     """`vae`, if it is ours.
 
-    Raises: InputError: the VAE is of another family.
+    Raises:
+        InputError: The VAE is of another family.
     """
     if not isinstance(vae, LDMVAE):
         inner = type(getattr(vae, "first_stage_model", vae)).__name__
@@ -216,7 +230,9 @@ def ldm_vae_of(vae: Any) -> LDMVAE:
 def loaded_first_stage(vae: Any, shape: torch.Size) -> VQModel | KLModel:
     """The networks of a VAE of ours on `vae.device`, with enough free memory to decode a batch of this latent shape.
 
-    Raises: InputError: as `ldm_vae_of`; CheckpointError: the file of the weights was changed since it was loaded.
+    Raises:
+        InputError: As `ldm_vae_of`.
+        CheckpointError: The file of the weights was changed since it was loaded.
     """
     ours = ldm_vae_of(vae)
     ours.load(ours.memory_used_decode(shape, torch.float32))

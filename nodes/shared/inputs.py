@@ -82,7 +82,7 @@ def step_seed_input(when: str) -> io.Int.Input:
     """Optional seed of the noise that steps add, for latents that carry none.
 
     Args:
-        when: in which case the input counts, for the tooltip: "for eta above 0".
+        when: In which case the input counts, for the tooltip: "for eta above 0".
     """
     return io.Int.Input(
         "seed",
@@ -119,7 +119,7 @@ def other_model_input(purpose: str = "remove this noise") -> io.Model.Input:
     """Optional MODEL of nodes that make the first latent.
 
     Args:
-        purpose: what the MODEL will do with that latent, for the tooltip.
+        purpose: What the MODEL will do with that latent, for the tooltip.
     """
     return io.Model.Input(
         "model",

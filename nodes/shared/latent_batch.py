@@ -29,7 +29,7 @@ def latent_shape(width: int, height: int, model: ModelPatcher | None = None) -> 
     """(C, H, W) of the latent of an image, and its downscale; 3 channels at a quarter of the size without a model.
 
     Raises:
-        InputError: a side that is no multiple of 32, or a model of another family.
+        InputError: A side that is no multiple of 32, or a model of another family.
     """
     for name, side in (("width", width), ("height", height)):
         if side % SIZE_STEP:
@@ -52,7 +52,7 @@ def image_seeds(latent: dict[str, Any], seed: int | None = None) -> list[int] | 
     """The seed of each image of a latent: from `seed`, else from what LDM Latent Noise wrote into it, else None.
 
     Raises:
-        InputError: the latent's batch_index does not fit its batch.
+        InputError: The latent's batch_index does not fit its batch.
     """
     seed = latent.get(SEED_KEY) if seed is None else seed
     if seed is None:
@@ -82,7 +82,8 @@ def own_labels(latent: dict[str, Any]) -> list[str] | None:
     None also where `batch_index` names an image twice or one that has no label: a node before this one has joined or
     repeated batches, and the texts of the first would be wrong for the rest.
 
-    Raises: InputError: the latent's batch_index does not fit its batch.
+    Raises:
+        InputError: The latent's batch_index does not fit its batch.
     """
     images = latent["samples"].shape[0]
     indices = batch_indices(latent)

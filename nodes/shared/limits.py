@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ldm_backend.config.model import LDMConfig
 from ...ldm_backend.config.presets import CELEBAHQ_256, PRESETS
-from ...ldm_backend.errors import TooLargeError, brief
+from ...ldm_backend.errors import TooLargeError, short_repr
 from ...ldm_backend.kernels.fast_conv import kernel_bytes
 from ...ldm_backend.memory.estimates import (
     Cost,
@@ -50,11 +50,13 @@ def noise_refusal(node: type[io.ComfyNode], task: str, size: Size, **values: Any
     never hold is refused; whether a request fits at the moment is told when it runs.
 
     Args:
-        node: whose inputs these are.
-        task: for the message.
-        size: built from `values`; its numbers may be anything that a prompt can hold.
-        values: inputs by name; those that come by a link are None.
-    Returns: True, or the reason against it.
+        node: Whose inputs these are.
+        task: For the message.
+        size: Built from `values`; its numbers may be anything that a prompt can hold.
+        values: Inputs by name; those that come by a link are None.
+
+    Returns:
+        True, or the reason against it.
     """
     ranges = {item.id: item for item in node.define_schema().inputs}
     for name, value in values.items():
@@ -62,7 +64,7 @@ def noise_refusal(node: type[io.ComfyNode], task: str, size: Size, **values: Any
             return True
         least, most = ranges[name].min, ranges[name].max  # pyright: ignore[reportAttributeAccessIssue] - all are Int
         if not least <= value <= most:
-            return f"{name} is {brief(value)}; expected {least} to {most}."
+            return f"{name} is {short_repr(value)}; expected {least} to {most}."
     try:
         check_fits(task, size, _noise_cost(_SMALLEST_LATENTS, mixed=0), whole_memory(), SIZE_STEP)
     except TooLargeError as error:

@@ -11,7 +11,7 @@ def seeded(latent: dict[str, Any], seed: int) -> tuple[list[int], dict[str, Any]
     """The seed of each image, and the latent with what later nodes need to know of them.
 
     Raises:
-        InputError: the latent's batch_index does not fit its batch.
+        InputError: The latent's batch_index does not fit its batch.
     """
     kept = {key: value for key, value in latent.items() if key != LABELS_KEY}  # they name the noise of before
     carrier = kept | {"batch_index": batch_indices(latent), SEED_KEY: seed}

@@ -6,16 +6,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ...ldm_backend.errors import InputError, brief
+from ...ldm_backend.errors import InputError, short_repr
 
 
 def samples_of(latent: Any, name: str = "latent") -> Tensor:
     """The samples of a LATENT, as they are; whether their shape fits, the networks say.
 
     Args:
-        latent: what the host handed over.
-        name: of the input, for the message.
-    Raises: InputError: it is no LATENT.
+        latent: What the host handed over.
+        name: Of the input, for the message.
+
+    Raises:
+        InputError: It is no LATENT.
     """
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if not isinstance(samples, Tensor):
@@ -29,7 +31,8 @@ def samples_of(latent: Any, name: str = "latent") -> Tensor:
 def image_of(image: Any, name: str = "image") -> Tensor:
     """An IMAGE, (N, H, W, C).
 
-    Raises: InputError: it is none.
+    Raises:
+        InputError: It is none.
     """
     return _tensor(
         image,
@@ -42,7 +45,8 @@ def image_of(image: Any, name: str = "image") -> Tensor:
 def mask_of(mask: Any, name: str = "mask") -> Tensor:
     """A MASK, (N, H, W) or (H, W).
 
-    Raises: InputError: it is none.
+    Raises:
+        InputError: It is none.
     """
     return _tensor(
         mask, name, (2, 3), "a MASK, (N, H, W). Connect the mask of Load Image, or another node that gives masks."
@@ -60,5 +64,5 @@ def _found(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if value is None or isinstance(value, bool | int | float | str):
-        return brief(value)
+        return short_repr(value)
     return f"a {type(value).__name__}"

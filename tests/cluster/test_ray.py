@@ -17,8 +17,8 @@ from ldm_headless.errors import ClusterError, GenerationError, JobError, WorkerL
 from ldm_headless.generation.image_maker import ImageMaker, Source, settings_of
 from ldm_headless.generation.job import Format, Job
 from ldm_headless.generation.job_folder import JobFolder
+from ldm_headless.pools.pool import LocalPool
 from ldm_headless.pools.ray_pool import LOCAL, Needs, RayPool, ray_cluster
-from ldm_headless.pools.worker_pool import LocalPool
 
 # 500 in the form that was asked for, once; 40 show the same.
 IMAGES = int(os.environ.get("LDM_RAY_TEST_IMAGES", "40"))

@@ -16,7 +16,7 @@ import pytest
 from ldm_runs import DEMO, JOBS, LIMIT, Run, images, processes
 
 from ldm_headless.errors import HostError
-from ldm_headless.run.host_worker import HostWorker
+from ldm_headless.run.private_host_worker import HostWorker
 
 pytestmark = pytest.mark.host
 ONE_THREAD = ["--threads", "1"]

@@ -40,7 +40,7 @@ from ldm_headless.errors import (
     PromptRejectedError,
     WorkerLostError,
 )
-from ldm_headless.run.host_worker import HostWorker
+from ldm_headless.run.private_host_worker import HostWorker
 from ldm_headless.workflows.overrides import set_inputs
 from ldm_headless.workflows.workflow import Prompt, to_prompt
 

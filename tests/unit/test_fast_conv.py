@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, interpolate
 
 from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
 from ldm_backend.kernels import fast_conv, fast_norm
-from ldm_backend.kernels.fast_conv import faster, rest
+from ldm_backend.kernels.fast_conv import empty_caches, fast_convolution
 from ldm_backend.kernels.winograd import Workspace, convolve, kernel_shape, transform_kernel
 from ldm_backend.networks.kl import KLModel
 from ldm_backend.networks.layers import Layers
@@ -155,7 +155,7 @@ def test_a_host_that_changes_weights_at_each_call_is_obeyed(name, everything_fas
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             return super().forward(input) + 1
 
-    conv: Any = faster(HostConv)(16, 16, 3, padding=1).requires_grad_(False)
+    conv: Any = fast_convolution(HostConv)(16, 16, 3, padding=1).requires_grad_(False)
     conv.keep, conv.workspace = True, Workspace()
     x = noise(1, 16, 8, 8)
     setattr(conv, name, [lambda weight: weight])
@@ -163,8 +163,8 @@ def test_a_host_that_changes_weights_at_each_call_is_obeyed(name, everything_fas
 
 
 def test_subclasses_of_one_base_are_one_class():
-    assert faster(nn.Conv2d) is faster(nn.Conv2d)
-    assert issubclass(faster(nn.Conv2d), nn.Conv2d)
+    assert fast_convolution(nn.Conv2d) is fast_convolution(nn.Conv2d)
+    assert issubclass(fast_convolution(nn.Conv2d), nn.Conv2d)
 
 
 @torch.no_grad()
@@ -200,6 +200,6 @@ def test_a_rested_network_works_on(everything_fast):
     torch.testing.assert_close(vq.decode(z), expected)
     workspace: Any = vq.decoder.conv_in.workspace
     assert workspace._free
-    rest(vq)
+    empty_caches(vq)
     assert not workspace._free
     torch.testing.assert_close(vq.decode(z), expected)

@@ -22,7 +22,7 @@ from ldm_headless.errors import ExecutionError, GenerationError, JobError
 from ldm_headless.files.png import encode_png, pixels_sha256, read_png, read_png_info
 from ldm_headless.generation.job import Format, Job, Settings
 from ldm_headless.generation.job_folder import JobFolder, MadeImage
-from ldm_headless.pools.worker_pool import LocalPool
+from ldm_headless.pools.pool import LocalPool
 from ldm_headless.seed_ranges import format_seeds, parse_seeds
 
 SETTINGS = Settings("c" * 64, 3, 0.0, "ddim", "leading", 1, "cpu", "fp32", "fp32", False, 1, "2", "0")

@@ -11,7 +11,7 @@ from torch import nn
 
 from ldm_backend.checkpoints.checkpoint import load_into
 from ldm_backend.errors import CheckpointError
-from ldm_backend.networks import uninitialised
+from ldm_backend.networks import skip_init
 
 
 def test_loading_imports_nothing_of_torch(tiny_folder):
@@ -26,14 +26,14 @@ def test_loading_imports_nothing_of_torch(tiny_folder):
 
 @pytest.mark.parametrize("name", ["Conv2d", "Linear", "GroupNorm", "Embedding"])
 def test_layers_without_initialisation_are_those_of_torch(name):
-    ours, theirs = getattr(uninitialised, name), getattr(nn, name)
+    ours, theirs = getattr(skip_init, name), getattr(nn, name)
     assert issubclass(ours, theirs)
     assert set(vars(ours)) - {"__module__", "__doc__", "__parameters__"} == {"reset_parameters"}
 
 
 def test_float32_tensors_are_not_copied():
     weights = nn.Linear(3, 2).state_dict()
-    module = uninitialised.Linear(3, 2, device="meta")
+    module = skip_init.Linear(3, 2, device="meta")
     load_into(module, weights, "a.safetensors")
     assert module.weight.data_ptr() == weights["weight"].data_ptr()
 
@@ -45,12 +45,12 @@ def test_numbers_that_are_none_are_found(dtype, number, place):
     weights = {"weight": torch.zeros(1, 1000, dtype=dtype), "bias": torch.zeros(1, dtype=dtype)}
     weights["weight"][0, place] = number
     with pytest.raises(CheckpointError, match=r"a\.safetensors: weight holds NaN or infinite"):
-        load_into(uninitialised.Linear(1000, 1, device="meta"), weights, "a.safetensors")
+        load_into(skip_init.Linear(1000, 1, device="meta"), weights, "a.safetensors")
     weights["weight"][0, place] = torch.finfo(dtype).max if dtype != torch.float64 else 1e38
-    load_into(uninitialised.Linear(1000, 1, device="meta"), weights, "a.safetensors")
+    load_into(skip_init.Linear(1000, 1, device="meta"), weights, "a.safetensors")
 
 
 def test_numbers_too_large_for_float32_are_found():
     weights = {"weight": torch.full((1, 1), 1e300, dtype=torch.float64), "bias": torch.zeros(1)}
     with pytest.raises(CheckpointError, match="NaN or infinite"):
-        load_into(uninitialised.Linear(1, 1, device="meta"), weights, "a.safetensors")
+        load_into(skip_init.Linear(1, 1, device="meta"), weights, "a.safetensors")

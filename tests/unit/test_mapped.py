@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from ldm_backend.checkpoints.tensor_files import read_tensor_file
-from ldm_backend.memory.mapped import let_go
+from ldm_backend.memory.mapped import release_pages
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what is mapped")
 
@@ -35,7 +35,7 @@ def mapped(tmp_path: Path) -> torch.Tensor:
 def test_pages_of_a_file_go_and_come_back(mapped):
     assert mapped.sum() == 16 * MIB
     before = resident()
-    let_go([mapped])
+    release_pages([mapped])
     assert before - resident() > 60 * MIB
     assert mapped.sum() == 16 * MIB
 
@@ -43,12 +43,12 @@ def test_pages_of_a_file_go_and_come_back(mapped):
 def test_changed_memory_stays(mapped):
     """One changed number is enough to leave all of a tensor alone."""
     mapped[5 * MIB] = 7
-    let_go([mapped])
+    release_pages([mapped])
     assert mapped[5 * MIB] == 7
     assert mapped.sum() == 16 * MIB + 6
 
 
 def test_memory_of_no_file_stays():
     tensor = torch.full((MIB,), 3.0)
-    let_go([tensor, tensor[::2], torch.empty(0), torch.empty(3, device="meta")])
+    release_pages([tensor, tensor[::2], torch.empty(0), torch.empty(3, device="meta")])
     assert tensor.sum() == 3 * MIB

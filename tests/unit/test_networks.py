@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldm_backend.config.model import UNetConfig
 from ldm_backend.errors import InputError
-from ldm_backend.networks import uninitialised
+from ldm_backend.networks import skip_init
 from ldm_backend.networks.layers import attended_in_parts, timestep_embedding
 from ldm_backend.networks.unet import UNet
 from ldm_backend.sampling.noise import draw_noise
@@ -159,7 +159,7 @@ def unet_of_any_size(request) -> UNet:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNet(config, uninitialised if request.param == "fresh" else torch.nn)
+        unet = UNet(config, skip_init if request.param == "fresh" else torch.nn)
     with torch.no_grad():
         for weight in unet.parameters():
             weight.normal_(std=0.02, generator=torch.Generator().manual_seed(weight.numel()))

@@ -22,7 +22,7 @@ from ldm_backend.editing.inpainting import composite, inpaint, latent_mask, repa
 from ldm_backend.editing.interpolation import circle, line, slerp
 from ldm_backend.editing.inversion import invert_ddim
 from ldm_backend.memory import chunks
-from ldm_backend.networks import uninitialised
+from ldm_backend.networks import skip_init
 from ldm_backend.networks.tiled_decode import MIN_TILE, decode_tiled
 from ldm_backend.networks.unet import UNet, one_per_image
 from ldm_backend.networks.vq import VQModel
@@ -200,9 +200,9 @@ def test_the_budget_notices_one_more(log, on_card, extra, field):
 @torch.inference_mode()
 def test_launches_of_the_networks_of_full_size(log):
     """Of weights that nobody has set, at a small size."""
-    unet = UNet(CELEBAHQ_256.unet, uninitialised, device="cuda")
+    unet = UNet(CELEBAHQ_256.unet, skip_init, device="cuda")
     assert isinstance(CELEBAHQ_256.vq, VQConfig)
-    vq = VQModel(CELEBAHQ_256.vq, uninitialised, device="cuda")
+    vq = VQModel(CELEBAHQ_256.vq, skip_init, device="cuda")
     x = torch.zeros(1, 3, 16, 16, device="cuda")
     log.cut()
     unet(x, 500.0)  # the first makes what the others take

@@ -287,7 +287,7 @@ def changed(value: Any, random_: random.Random) -> Any:
 
 
 def test_random_answers_end_in_a_message(monkeypatch: pytest.MonkeyPatch, ldm: Ldm, tmp_path: Path) -> None:
-    monkeypatch.setattr("ldm_headless.run.runner._MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("ldm_headless.run.server_runner._MAX_ATTEMPTS", 1)
     outputs = {"2": {"images": [ref("a_1_.png")], "text": ["t"], "audio": [ref("a_1_.png", type="temp")]}}
     messages = [["execution_start", {}], ["execution_cached", {"nodes": ["1"]}], ["execution_success", {}]]
     for seed in range(ANSWERS):

@@ -355,7 +355,7 @@ def test_timesteps_of_the_model(tmp_path):
         "import importlib.util, sys; sys.path.insert(0, sys.argv[1])\n"
         "from comfy.cli_args import args; args.cpu = True\n"
         "import torch, comfy.model_sampling as native\n"
-        "spec = importlib.util.spec_from_file_location('ours', sys.argv[2] + '/nodes/host/model_sampling.py')\n"
+        "spec = importlib.util.spec_from_file_location('ours', sys.argv[2] + '/nodes/host/sigma_table.py')\n"
         "ours = importlib.util.module_from_spec(spec); spec.loader.exec_module(ours)\n"
         "class Config: sampling_settings = {'linear_start': 0.0015, 'linear_end': 0.0195, 'timesteps': 1000}\n"
         "new, old = ours.LDMModelSampling(Config()), native.ModelSamplingDiscrete(Config())\n"

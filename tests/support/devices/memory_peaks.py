@@ -13,7 +13,7 @@ from resident import forget_peak, resident
 
 import ldm_backend
 from ldm_backend.editing.interpolation import slerp
-from ldm_backend.kernels.fast_conv import kernel_bytes, rest
+from ldm_backend.kernels.fast_conv import empty_caches, kernel_bytes
 from ldm_backend.memory.estimates import (
     decoder_bytes,
     encoder_bytes,
@@ -51,8 +51,8 @@ def main(checkpoint: Path) -> None:
     found["first evaluation"][1] = found["first evaluation"][0] - kernel_bytes(unet)
 
     def measure(name: str, estimate: int, work: Callable[[], Any]) -> None:
-        rest(unet)
-        rest(vq)
+        empty_caches(unet)
+        empty_caches(vq)
         found[name] = [estimate, peak(work)]
 
     for n, side in ((24, 64), (1, 160)):

@@ -22,8 +22,10 @@ class LDMModelSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_s
         """Inverse of `sigma`, which interpolates the logarithm.
 
         Args:
-            sigma: noise levels of any shape; outside of the table the nearest end counts.
-        Returns: float32 timesteps 0..T-1 of that shape, on its device.
+            sigma: Noise levels of any shape; outside of the table the nearest end counts.
+
+        Returns:
+            float32 timesteps 0..T-1 of that shape, on its device.
         """
         table = self.log_sigmas
         log_sigma = sigma.detach().to(table.device, table.dtype).log().reshape(-1)

@@ -21,7 +21,7 @@ from .shared.inputs import (
     steps_input,
 )
 from .shared.latent_batch import INFO_KEY
-from .shared.sampling import run_sampler
+from .shared.sampler_runs import run_sampler
 
 
 class LDMDDIMSampler(io.ComfyNode):
@@ -91,7 +91,7 @@ class LDMDDIMSampler(io.ComfyNode):
         """Sample x_0 from x_T.
 
         Raises:
-            LDMError: a model or latent of another family, steps that the grid does not have, eta without a seed, or a
+            LDMError: A model or latent of another family, steps that the grid does not have, eta without a seed, or a
                 cache depth that the network does not have.
         """
         pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
@@ -139,7 +139,7 @@ class LDMSampler(io.ComfyNode):
         """Sample x_0 from x_T.
 
         Raises:
-            LDMError: a model or latent of another family, steps that the grid does not have, or noise without a seed.
+            LDMError: A model or latent of another family, steps that the grid does not have, or noise without a seed.
         """
         pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
         sampled = run_sampler(model, latent, pairs, sampler, cls.hidden.unique_id, seed=seed)

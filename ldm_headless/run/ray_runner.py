@@ -1,11 +1,11 @@
-"""Runs the jobs of a plan on private hosts that are the workers of a Ray cluster. Imports ray_pool and host_worker."""
+"""Runs the jobs of a plan on private hosts that are the workers of a Ray cluster. Imports ray_pool and private_host_worker."""
 
 from collections.abc import Mapping
 from functools import partial
 
 from ..errors import HeadlessError
 from ..pools.ray_pool import Needs, RayPool
-from .host_worker import HostAnswer, HostJob, HostWorker
+from .private_host_worker import HostAnswer, HostJob, HostWorker
 from .run_record import RunRecord
 
 _IN_FLIGHT = 2  # a host need not wait for us between two jobs

@@ -33,15 +33,19 @@ def run_sampler(
     Args:
         model: MODEL of this pack.
         latent: LATENT whose samples are x_T; not written to.
-        pairs: the steps, from `Schedule.timesteps`.
-        sampler: one of SAMPLERS.
-        node_id: node that shows the progress.
-        eta: for ddim.
-        seed: of the noise of the steps; None takes the latent's own.
-        cache: interval and depth of `DeepCache`; None evaluates the whole network each time.
-    Returns: the LATENT with its samples finished and everything else kept; `INFO_KEY` tells the checkpoint.
-    Raises: LDMError: a model or latent of another family, an empty latent, a batch or size that does not fit into
-        memory, a sampler that adds noise without a seed, or a cache depth that the network does not have.
+        pairs: The steps, from `Schedule.timesteps`.
+        sampler: One of SAMPLERS.
+        node_id: Node that shows the progress.
+        eta: For ddim.
+        seed: Of the noise of the steps; None takes the latent's own.
+        cache: Interval and depth of `DeepCache`; None evaluates the whole network each time.
+
+    Returns:
+        The LATENT with its samples finished and everything else kept; `INFO_KEY` tells the checkpoint.
+
+    Raises:
+        LDMError: A model or latent of another family, an empty latent, a batch or size that does not fit into memory, a
+            sampler that adds noise without a seed, or a cache depth that the network does not have.
     """
     x_T = samples_of(latent)
     step_noise = step_noise_of(latent, sampler, seed) if adds_noise(sampler, eta) else None
@@ -64,7 +68,8 @@ def run_sampler(
 def check_noisy(x_T: Tensor) -> None:  # noqa: N803 - the papers' name
     """Refuse the latent of LDM Empty Latent, which fits in shape: zeros would give a grey picture instead of a message.
 
-    Raises: InputError: nothing but zeros.
+    Raises:
+        InputError: Nothing but zeros.
     """
     if x_T.numel() and not x_T.any():
         raise InputError(
@@ -76,7 +81,8 @@ def check_noisy(x_T: Tensor) -> None:  # noqa: N803 - the papers' name
 def step_noise_of(latent: dict[str, Any], sampler: str, seed: int | None) -> StepNoise:
     """The noise of the steps, continuing each image's own generator after its x_T.
 
-    Raises: InputError: there is no seed.
+    Raises:
+        InputError: There is no seed.
     """
     seeds = image_seeds(latent, seed)
     if seeds is None:

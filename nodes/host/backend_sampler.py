@@ -38,9 +38,11 @@ class BackendSampler(Sampler):
     """Runs a sampler of the backend in the variance-preserving space, through the guider that the host gives.
 
     Args:
-        name: one of SAMPLERS.
-        eta: for ddim.
-    Raises: ScheduleError: unknown sampler, or eta with one that has none.
+        name: One of SAMPLERS.
+        eta: For ddim.
+
+    Raises:
+        ScheduleError: Unknown sampler, or eta with one that has none.
     """
 
     def __init__(self, name: str, eta: float) -> None:
@@ -61,16 +63,20 @@ class BackendSampler(Sampler):
         """As the host calls it.
 
         Args:
-            model_wrap: the guider: predicts x_0 from (N, C, H, W) latents in the host's space and sigmas (N,).
+            model_wrap: The guider: predicts x_0 from (N, C, H, W) latents in the host's space and sigmas (N,).
             sigmas: (steps + 1,) falling.
             extra_args: "seed" and "model_options" of the run.
-            callback: the host's progress, preview and cancel.
+            callback: The host's progress, preview and cancel.
             noise: (N, C, H, W) standard normal, or zeros if the latents have their noise already.
             latent_image: (N, C, H, W) what to start from, zeros for a new image.
             denoise_mask: (N, C, H, W) 1 where to draw, 0 where to keep `latent_image`.
-            disable_pbar: of no use here.
-        Returns: (N, C, H, W) latents in the host's space, at the last sigma.
-        Raises: LDMError: a model, latent or sigmas of another family, or step noise without a seed.
+            disable_pbar: Of no use here.
+
+        Returns:
+            (N, C, H, W) latents in the host's space, at the last sigma.
+
+        Raises:
+            LDMError: A model, latent or sigmas of another family, or step noise without a seed.
         """
         inner = ldm_model_of(model_wrap.model_patcher)
         inner.diffusion_model.check_input(noise.shape)
@@ -132,7 +138,8 @@ def _step_callback(callback: HostCallback | None, schedule: Schedule, pairs: Pai
 def _step_noise(seed: int | None, shape: torch.Size) -> StepNoise:
     """The noise of the steps, continuing each image's own generator after its x_T.
 
-    Raises: InputError: there is no seed, or one of a batch of another size.
+    Raises:
+        InputError: There is no seed, or one of a batch of another size.
     """
     if seed is None:
         raise InputError("The sampler adds noise at each step, but the run has no seed. Connect LDM Noise to `noise`.")

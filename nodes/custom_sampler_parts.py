@@ -13,9 +13,9 @@ from comfy_api.latest import io
 from ..ldm_backend.errors import InputError
 from ..ldm_backend.sampling.noise import draw_noise
 from ..ldm_backend.sampling.sigmas import sigmas_of
+from .host.backend_sampler import BackendSampler, BatchSeed
 from .host.guider import UnconditionalGuider
 from .host.model import ModelPatcher, ldm_model_of
-from .host.sampler import BackendSampler, BatchSeed
 from .host.schema import make_schema
 from .shared.inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
 from .shared.latent_batch import image_seeds
@@ -56,7 +56,8 @@ class LDMSamplerSelect(io.ComfyNode):
     def execute(cls, sampler: str, eta: float) -> io.NodeOutput:
         """Make the sampler.
 
-        Raises: ScheduleError: eta with a sampler that has none.
+        Raises:
+            ScheduleError: Eta with a sampler that has none.
         """
         return io.NodeOutput(BackendSampler(sampler, eta))
 
@@ -104,7 +105,8 @@ class LDMSigmas(io.ComfyNode):
     def execute(cls, model: ModelPatcher, steps: int, grid: str, strength: float) -> io.NodeOutput:
         """(steps + 1,) float32 sigmas, falling.
 
-        Raises: LDMError: a model of another family, steps that the grid does not have, or strength out of range.
+        Raises:
+            LDMError: A model of another family, steps that the grid does not have, or strength out of range.
         """
         schedule = ldm_model_of(model).schedule
         return io.NodeOutput(torch.tensor(sigmas_of(schedule, schedule.last_timesteps(steps, strength, grid))))
@@ -135,7 +137,8 @@ class LDMGuider(io.ComfyNode):
     def execute(cls, model: ModelPatcher) -> io.NodeOutput:
         """Make the guider.
 
-        Raises: InputError: the MODEL is of another family.
+        Raises:
+            InputError: The MODEL is of another family.
         """
         return io.NodeOutput(UnconditionalGuider(model))
 
@@ -144,7 +147,7 @@ class ImageNoise:
     """A NOISE of the host: noise of a seed for each image, whatever the batch.
 
     Args:
-        seed: of the image with index 0.
+        seed: Of the image with index 0.
     """
 
     def __init__(self, seed: int) -> None:
@@ -153,8 +156,9 @@ class ImageNoise:
     def generate_noise(self, input_latent: dict[str, Any]) -> torch.Tensor:
         """(N, C, H, W) float32 noise on the CPU for a LATENT; the seeds of its images are in `seed` from then on.
 
-        Raises: InputError: a latent that is no batch of images, or whose batch_index does not fit it, or noise that
-            does not fit into memory.
+        Raises:
+            InputError: A latent that is no batch of images, or whose batch_index does not fit it, or noise that does
+                not fit into memory.
         """
         shape = input_latent["samples"].shape
         if len(shape) != 4:
