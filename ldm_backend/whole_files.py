@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +61,22 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     with replaced_when_done(path) as scratch:
         scratch.write_bytes(data)
+
+
+def give_names(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Move finished files to their places on the same disk, in this order.
+
+    Args:
+        moves: From where, to where; what is there is replaced.
+
+    Raises:
+        OSError: It cannot be done.
+    """
+    for source, target in moves:
+        _complete(source)
+        source.replace(target)
+    for folder in {target.parent for _, target in moves}:
+        _sync_folder(folder)
 
 
 @contextmanager

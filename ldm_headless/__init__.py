@@ -5,7 +5,8 @@
         client.follow(prompt_id)
         png = client.fetch(client.outputs(prompt_id)[0])
 
-Read on in this order: errors, client (protocol, event_socket, async_client, sync_client), workflows (workflow with
+Read on in this order: errors, client (answers, access,
+transport, history with file_kinds, protocol, event_socket, async_client, sync_client), workflows (workflow with
 embedded, overrides, validation), ui_format (export with graph, editors, widget_types, dynamic_inputs, node_types,
 instances, promoted_values, unfolding, primitives, text_widgets), host (private_host with install, torch_probe and
 scratch_folder), run (sweep, plan, output_folder with journal and output_names, report, run_record, server_runner,
@@ -13,9 +14,10 @@ ray_runner with private_host_worker), pools, commands, cli.
 Speaks HTTP to the host and imports neither the host nor torch.
 """
 
+from .client.access import Access
 from .client.async_client import AsyncComfyClient
 from .client.events import Event
-from .client.history import ImageRef
+from .client.history import FileRef, ImageRef, Outputs
 from .client.protocol import Queue
 from .client.sync_client import ComfyClient
 from .errors import HeadlessError
@@ -25,12 +27,15 @@ from .workflows.workflow import load_workflow, to_prompt
 
 __all__ = [
     "PACK_ROOT",
+    "Access",
     "AsyncComfyClient",
     "ComfyClient",
     "Event",
+    "FileRef",
     "HeadlessError",
     "HostLocation",
     "ImageRef",
+    "Outputs",
     "PrivateHost",
     "Queue",
     "find_host",

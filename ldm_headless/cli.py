@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ldm_backend.errors import LDMError
 
@@ -25,9 +24,9 @@ from .commands.generate import generate
 from .commands.run import run
 from .commands.verify import verify
 from .host.install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
+from .terminal import guard_logging, note, result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-_console = Console(stderr=True)
 
 
 @app.callback()
@@ -42,7 +41,7 @@ def install_private_host(
     version: Annotated[str, typer.Option(help=f"Of ComfyUI: {', '.join(VERSIONS)}.")] = DEFAULT_VERSION,
 ) -> None:
     """Install a private ComfyUI, and its requirements into this Python environment."""
-    typer.echo(install_host(directory, constraints, version).path)
+    result(install_host(directory, constraints, version).path)
 
 
 for _command in (run, generate, evaluate, convert, inspect, verify, download):
@@ -55,10 +54,11 @@ _stopped_by: list[int] = []
 def main() -> None:
     """Entry point: errors of ours become one message and an exit code, and SIGTERM ends us as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _stop)
+    guard_logging()
     try:
         app()
     except LDMError as error:
-        _console.print(f"ldm: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        note(str(error), "red")
         sys.exit(getattr(error, "exit_code", 2))
     except SystemExit as end:
         # Typer makes 130 of every interruption.

@@ -110,11 +110,19 @@ class PromptInterruptedError(HeadlessError):
 
 
 class NoImageError(HeadlessError):
-    """A prompt ran to its end and left no image."""
+    """A prompt ran to its end and left no image, no other file and no text."""
+
+
+class OutputFileError(HeadlessError):
+    """A file of a prompt that its server gives too large, or as something else than its name says."""
+
+
+class OutputGoneError(OutputFileError):
+    """A file of a prompt that its server no longer has."""
 
 
 class RunFailedError(HeadlessError):
-    """Some jobs of a run have no images. The exit code is that of the first reason."""
+    """Some jobs of a run have no files. The exit code is that of the first reason."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         self.exit_code = exit_code

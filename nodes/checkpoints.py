@@ -110,4 +110,7 @@ class LDMCheckpointSave(io.ComfyNode):
             new_outputs(filename_prefix, ".safetensors"),
             lambda file: fill_single_file(file, inner.ldm_config, unet, decoder, dtype, texts),
         )
-        return io.NodeOutput(ui=ui.PreviewText(f"{output.subfolder}/{output.path.name}".lstrip("/")))
+        name = f"{output.subfolder}/{output.path.name}".lstrip("/")
+        # Clients without a browser fetch what is listed as a file; editors show the text.
+        file = {"filename": output.path.name, "subfolder": output.subfolder, "type": "output"}
+        return io.NodeOutput(ui={"text": (name,), "checkpoints": [file]})

@@ -1,4 +1,4 @@
-"""An asynchronous ComfyUI client: submit, follow, fetch, interrupt. Imports httpx and the siblings.
+"""An asynchronous ComfyUI client: submit, follow, fetch, upload, interrupt. Imports the siblings.
 
 The host sends a prompt's progress only to the WebSocket that carries the client id of its submission, so the socket is
 opened before the prompt is posted. What happened to a prompt is always read from the host's history; the socket only
@@ -14,44 +14,36 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-import httpx
-
 from ..errors import ConnectionLostError, PromptLostError, ServerError
+from .access import Access
+from .answers import an_object
 from .event_socket import EventSocket, Inbox
 from .events import Event
-from .history import ImageRef, image_refs, raise_for_failure
-from .protocol import (
-    Queue,
-    check_status,
-    json_object,
-    parse_address,
-    parse_queue,
-    parse_queue_length,
-    parse_submission,
-)
+from .history import FileRef, Outputs, raise_for_failure, read_outputs
+from .http_client import HttpClient, object_of
+from .protocol import Queue, parse_descriptions, parse_queue, parse_queue_length, parse_submission
 
 _POLL_S = 2.0  # how long the socket may be silent before the history is asked
+_FIRST_POLL_S = 0.1  # without a socket: before the history is asked again, then twice that, up to the above
 _POLL_SHARE = 10  # asking takes at most a tenth of the time: the queue of a busy host can be large
 _DRAIN_S = 0.5  # how long the last messages of a finished prompt may take: HTTP can overtake the socket
-_RETRIES_S = (0.0, 0.2, 1.0)  # waits before each attempt of a request that changes nothing
 _ARRIVAL_S = (0.0, 0.5, 1.0)  # when to ask for a prompt whose submission broke off
 
 
-class AsyncComfyClient:
+class AsyncComfyClient(HttpClient):
     """One client of one ComfyUI server. Several prompts may be followed at once.
 
     Args:
         base_url: For example `http://127.0.0.1:8188`.
-        timeout: Seconds that one HTTP request may take. Prompts may run for as long as they like.
+            User, password and query go along with each request and are not shown.
+        timeout: Seconds that one HTTP request may be silent or drip. Prompts may run for as long as they like.
+        access: How to be let in by a secured server.
     """
 
-    def __init__(self, base_url: str, timeout: float = 30.0) -> None:
-        address = parse_address(base_url)
-        self.base_url = address.url
+    def __init__(self, base_url: str, timeout: float = 30.0, access: Access | None = None) -> None:
+        super().__init__(base_url, timeout, access)
         self.client_id = uuid.uuid4().hex
-        # A proxy from the environment has no business between us and a host on this machine.
-        self._http = httpx.AsyncClient(base_url=address.url, timeout=timeout, trust_env=not address.is_local)
-        self._socket = EventSocket(address, self.client_id, timeout)
+        self._socket = EventSocket(self._address, self.client_id, timeout, self._access)
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,7 +56,7 @@ class AsyncComfyClient:
     async def close(self) -> None:
         """Close the socket and the HTTP connections; a running prompt goes on."""
         await self._socket.close()
-        await self._http.aclose()
+        await super().close()
 
     # Prompts
 
@@ -96,7 +88,7 @@ class AsyncComfyClient:
             if await self._has_arrived(prompt_id):
                 return prompt_id
             response = await self._request("POST", "/prompt", json=body, accept=(200, 400))
-        accepted_id, rejection = parse_submission(json_object(response), self.base_url)
+        accepted_id, rejection = parse_submission(object_of(response), self.base_url)
         if rejection is not None:
             # Half a result is no result.
             await self.cancel(accepted_id)
@@ -133,7 +125,7 @@ class AsyncComfyClient:
         """What `follow` reports, as an iterator that ends or raises as `follow` does."""
         inbox = self._socket.inbox(prompt_id)
         last: Event | None = None
-        absences = 0
+        absences, pause = 0, _FIRST_POLL_S
         try:
             # One absence may fall between our two questions; a prompt absent twice is gone.
             while absences < 2:
@@ -141,12 +133,15 @@ class AsyncComfyClient:
                 entry, queued = await self._whereabouts(prompt_id)
                 patience = max(_POLL_S, _POLL_SHARE * (time.monotonic() - asked))
                 if entry is not None:
-                    while not _is_last(last) and (last := await next_event(inbox, _DRAIN_S)) is not None:
+                    drain = _DRAIN_S if self._socket.is_open else 0.0
+                    while not _is_last(last) and (last := await next_event(inbox, drain)) is not None:
                         yield last
                     raise_for_failure(prompt_id, entry)
                     return
                 absences = 0 if queued else absences + 1
                 await self._socket.reopen()
+                if not self._socket.is_open:
+                    patience, pause = max(pause, patience - _POLL_S), min(2 * pause, _POLL_S)
                 while (event := await next_event(inbox, patience)) is not None:
                     last = event
                     yield event
@@ -182,8 +177,16 @@ class AsyncComfyClient:
             raise ConnectionLostError(f"while prompt {prompt_id} was waiting or running: {error}") from error
         return entry, queued
 
-    async def outputs(self, prompt_id: str) -> list[ImageRef]:
-        """The images of a finished prompt, in the order in which the host lists its nodes.
+    async def outputs(self, prompt_id: str) -> list[FileRef]:
+        """The files of a finished prompt, in the order in which the host lists its nodes.
+
+        Raises:
+            ServerError: The prompt has not finished, or the host has forgotten it.
+        """
+        return list((await self.all_outputs(prompt_id)).files)
+
+    async def all_outputs(self, prompt_id: str) -> Outputs:
+        """What a finished prompt left: files, texts, and what is neither.
 
         Raises:
             ServerError: The prompt has not finished, or the host has forgotten it.
@@ -191,25 +194,20 @@ class AsyncComfyClient:
         entry = await self.history(prompt_id)
         if entry is None:
             raise ServerError(f"{self.base_url} has no history of prompt {prompt_id}; call follow() first")
-        return image_refs(entry)
-
-    async def fetch(self, ref: ImageRef) -> bytes:
-        """The bytes of one image file exactly as the host saved it, metadata included."""
-        query = {"filename": ref.filename, "subfolder": ref.subfolder, "type": ref.type}
-        return (await self._request("GET", "/view", params=query)).content
+        return read_outputs(entry)
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The host's record of a finished prompt, or None while it waits or runs."""
-        entry = json_object(await self._request("GET", f"/history/{quote(prompt_id, safe='')}")).get(prompt_id)
-        return entry if isinstance(entry, dict) else None
+        answer = object_of(await self._request("GET", f"/history/{quote(prompt_id, safe='')}"))
+        return an_object(answer[prompt_id], "the history of a prompt") if prompt_id in answer else None
 
     async def queue(self) -> Queue:
         """Which prompts run or wait. The host sends each of them whole: `queue_length` is cheaper."""
-        return parse_queue(json_object(await self._request("GET", "/queue")))
+        return parse_queue(object_of(await self._request("GET", "/queue")))
 
     async def queue_length(self) -> int:
         """How many prompts run or wait."""
-        return parse_queue_length(json_object(await self._request("GET", "/prompt")))
+        return parse_queue_length(object_of(await self._request("GET", "/prompt")))
 
     async def interrupt(self, prompt_id: str | None = None) -> None:
         """Interrupt a running prompt, or whatever runs when no id is given."""
@@ -228,7 +226,7 @@ class AsyncComfyClient:
 
     async def object_info(self) -> dict[str, Any]:
         """The host's description of all its nodes: node id -> description."""
-        return json_object(await self._request("GET", "/object_info"))
+        return parse_descriptions(object_of(await self._request("GET", "/object_info")))
 
     async def system_stats(self) -> dict[str, Any]:
         """The host's versions and devices.
@@ -236,27 +234,10 @@ class AsyncComfyClient:
         Raises:
             ServerError: What answers is no ComfyUI.
         """
-        stats = json_object(await self._request("GET", "/system_stats"))
-        if "system" not in stats:
+        stats = object_of(await self._request("GET", "/system_stats"))
+        if not isinstance(stats.get("system"), dict):
             raise ServerError(f"{self.base_url} is no ComfyUI: its /system_stats has no `system`; check the address")
         return stats
-
-    async def _request(self, method: str, path: str, accept: tuple[int, ...] = (200,), **kwargs: Any) -> httpx.Response:
-        # Asking again changes nothing; a second submission might.
-        waits = list(_RETRIES_S if method == "GET" else _RETRIES_S[:1])
-        while True:
-            await asyncio.sleep(waits.pop(0))
-            try:
-                return check_status(await self._http.request(method, path, **kwargs), accept)
-            except httpx.ConnectError as error:
-                raise ServerError(
-                    f"no server answers at {self.base_url} ({error}); start it or check the address"
-                ) from error
-            except httpx.TransportError as error:
-                if waits and not isinstance(error, httpx.TimeoutException):  # waiting once is enough
-                    continue
-                detail = str(error) or type(error).__name__
-                raise ConnectionLostError(f"{method} {self.base_url}{path} broke off: {detail}") from error
 
 
 async def next_event(inbox: Inbox, patience: float) -> Event | None:

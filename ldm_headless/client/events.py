@@ -1,15 +1,18 @@
-"""What the host says on its WebSocket, as one small type. Imports nothing of the project."""
+"""What the host says on its WebSocket, as one small type. Imports answers and the errors."""
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import ServerError
+from .answers import parse_json
+
 # Kinds of binary frames: a preview without, and one with, a JSON header.
 _PREVIEW = 1
 _PREVIEW_WITH_METADATA = 4
 _FORMATS = {1: "jpeg", 2: "png"}
+_MAX_JSON = 8 * 2**20  # of a frame; the longest are lists of what a node shows
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,32 @@ def parse_frame(frame: str | bytes) -> Event | None:
     if kind == _PREVIEW:
         return Event("preview", {"image_type": f"image/{_FORMATS.get(second, 'unknown')}"}, image=frame[8:])
     if kind == _PREVIEW_WITH_METADATA:
-        try:
-            data = json.loads(frame[8 : 8 + second])
-        except ValueError:
+        data = _json(frame[8 : 8 + second])
+        if data is None:
             return None
         data = data if isinstance(data, dict) else {}
-        return Event("preview", data, str(data.get("prompt_id") or ""), frame[8 + second :])
+        return Event("preview", data, _prompt_id(data), frame[8 + second :])
     return None
 
 
 def _parse_text(frame: str) -> Event | None:
-    try:
-        message = json.loads(frame)
-    except ValueError:
-        return None
-    if not isinstance(message, dict) or "type" not in message:
+    message = _json(frame)
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         return None
     data = message.get("data")
     data = data if isinstance(data, dict) else {}
-    return Event(str(message["type"]), data, str(data.get("prompt_id") or ""))
+    return Event(message["type"], data, _prompt_id(data))
+
+
+def _json(text: str | bytes) -> Any:
+    if len(text) > _MAX_JSON:
+        return None
+    try:
+        return parse_json(text, "the WebSocket")
+    except ServerError:
+        return None
+
+
+def _prompt_id(data: Mapping[str, Any]) -> str:
+    found = data.get("prompt_id")
+    return found if isinstance(found, str) else ""

@@ -1,28 +1,17 @@
-"""What the host's HTTP API and WebSocket are asked and answer, without any I/O. Imports httpx and the errors."""
+"""What the host's HTTP API and WebSocket are asked and answer, without any I/O. Imports answers and the errors."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
+from ldm_backend.errors import printable
 
 from ..errors import NodeError, PromptRejectedError, ServerError
+from .answers import a_list, a_number, a_text, an_object
+from .transport import Answer
 
 # Without this the host sends previews that do not say which node they belong to.
 HELLO = '{"type": "feature_flags", "data": {"supports_preview_metadata": true}}'
-
-
-@dataclass(frozen=True)
-class Address:
-    """Of a server: `url` without a final slash; `is_local` when it is on this machine."""
-
-    url: str
-    is_local: bool
-
-    def socket_url(self, client_id: str) -> str:
-        """Where the WebSocket of a client is."""
-        return f"ws{self.url.removeprefix('http')}/ws?clientId={client_id}"
 
 
 @dataclass(frozen=True)
@@ -42,49 +31,26 @@ class Queue:
         return len(self.running) + len(self.pending)
 
 
-def parse_address(base_url: str) -> Address:
-    """Check a server's address.
+def check_status(answer: Answer, accept: tuple[int, ...], text: str) -> Answer:
+    """Return the answer if its status is expected.
 
-    Raises:
-        ServerError: It is none.
-    """
-    url = base_url.rstrip("/")
-    try:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise ValueError("no address")
-    except ValueError as error:  # also a port that is no number, or too large
-        raise ServerError(f"{url!r} is no server address; expected something like http://127.0.0.1:8188") from error
-    return Address(url, parts.hostname in ("127.0.0.1", "localhost", "::1"))
-
-
-def check_status(response: httpx.Response, accept: tuple[int, ...]) -> httpx.Response:
-    """Return the response if its status is expected.
+    Args:
+        answer: Of the server.
+        accept: Statuses that are expected.
+        text: What it said, without secrets.
 
     Raises:
         ServerError: It is not.
     """
-    if response.status_code not in accept:
-        raise ServerError(
-            f"{response.request.method} {response.url} answered {response.status_code} {response.reason_phrase}: "
-            f"{response.text[:200].strip() or 'no text'}"
-        )
-    return response
-
-
-def json_object(response: httpx.Response) -> dict[str, Any]:
-    """The JSON object in a response.
-
-    Raises:
-        ServerError: There is none.
-    """
-    try:
-        answer = response.json()
-    except ValueError as error:
-        raise ServerError(f"{response.url} did not answer JSON; is this a ComfyUI server?") from error
-    if not isinstance(answer, dict):
-        raise ServerError(f"{response.url} answered a JSON {type(answer).__name__}; expected an object")
-    return answer
+    if answer.status in accept:
+        return answer
+    hint = ""
+    if answer.status in (401, 403):
+        hint = "; it wants to know who you are: give a token by LDM_SERVER_TOKEN, or a header by --header-file"
+    if 300 <= answer.status < 400:
+        hint = "; it leads elsewhere, maybe to a login: give the address that it leads to, or set LDM_SERVER_TOKEN"
+    said = printable(" ".join(text.split()), 200) or "no text"
+    raise ServerError(f"{answer.where} answered {answer.status} {printable(answer.reason)}: {said}{hint}")
 
 
 def parse_submission(answer: Mapping[str, Any], source: str) -> tuple[str, PromptRejectedError | None]:
@@ -105,30 +71,59 @@ def parse_submission(answer: Mapping[str, Any], source: str) -> tuple[str, Promp
     errors = _node_errors(answer)
     rejection = PromptRejectedError(errors) if errors else None
     if "prompt_id" in answer:
-        return str(answer["prompt_id"]), rejection
+        return a_text(answer["prompt_id"], f"the prompt id of {source}", 200), rejection
     raise rejection or ServerError(f"{source}/prompt answered neither a prompt id nor a reason; is this a ComfyUI?")
 
 
 def _node_errors(answer: Mapping[str, Any]) -> tuple[NodeError, ...]:
     """Every reason in an answer of POST /prompt; the general one only if no node is to blame."""
+    by_node = answer.get("node_errors")
+    by_node = {} if by_node == [] else an_object(by_node, "the answer's node_errors")  # an empty list without errors
     found = [
-        NodeError(node_id, info.get("class_type", "?"), error["type"], error["message"], error.get("details", ""))
-        for node_id, info in (answer.get("node_errors") or {}).items()
-        for error in info.get("errors", [])
+        _node_error(printable(node_id), info.get("class_type"), an_object(error, "an error of a node"))
+        for node_id, entry in by_node.items()
+        for info in [an_object(entry, "the errors of a node")]
+        for error in a_list(info.get("errors"), "the errors of a node")
     ]
     general = answer.get("error")
     if not found and isinstance(general, dict):
-        extra = general.get("extra_info") or {}
-        node_id, class_type = str(extra.get("node_id", "")), str(extra.get("class_type", "?"))
-        found = [NodeError(node_id, class_type, general["type"], general["message"], general.get("details") or "")]
+        extra = an_object(general.get("extra_info"), "the answer's extra_info")
+        node_id = a_text(extra.get("node_id") or "", "the answer's node_id")
+        found = [_node_error(node_id, extra.get("class_type"), general)]
+    elif not found and isinstance(general, str) and "prompt_id" not in answer:
+        found = [_node_error("", None, {"type": "error", "message": general})]
     return tuple(found)
 
 
+def _node_error(node_id: str, class_type: Any, error: Mapping[str, Any]) -> NodeError:
+    class_type, kind, message, details = (
+        a_text(value or default, "an error of a node")
+        for value, default in (
+            (class_type, "?"),
+            (error.get("type"), "error"),
+            (error.get("message"), "no message"),
+            (error.get("details"), ""),
+        )
+    )
+    return NodeError(node_id, class_type, kind, message, details)
+
+
 def parse_queue(answer: Mapping[str, Any]) -> Queue:
-    """The answer of GET /queue: items of (number, prompt id, prompt, ...), those that wait in the order of a heap."""
-    running, pending = (answer.get(part) or [] for part in ("queue_running", "queue_pending"))
-    pending = sorted(pending, key=lambda item: item[0])
-    return Queue(tuple(str(item[1]) for item in running), tuple(str(item[1]) for item in pending))
+    """The answer of GET /queue: items of (number, prompt id, prompt, ...), those that wait in the order of a heap.
+
+    Raises:
+        ServerError: It is no queue.
+    """
+    running, pending = (_queue_items(answer, part) for part in ("queue_running", "queue_pending"))
+    return Queue(tuple(name for _, name in running), tuple(name for _, name in sorted(pending)))
+
+
+def _queue_items(answer: Mapping[str, Any], part: str) -> Iterator[tuple[int | float, str]]:
+    for item in a_list(answer.get(part), f"the {part} of GET /queue"):
+        entry = a_list(item, f"an item of {part}")
+        if len(entry) < 2:
+            raise ServerError(f"an item of {part} has {len(entry)} parts; expected a number and a prompt id")
+        yield a_number(entry[0], f"the number of an item of {part}"), a_text(entry[1], f"an id of {part}", 200)
 
 
 def parse_queue_length(answer: Mapping[str, Any]) -> int:
@@ -138,6 +133,46 @@ def parse_queue_length(answer: Mapping[str, Any]) -> int:
         ServerError: It does not say.
     """
     try:
-        return int(answer["exec_info"]["queue_remaining"])
-    except (KeyError, TypeError, ValueError) as error:
+        return int(a_number(answer["exec_info"]["queue_remaining"], "queue_remaining"))
+    except (KeyError, TypeError, ServerError) as error:
         raise ServerError("GET /prompt did not tell the length of the queue; is this a ComfyUI?") from error
+
+
+def parse_descriptions(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The answer of GET /object_info: node id -> description, without those that describe no node.
+
+    A pack can describe its nodes in any way; one that is broken costs only its own.
+
+    Raises:
+        ServerError: It describes no node at all.
+    """
+    found = {name: entry for name, entry in answer.items() if _describes_a_node(entry)}
+    if answer and not found:
+        raise ServerError("GET /object_info describes no node as ComfyUI does; is this a ComfyUI server?")
+    return found
+
+
+def _describes_a_node(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    groups, order = entry.get("input") or {}, entry.get("input_order") or {}
+    if not isinstance(entry.get("output") or [], list) or not isinstance(groups, dict) or not isinstance(order, dict):
+        return False
+    names = [name for group in order.values() for name in (group if isinstance(group, list) else [None])]
+    specs = [groups.get(group) or {} for group in ("required", "optional")]
+    return (
+        all(isinstance(name, str) for name in names)
+        and all(isinstance(group, dict) for group in specs)
+        and all(_describes_an_input(spec) for group in specs for spec in group.values())
+    )
+
+
+def _describes_an_input(spec: Any) -> bool:
+    """A list of the type, or of a list of choices, and maybe of options."""
+    if not isinstance(spec, list) or not spec or not isinstance(spec[0], str | list):
+        return False
+    options = spec[1] if len(spec) > 1 else {}
+    if not isinstance(options, dict):
+        return False
+    numbers = (options.get(name) for name in ("min", "max"))
+    return all(value is None or (isinstance(value, int | float)) for value in numbers)

@@ -4,13 +4,16 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from .access import Access
 from .async_client import AsyncComfyClient
 from .events import Event
-from .history import ImageRef
+from .history import FileRef, Outputs
 from .protocol import Queue
+from .received import MAX_FILE
 
 _Result = TypeVar("_Result")
 
@@ -23,11 +26,12 @@ class ComfyClient:
 
     Args:
         base_url: For example `http://127.0.0.1:8188`.
-        timeout: Seconds that one HTTP request may take. Prompts may run for as long as they like.
+        timeout: Seconds that one HTTP request may be silent or drip. Prompts may run for as long as they like.
+        access: How to be let in by a secured server.
     """
 
-    def __init__(self, base_url: str, timeout: float = 30.0) -> None:
-        self._client = AsyncComfyClient(base_url, timeout)
+    def __init__(self, base_url: str, timeout: float = 30.0, access: Access | None = None) -> None:
+        self._client = AsyncComfyClient(base_url, timeout, access)
         self.base_url = self._client.base_url
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="comfy-client", daemon=True)
@@ -71,13 +75,29 @@ class ComfyClient:
         """Whether the prompt waits, runs or has finished there."""
         return self._wait(self._client.knows(prompt_id))
 
-    def outputs(self, prompt_id: str) -> list[ImageRef]:
-        """The images of a finished prompt, in the order in which the host lists its nodes."""
+    def outputs(self, prompt_id: str) -> list[FileRef]:
+        """The files of a finished prompt, in the order in which the host lists its nodes."""
         return self._wait(self._client.outputs(prompt_id))
 
-    def fetch(self, ref: ImageRef) -> bytes:
-        """The bytes of one image file exactly as the host saved it, metadata included."""
-        return self._wait(self._client.fetch(ref))
+    def all_outputs(self, prompt_id: str) -> Outputs:
+        """What a finished prompt left: files, texts, and what is neither."""
+        return self._wait(self._client.all_outputs(prompt_id))
+
+    def fetch(self, ref: FileRef, limit: int = MAX_FILE) -> bytes:
+        """The bytes of one file exactly as the host saved it, metadata included; see `AsyncComfyClient.download`."""
+        return self._wait(self._client.fetch(ref, limit))
+
+    def download(self, ref: FileRef, path: Path, limit: int = MAX_FILE) -> None:
+        """Write one file to a path that nobody uses; see `AsyncComfyClient.download`."""
+        self._wait(self._client.download(ref, path, limit))
+
+    def has_input(self, name: str) -> bool:
+        """Whether the host has a file of this name, maybe with folders, among its inputs."""
+        return self._wait(self._client.has_input(name))
+
+    def upload(self, name: str, data: bytes) -> None:
+        """Put a file among the host's inputs, unless one of this name is there; see `AsyncComfyClient.upload`."""
+        self._wait(self._client.upload(name, data))
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The host's record of a finished prompt, or None while it waits or runs."""

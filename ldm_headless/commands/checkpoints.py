@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ldm_backend.checkpoints.hub import DEFAULT_REPO, DEFAULT_REVISION
 from ldm_backend.errors import InputError
 
 from ..host.install import find_host
+from ..terminal import result, say
 from .text_tables import print_table
 
 if TYPE_CHECKING:
     from ldm_backend.checkpoints.inspection import CheckpointInfo
     from ldm_backend.config.model import LDMConfig
 
-_console = Console(stderr=True)
 _WEIGHTS_TEXT = {"ema": "EMA", "raw": "raw", "only": "one set, of unknown kind"}
 
 ConfigOption = Annotated[
@@ -68,8 +67,8 @@ def convert(
         convert_to_folder(checkpoint, out, dtype.value)
     else:
         convert_to_single_file(checkpoint, out, dtype.value)
-    _note(f"layout {checkpoint.layout}, weights: {_WEIGHTS_TEXT[checkpoint.weights]}, written as {dtype.value}")
-    typer.echo(out)
+    say(f"layout {checkpoint.layout}, weights: {_WEIGHTS_TEXT[checkpoint.weights]}, written as {dtype.value}")
+    result(out)
 
 
 def inspect(
@@ -85,13 +84,13 @@ def inspect(
 
     info = inspect_checkpoint(path, config)
     if as_json:
-        typer.echo(json.dumps(_as_json(info), indent=2))
+        result(json.dumps(_as_json(info), indent=2))
         return
     print_table(_summary(info))
     if info.config:
         print_table(_settings(info.config))
     if info.problem:
-        _note(info.problem, "yellow")
+        say(info.problem, "yellow")
 
 
 def download(
@@ -112,9 +111,9 @@ def download(
     try:
         hub.download(repo, out, revision)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
-        _note("interrupted: what has arrived is kept, and the same command continues")
+        say("interrupted: what has arrived is kept, and the same command continues")
         raise
-    typer.echo(out)
+    result(out)
 
 
 def _model_folder(repo: str) -> Path:
@@ -170,7 +169,3 @@ def _settings(config: "LDMConfig") -> list[tuple[str, str]]:
 
     parts = config_to_json(config)
     return [(f"{part}.{name}", json.dumps(value)) for part, values in parts.items() for name, value in values.items()]
-
-
-def _note(text: str, style: str | None = None) -> None:
-    _console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

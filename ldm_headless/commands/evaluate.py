@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from ..terminal import result, say
 
 if TYPE_CHECKING:
     from ..evaluation.comparison import Distance, Pairs
 
 _SHOWN_KEYS = 10
-_console = Console(stderr=True)
 
 
 def evaluate(
@@ -38,8 +38,8 @@ def evaluate(
     apart = set_distance(*sets, find_features(features)) if distance else None
     paired = compare_pairs(*sets)
     if apart and apart.warning:
-        _console.print(f"warning: {apart.warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    typer.echo(json.dumps(_as_json(apart, paired), indent=2) if as_json else _as_text(apart, paired))
+        say(f"warning: {apart.warning}", "yellow")
+    result(json.dumps(_as_json(apart, paired), indent=2) if as_json else _as_text(apart, paired))
 
 
 def _as_json(apart: "Distance | None", paired: "Pairs | None") -> dict[str, Any]:

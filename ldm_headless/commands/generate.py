@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import JobError
@@ -16,6 +15,7 @@ from ..generation.job import NPZ_NAME, Format, Job, Settings
 from ..pools.pool import LocalPool, Pool
 from ..pools.ray_pool import Needs, RayPool, ray_cluster
 from ..seed_ranges import parse_seeds
+from ..terminal import console, result
 from .checkpoints import Weights
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..generation.job_folder import JobFolder, MadeImage
     from ..pools.pool import Worker
 
-_console = Console(stderr=True)
 AUTO = "auto"
 _MOST_IN_BATCH = 100_000
 _IN_FLIGHT = 2  # one batch is sampled while another one is encoded
@@ -103,7 +102,7 @@ def generate(
         pool = _pool(partial(ImageMaker, source, settings, job.digest), resources, workers, settings)
         folder = stack.enter_context(JobFolder(out, job))
         _run(folder, pool)
-    typer.echo(out / NPZ_NAME if format_ is Format.NPZ else out)
+    result(out / NPZ_NAME if format_ is Format.NPZ else out)
 
 
 def _batch(text: str, out: Path, resources: dict[str, float] | None) -> int | None:
@@ -158,7 +157,7 @@ def _run(folder: "JobFolder", pool: "Pool[Unit, list[MadeImage]]") -> None:
     total, before = len(folder.job.seeds), len(folder.done)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
     start = time.monotonic()
-    with Progress(*columns, TimeRemainingColumn(), console=_console, disable=not _console.is_terminal) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=total, completed=before, rate="")
         try:
             units = list(folder.job.units(folder.done))

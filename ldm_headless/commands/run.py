@@ -1,37 +1,41 @@
 """`ldm run`: a workflow, many jobs, one server, several, or a Ray cluster. Imports everything that a run needs."""
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from ..client.access import Access, parse_address, read_access
 from ..client.async_client import AsyncComfyClient
+from ..client.received import MAX_FILE
 from ..errors import HeadlessError, HostError, PromptRejectedError, WorkflowError
 from ..host.install import find_host, own_pack
 from ..host.private_host import PrivateHost
 from ..host.torch_probe import default_threads
 from ..pools.ray_pool import ray_cluster
+from ..run.dry_run import check_all
 from ..run.journal import Header
+from ..run.local_inputs import find_local_inputs
 from ..run.output_folder import OutputFolder
 from ..run.output_names import NameTemplate
 from ..run.plan import Plan
 from ..run.private_host_worker import host_versions
 from ..run.progress import RunProgress
 from ..run.ray_runner import host_needs, run_on_ray
-from ..run.report import JobState, check_report_path, failure, write_report
+from ..run.report import check_report_path
 from ..run.run_record import RunRecord
 from ..run.server_runner import Hooks, Runner
 from ..run.sweep import Job, expand
-from ..workflows.validation import input_problems, structural_problems
+from ..terminal import console, note
+from ..workflows.validation import structural_problems
 from ..workflows.workflow import Prompt, Workflow, load_workflow, to_prompt, ui_twin
+from .run_output import conclude, print_rescued, reporting
 
-_console = Console(stderr=True)
+_SHORTEST_WAIT = 10.0  # seconds of a request, also where a server may not be away at all
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,13 @@ class _Options:
     fresh: bool
     wait: float
     threads: int | None
+    max_file: int
+    access: Access
 
 
 def run(
     workflow: Annotated[Path, typer.Argument(help="Workflow in UI or API format, or a picture that carries one.")],
-    out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("output"),
+    out: Annotated[Path, typer.Option(help="Folder for the images and other files.")] = Path("output"),
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Node id or title; repeatable.")
     ] = None,
@@ -74,11 +80,20 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of each private ComfyUI. Default: what torch chooses here.")
     ] = None,
+    header_file: Annotated[
+        Path | None, typer.Option(help="Headers for secured servers: lines of `Name: value`. Or set LDM_SERVER_TOKEN.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificates (PEM) to trust in the place of the system's: a self-signed one.")
+    ] = None,
+    max_file: Annotated[
+        float, typer.Option(min=0, metavar="GB", help="Largest file that is taken from a server.")
+    ] = MAX_FILE / 1e9,
     report: Annotated[Path | None, typer.Option(help="Write what became of each job as JSON.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check everything against the server.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in this folder made.")] = False,
 ) -> None:
-    """Run a workflow and print the path of each image. The same command again runs only what has no images yet."""
+    """Run a workflow and print the path of each file that it leaves. The same command again runs what is missing."""
     if seed is not None and seeds is not None:
         raise WorkflowError("--seed and --seeds exclude each other; --seeds takes single numbers too")
     _check_use(ray, workers, threads, servers)
@@ -87,12 +102,19 @@ def run(
         check_report_path(report)
     # What is wrong with the command and its files is told before a host is started.
     source, jobs = _load(workflow), expand(sweeps or [], seeds, table, sets or [])
-    options = _Options(out, name, report, dry_run, fresh, wait, threads)
+    access = read_access(header_file, ca_file) if servers else Access()
+    options = _Options(out, name, report, dry_run, fresh, wait, threads, _bytes(max_file), access)
     if ray is not None and not dry_run:
         _run_on_ray(source, jobs, options, ray, workers)
         return
     with _hosts(servers or [], threads) as (urls, private):
         asyncio.run(_run(source, jobs, urls, options, private))
+
+
+def _bytes(gigabytes: float) -> int:
+    if not gigabytes < 1e9:  # NaN is not
+        raise WorkflowError(f"--max-file {gigabytes:g} is no number of GB; expected one such as 20")
+    return int(gigabytes * 1e9)
 
 
 def _check_use(ray: str | None, workers: int | None, threads: int | None, servers: list[str] | None) -> None:
@@ -114,10 +136,10 @@ def _load(path: Path) -> Workflow:
 def _hosts(servers: list[str], threads: int | None) -> Iterator[tuple[list[str], PrivateHost | None]]:
     """The addresses to use; a private host with this checkout as its only pack unless servers are given."""
     if servers:
-        yield list(dict.fromkeys(url.rstrip("/") for url in servers)), None
+        yield list({parse_address(url).url: url for url in servers}.values()), None
         return
     with ExitStack() as stack:
-        with _console.status("starting a private ComfyUI"):
+        with console.status("starting a private ComfyUI"):
             host = stack.enter_context(PrivateHost(find_host(), own_pack(), threads=threads))
         yield [host.url], host
 
@@ -126,22 +148,29 @@ async def _run(
     source: Workflow, jobs: Sequence[Job], urls: list[str], options: _Options, private: PrivateHost | None
 ) -> None:
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(AsyncComfyClient(url)) for url in urls]
+        timeout = max(options.wait, _SHORTEST_WAIT)
+        opened = [AsyncComfyClient(url, timeout, options.access) for url in urls]
+        clients = [await stack.enter_async_context(client) for client in opened]
         offers = {client: asyncio.ensure_future(_offer(client, source)) for client in clients}
         stack.push_async_callback(_dismiss, offers.values())
-        prompt, info = await _first(list(offers.values()))
-        plan = Plan(source.source, prompt, jobs, source.ui, info)
+        client, prompt, info = await _first(list(offers.values()))
+        inputs = await find_local_inputs(client, source.source, prompt, jobs, info)
+        plan = Plan(source.source, prompt, jobs, source.ui, info, inputs)
         if options.dry_run:
             NameTemplate(options.name, plan)
-            _check_all(plan)
+            for line in check_all(plan):
+                note(line)
             return
         with _recording(plan, options) as (record, progress):
             patience = 0.0 if private else options.wait  # nobody else starts a private host again
             hooks = Hooks(offers.__getitem__, _Revival(private), progress.on_event)
-            runner = Runner(record, clients, patience, hooks)
-            with _reporting(record, options, lambda: {url: runner.dead_servers.get(url) for url in urls}):
+            runner = Runner(record, clients, patience, hooks, options.max_file)
+            addresses = [client.base_url for client in clients]
+            with reporting(record, options.report, lambda: {url: runner.dead_servers.get(url) for url in addresses}):
                 await runner.run()
-    _conclude(record, runner.dead_servers, private)
+                if private:
+                    print_rescued(record, private, options.out)
+    conclude(record, runner.dead_servers, private)
 
 
 def _run_on_ray(source: Workflow, jobs: Sequence[Job], options: _Options, address: str, workers: int | None) -> None:
@@ -153,13 +182,16 @@ def _run_on_ray(source: Workflow, jobs: Sequence[Job], options: _Options, addres
             plan, versions = asyncio.run(_plan(url, source, jobs))
         needs = host_needs(threads, resources)
         workers = workers or needs.places(resources)
-        with _recording(plan, options) as (record, _), _reporting(record, options, lambda: _workers(record) | lost):
-            _note(f"{workers} host(s) of {threads} CPU thread(s); the cluster has room for {needs.places(resources)}")
+        with (
+            _recording(plan, options) as (record, _),
+            reporting(record, options.report, lambda: _workers(record) | lost),
+        ):
+            note(f"{workers} host(s) of {threads} CPU thread(s); the cluster has room for {needs.places(resources)}")
             try:
                 run_on_ray(record, workers, needs, threads, versions)
             except HeadlessError as error:
                 lost[address] = error
-    _conclude(record, lost, None)
+    conclude(record, lost, None)
 
 
 def _workers(record: RunRecord) -> dict[str, HeadlessError | None]:
@@ -170,8 +202,9 @@ def _workers(record: RunRecord) -> dict[str, HeadlessError | None]:
 async def _plan(url: str, source: Workflow, jobs: Sequence[Job]) -> tuple[Plan, dict[str, str]]:
     """The plan by what one host says, and the versions of that host."""
     async with AsyncComfyClient(url) as client:
-        prompt, info = await _offer(client, source)
-        return Plan(source.source, prompt, jobs, source.ui, info), host_versions(await client.system_stats())
+        _, prompt, info = await _offer(client, source)
+        inputs = await find_local_inputs(client, source.source, prompt, jobs, info)
+        return Plan(source.source, prompt, jobs, source.ui, info, inputs), host_versions(await client.system_stats())
 
 
 @contextmanager
@@ -179,21 +212,24 @@ def _recording(plan: Plan, options: _Options) -> Iterator[tuple[RunRecord, RunPr
     """The output folder of the run, and what is shown of it."""
     names = NameTemplate(options.name, plan)
     header = Header(plan.source, len(plan.jobs), names.text, plan.fingerprint)
-    with OutputFolder(options.out, header, options.fresh) as folder, RunProgress(_console, plan) as progress:
+    with OutputFolder(options.out, header, options.fresh) as folder, RunProgress(console, plan) as progress:
         yield RunRecord(plan, folder, names, progress.on_result), progress
 
 
-async def _offer(client: AsyncComfyClient, source: Workflow) -> tuple[Prompt, dict[str, Any]]:
-    """The workflow's prompt for a server, and the server's nodes; raises why it cannot run the workflow."""
+_Offer = tuple[AsyncComfyClient, Prompt, dict[str, Any]]
+
+
+async def _offer(client: AsyncComfyClient, source: Workflow) -> _Offer:
+    """A server, the workflow's prompt for it, and its nodes; raises why it cannot run the workflow."""
     await client.system_stats()
     info = await client.object_info()
     prompt = to_prompt(source, info)
     if problems := structural_problems(prompt, info):
         raise PromptRejectedError(tuple(problems))
-    return prompt, info
+    return client, prompt, info
 
 
-async def _first(offers: list[asyncio.Future[tuple[Prompt, dict[str, Any]]]]) -> tuple[Prompt, dict[str, Any]]:
+async def _first(offers: list[asyncio.Future[_Offer]]) -> _Offer:
     """What the first usable server says. The others may take their time."""
     errors: list[HeadlessError] = []
     for offer in asyncio.as_completed(offers):
@@ -202,7 +238,7 @@ async def _first(offers: list[asyncio.Future[tuple[Prompt, dict[str, Any]]]]) ->
         except HeadlessError as error:
             errors.append(error)
     for other in errors[1:]:
-        _note(str(other))
+        note(str(other))
     raise errors[0]
 
 
@@ -223,56 +259,12 @@ class _Revival:
         private, self._private = self._private, None
         if private is None:
             return False
-        _note(f"the private host went away; starting it again. The end of its log:\n{private.log_tail()}")
+        note(f"the private host went away; starting it again. The end of its log:\n{private.log_tail()}")
         try:
             return await asyncio.to_thread(private.revive)
         except HostError as error:
-            _note(str(error))
+            note(str(error))
             return False
         except asyncio.CancelledError:
             private.stop()  # which ends the start in that thread
             raise
-
-
-@contextmanager
-def _reporting(
-    record: RunRecord, options: _Options, servers: Callable[[], Mapping[str, HeadlessError | None]]
-) -> Iterator[None]:
-    """Whatever ends the body: say how far it came, and write the report."""
-    started = time.monotonic()
-    try:
-        yield
-    except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-        ended = sum(result.state in (JobState.DONE, JobState.KEPT) for result in record.results)
-        _note(f"stopped with {ended} of {len(record.results)} jobs done; the same command goes on from there")
-        raise
-    finally:
-        if options.report is not None:
-            write_report(options.report, record.plan, record.results, servers(), time.monotonic() - started)
-
-
-def _conclude(record: RunRecord, dead_servers: Mapping[str, HeadlessError], private: PrivateHost | None) -> None:
-    """Print the paths, and raise what stands for everything that went wrong."""
-    for result in record.results:
-        for path in result.files:
-            typer.echo(path)
-    error = failure(record.results, dead_servers)
-    if private and dead_servers:
-        raise HostError(f"the private host went away: {error}\nThe end of its log:\n{private.log_tail()}")
-    if error:
-        raise error
-    for url, reason in dead_servers.items():
-        _note(f"{url} was left out: {reason}")
-
-
-def _check_all(plan: Plan) -> None:
-    """Check every job; what several share is told once."""
-    found = (input_problems(plan.prompt(index), plan.object_info) for index in range(len(plan.jobs)))
-    problems = dict.fromkeys(problem for problems in found for problem in problems)
-    if problems:
-        raise PromptRejectedError(tuple(problems))
-    _note(f"{len(plan.jobs)} job(s) of {plan.source} are in order; nothing was run")
-
-
-def _note(text: str) -> None:
-    _console.print(f"ldm: {text}", markup=False, highlight=False, soft_wrap=True)

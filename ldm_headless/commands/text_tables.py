@@ -1,9 +1,11 @@
-"""Tables of labels and values on standard output. Imports rich only."""
+"""Tables of labels and values on standard output. Imports rich and the terminal."""
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from ..terminal import one_line, printable
 
 _PIPE_WIDTH = 240  # columns of a table that no terminal shows, so that its lines stay whole
 
@@ -14,7 +16,9 @@ def print_table(rows: list[tuple[str, str]]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in rows:
-        table.add_row(Text(label), Text(value))  # as Text: to rich, [brackets] in a path are a style
+        table.add_row(
+            Text(one_line(label)), Text(printable(value))
+        )  # as Text: to rich, [brackets] in a path are a style
     console = Console()
     if not console.is_terminal:
         console.width = _PIPE_WIDTH

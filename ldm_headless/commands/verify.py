@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import VerificationError
+from ..terminal import result
 from .checkpoints import ConfigOption, Weights, weights_text
 from .generate import Device, Precision, device_here
 from .text_tables import print_table
@@ -39,10 +40,10 @@ def verify(
     )
     line = report_line(found)
     if as_json:
-        typer.echo(json.dumps(_as_json(found, line), indent=2))
+        result(json.dumps(_as_json(found, line), indent=2))
     else:
         print_table(table_rows(found))
-        typer.echo(line)
+        result(line)
     if found.verdict == "FAIL":
         raise VerificationError(_failure(found))
 

@@ -35,6 +35,7 @@ _DEATH_S = 2.0  # between the last answer of a process that was killed and its e
 _PORT_ATTEMPTS = 3
 # The host's own modules must be found beside its main.py, and nothing of ours before them.
 _DROPPED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PYTHONSTARTUP", "PYTHONINSPECT")
+_SECRETS = ("LDM_SERVER_TOKEN",)  # for servers of others
 # Linux ends the host when we are killed and cannot stop it: the wish survives exec. Then become the host.
 _DIE_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); "
@@ -199,7 +200,7 @@ class PrivateHost:
     @held_signals()
     def _spawn(self, port: int) -> None:
         self.url = f"http://{LOOPBACK}:{port}"
-        environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES}
+        environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES + _SECRETS}
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         with self.log_path.open("wb") as log:

@@ -1,17 +1,21 @@
 """The output folder of a run: which jobs have their files, and saving those of the others.
 
-Imports the journal and whole_files.
+What is not complete lies in a folder of its own in it, which the journal names, so that a later run removes it and
+nothing else. Imports the journal and whole_files.
 """
 
 import hashlib
 import os
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ldm_backend.whole_files import SCRATCH_PREFIX, replaced_when_done
+from ldm_backend.whole_files import SCRATCH_PREFIX, give_names
 
 from ..errors import OutputError
 from .journal import Header, Journal, SavedFile
@@ -36,8 +40,8 @@ class OutputFolder:
             self.journal = Journal(self.path, header, fresh)
         except OSError as error:
             raise OutputError(f"cannot write into {path}: {error.strerror}; use another --out") from error
-        for file in self.path.rglob(f"{SCRATCH_PREFIX}*"):
-            file.unlink(missing_ok=True)  # of a run that was killed: ours alone since the journal is open
+        for name in self.journal.scratch:  # of runs that were killed: ours alone since the journal is open
+            _remove_scratch(self.path / name)
 
     def __enter__(self) -> Self:
         return self
@@ -45,21 +49,45 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if "_scratch" in self.__dict__:
+            _remove_scratch(self._scratch)
         self.journal.close()
 
+    @cached_property
+    def _scratch(self) -> Path:
+        path = self.path / f"{SCRATCH_PREFIX}{uuid.uuid4().hex}"
+        self.journal.note_scratch(path.name)
+        path.mkdir()
+        return path
+
+    def scratch_file(self) -> Path:
+        """A path that nobody uses, on the disk of the folder, for a file that is not complete.
+
+        Raises:
+            OutputError: The disk refuses it.
+        """
+        try:
+            return self._scratch / uuid.uuid4().hex
+        except OSError as error:
+            raise self._refused(error) from error
+
     def complete(self, index: int) -> list[Path] | None:
-        """The files of a job if all are there as they were saved."""
+        """The files of a job, maybe none, if all are there as they were saved."""
         files = self.journal.files.get(index)
-        if files and all(self._is_as_saved(file) for file in files):
+        if files is not None and all(self._is_as_saved(file) for file in files):
             return [self.path / file.name for file in files]
         return None
 
-    def save(self, index: int, files: Sequence[tuple[str, bytes]]) -> list[Path]:
+    def save(
+        self, index: int, files: Sequence[tuple[str, bytes | Path]], texts: Sequence[tuple[str, str]] = ()
+    ) -> list[Path]:
         """Save the files of a job, whole or not at all.
 
         Args:
             index: Of the job.
-            files: Name below the folder, with `/` between its parts, and content. A taken name gets a number.
+            files: Name below the folder, with `/` between its parts; and content, or the `scratch_file` that holds it
+                and is used up. A taken name gets a number.
+            texts: Node id and text of what its nodes showed.
 
         Returns:
             Their paths.
@@ -69,27 +97,38 @@ class OutputFolder:
         """
         earlier = {file.name: file for file in self.journal.files.get(index, [])}
         saved: list[SavedFile] = []
+        moves: list[tuple[Path, Path]] = []
         try:
-            with ExitStack() as stack:
-                for name, data in files:
-                    file, is_new = self._place(name, data, earlier, saved)
-                    if is_new:
-                        scratch = stack.enter_context(replaced_when_done(self.path / file.name))
-                        scratch.write_bytes(data)  # a full disk is told here, before any file gets its name
-                    saved.append(file)
-                self.journal.note_files(index, saved)
+            for name, content in files:
+                source = content if isinstance(content, Path) else self._write(content)
+                size, digest = _measure(source)  # a full disk is told here, before any file gets its name
+                file, is_new = self._place(name, size, digest, earlier, saved)
+                if is_new:
+                    moves.append((source, self.path / file.name))
+                else:
+                    source.unlink()
+                saved.append(file)
+            self.journal.note_files(index, saved, texts)
+            give_names(moves)
         except OSError as error:
-            raise OutputError(f"cannot save into {self.path}: {error.strerror}; free some space or rights") from error
+            raise self._refused(error) from error
         return [self.path / file.name for file in saved]
 
+    def _write(self, data: bytes) -> Path:
+        path = self.scratch_file()
+        path.write_bytes(data)
+        return path
+
+    def _refused(self, error: OSError) -> OutputError:
+        return OutputError(f"cannot save into {self.path}: {error.strerror}; free some space or rights")
+
     def _place(
-        self, name: str, data: bytes, earlier: Mapping[str, SavedFile], taken: Sequence[SavedFile]
+        self, name: str, size: int, digest: str, earlier: Mapping[str, SavedFile], taken: Sequence[SavedFile]
     ) -> tuple[SavedFile, bool]:
         """Under which name a file goes, and whether it is to be written; a killed run may have written it."""
-        digest = hashlib.sha256(data).hexdigest()
         names = {file.name for file in taken}
         for candidate in _numbered(name):
-            file = SavedFile(candidate, len(data), digest)
+            file = SavedFile(candidate, size, digest)
             if candidate not in names:
                 if not os.path.lexists(self._target(candidate)):
                     return file, True
@@ -108,9 +147,29 @@ class OutputFolder:
     def _is_as_saved(self, file: SavedFile) -> bool:
         path = self.path / file.name
         try:
-            return path.stat().st_size == file.bytes and hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+            is_own = path.resolve() == path and path.is_file()  # through no link: the name is what is printed
+            return is_own and path.stat().st_size == file.bytes and _digest(path) == file.sha256
         except OSError:
             return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    """Size and checksum of a file, which is on the disk then."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return stream.tell(), digest
+
+
+def _remove_scratch(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        with suppress(OSError):
+            shutil.rmtree(path)
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Names of output files from a template. Imports the plan, history and the errors.
+"""Names of output files from a template. Imports the plan, history, file_kinds and the errors.
 
 A template such as `{seed}/{index:04}` gives a path below the output folder, without the file's extension. Whatever a
 template, a value or a server says, the path stays below that folder.
@@ -9,7 +9,8 @@ import string
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from ..client.history import ImageRef
+from ..client.file_kinds import extension
+from ..client.history import FileRef
 from ..errors import OutputError
 from .plan import Plan
 
@@ -41,13 +42,13 @@ class NameTemplate:
         self._parts = _parse(self.text, {*FIELDS, *own})
         self._check_distinct()
 
-    def name(self, index: int, image: int, ref: ImageRef) -> str:
+    def name(self, index: int, image: int, ref: FileRef) -> str:
         """The path of an image below the output folder, with `/` between its parts.
 
         Args:
             index: Of the job.
             image: Number of the image within the job.
-            ref: Where the host keeps it.
+            ref: Where the host keeps it. An extension that is not on the list of `file_kinds` is left out.
 
         Raises:
             OutputError: The path would leave the folder, or a part is too long.
@@ -63,7 +64,7 @@ class NameTemplate:
         values["prefix"] = _COUNTER.sub("", stem)
         seed = self._plan.seed(index) if any(field == "seed" for _, field, _ in self._parts) else None
         values["seed"] = "none" if seed is None else seed
-        return self._render(values) + re.sub(r"[^.\w]", "", file.suffix)[:8]
+        return self._render(values) + extension(file.name)
 
     def _render(self, values: dict[str, str | int]) -> str:
         rendered = ""
@@ -81,7 +82,7 @@ class NameTemplate:
             return
         owners: dict[str, int] = {}
         for index in range(len(self._plan.jobs)):
-            name = self.name(index, 0, ImageRef("file", "", "output", ""))
+            name = self.name(index, 0, FileRef("file", "", "output", ""))
             if owners.setdefault(name, index) != index:
                 raise OutputError(
                     f"--name {self.text!r} gives jobs {owners[name]} and {index} the same name; add {{index}}"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..errors import WorkflowError
 from ..ui_format.export import export_prompt
 from ..workflows.overrides import find_input, seed_inputs, set_inputs, set_seed
 from ..workflows.workflow import Prompt
+from .local_inputs import LocalFile, LocalInputs
 from .sweep import Job
 
 
@@ -24,6 +25,7 @@ class Plan:
         jobs: What each job changes.
         ui: A graph in UI format, for the images of jobs whose prompt it shows.
         object_info: The host's description of its nodes.
+        inputs: Files of this machine that the prompts name.
     """
 
     source: str
@@ -31,6 +33,7 @@ class Plan:
     jobs: Sequence[Job]
     ui: Mapping[str, Any] | None
     object_info: Mapping[str, Any]
+    inputs: LocalInputs = field(default_factory=LocalInputs)
 
     def prompt(self, index: int) -> Prompt:
         """The prompt of a job.
@@ -40,6 +43,7 @@ class Plan:
         """
         job = self.jobs[index]
         prompt = set_inputs(self.base, job.assignments, self.object_info) if job.assignments else self.base
+        prompt = self.inputs.replaced(prompt, self.object_info) if self.inputs.files else prompt
         if job.seed is None:
             return prompt
         seeds = seed_inputs(prompt, self.object_info)
@@ -47,6 +51,10 @@ class Plan:
             if find_input(prompt, target) in seeds:
                 raise WorkflowError(f"{target!r} is a seed, and job {index} has the seed {job.seed} already; keep one")
         return set_seed(prompt, job.seed, self.object_info)
+
+    def uploads(self, index: int) -> list[LocalFile]:
+        """The files that a job needs on its server."""
+        return self.inputs.of(self.prompt(index), self.object_info) if self.inputs.files else []
 
     def extra_data(self, index: int) -> dict[str, Any]:
         """What is submitted beside the prompt of a job: the UI graph, if it shows this prompt and not another one.

@@ -1,4 +1,4 @@
-"""A private host as a worker of a pool: the prompt of a job in, images out.
+"""A private host as a worker of a pool: the prompt of a job in, what it left out.
 
 Imports the client, private_host and host.install.
 """
@@ -10,11 +10,11 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from ..client.history import ImageRef, result_images
+from ..client.history import FileRef, Outputs, result_of
 from ..client.sync_client import ComfyClient
 from ..errors import (
     ConnectionLostError,
@@ -32,22 +32,24 @@ from ..workflows.workflow import Prompt
 
 @dataclass(frozen=True)
 class HostJob:
-    """What a worker is given: the number of a job, and what is submitted."""
+    """What a worker is given: the number of a job, what is submitted, and the files that this needs."""
 
     index: int
     prompt: Prompt
     extra_data: Mapping[str, Any]
+    uploads: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
 class HostAnswer:
-    """What a worker gives back: the images of a job, or why it has none."""
+    """What a worker gives back: what a job left, or why it left nothing."""
 
     index: int
     worker: str
     prompt_id: str
     seconds: float
-    images: tuple[tuple[ImageRef, bytes], ...] = ()
+    found: Outputs = field(default_factory=Outputs)
+    files: tuple[tuple[FileRef, bytes], ...] = ()
     error: HeadlessError | None = None
 
 
@@ -99,13 +101,15 @@ class HostWorker:
             WorkerLostError: The host went away.
         """
         started, prompt_id = time.monotonic(), str(uuid.uuid4())
-        images: tuple[tuple[ImageRef, bytes], ...] = ()
+        found, files = Outputs(), ()
         error: HeadlessError | None = None
         try:
+            for name, data in job.uploads:
+                self._client.upload(name, data)
             self._client.submit(job.prompt, job.extra_data, prompt_id)
             self._client.follow(prompt_id)
-            refs = result_images(self._client.outputs(prompt_id))
-            images = tuple((ref, self._client.fetch(ref)) for ref in refs)
+            found = result_of(self._client.all_outputs(prompt_id))
+            files = tuple((ref, self._client.fetch(ref)) for ref in found.files)
         except HeadlessError as failure:
             if self._is_lost(failure):
                 log = self._host.log_tail()
@@ -113,7 +117,7 @@ class HostWorker:
                 text = f"the private host of {self.name} went away: {failure}\nThe end of its log:\n{log}"
                 raise WorkerLostError(text) from failure
             error = failure
-        return HostAnswer(job.index, self.name, prompt_id, time.monotonic() - started, images, error)
+        return HostAnswer(job.index, self.name, prompt_id, time.monotonic() - started, found, files, error)
 
     def stop(self) -> None:
         """End the host, and a start of it that another thread waits for."""

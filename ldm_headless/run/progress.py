@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..client.events import Event
+from ..terminal import one_line
 from .plan import Plan
 from .report import JobResult, JobState
 
@@ -44,10 +45,11 @@ class RunProgress:
             self._servers[server] = self._progress.add_task(server, total=None)
         task, node_id = self._servers[server], str(event.data.get("node"))
         if event.type == "executing" and node_id in self._plan.base:
-            description = f"{server} job {index}: {self._title(node_id)}"
+            description = one_line(f"{server} job {index}: {self._title(node_id)}")
             self._progress.update(task, description=description, completed=0, total=None)
         elif event.type == "progress":
-            self._progress.update(task, completed=event.data.get("value", 0), total=event.data.get("max"))
+            done, total = (_number(event.data.get(name)) for name in ("value", "max"))
+            self._progress.update(task, completed=done or 0, total=total)
 
     def on_result(self, result: JobResult) -> None:
         """Count a job."""
@@ -58,3 +60,7 @@ class RunProgress:
     def _title(self, node_id: str) -> str:
         node = self._plan.base[node_id]
         return str((node.get("_meta") or {}).get("title") or node["class_type"])
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e12 else None  # NaN is not

@@ -41,7 +41,15 @@ def run_on_ray(record: RunRecord, workers: int, needs: Needs, threads: int, expe
         partial(HostWorker, threads, expected), min(workers, len(record.left)), needs, _IN_FLIGHT, on_loss=count_loss
     )
     # Prompts are made when they are needed: there may be a hundred thousand.
-    jobs = (HostJob(index, plan.prompt(index), plan.extra_data(index)) for index in record.left)
+    jobs = (
+        HostJob(
+            index,
+            plan.prompt(index),
+            plan.extra_data(index),
+            tuple((file.name, file.path.read_bytes()) for file in plan.uploads(index)),
+        )
+        for index in record.left
+    )
     for answer in pool.map(jobs) if record.left else ():
         result = results[answer.index]
         result.server, result.prompt_id, result.seconds = answer.worker, answer.prompt_id, answer.seconds
@@ -49,6 +57,6 @@ def run_on_ray(record: RunRecord, workers: int, needs: Needs, threads: int, expe
         try:
             if answer.error is not None:
                 raise answer.error
-            record.save(answer.index, answer.images)
+            record.save(answer.index, answer.found, answer.files)
         except HeadlessError as error:
             record.fail(answer.index, error)

@@ -31,7 +31,10 @@ class JobResult:
     Attributes:
         index: Of the job.
         state: How it ended.
-        files: Its images.
+        files: That it left.
+        texts: Node id and text of what its nodes showed.
+        left: In words, what else its nodes told of.
+        refs: Folder and name of its files on the server.
         error: Why it failed.
         server: That ran it last.
         prompt_id: On that server.
@@ -42,6 +45,9 @@ class JobResult:
     index: int
     state: JobState = JobState.LEFT
     files: list[Path] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    refs: list[tuple[str, str]] = field(default_factory=list)
     error: HeadlessError | None = None
     server: str = ""
     prompt_id: str = ""
@@ -79,7 +85,7 @@ def check_report_path(path: Path) -> None:
     if path.exists():
         try:
             known = json.loads(path.read_text(encoding="utf-8")).get("format") == _FORMAT
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             known = False
         if not known:
             raise OutputError(f"{path} exists and is no report of an earlier run; use another --report")
@@ -98,6 +104,9 @@ def write_report(
         results: What became of it.
         servers: Address -> why it was given up.
         seconds: That the run took.
+
+    Raises:
+        OutputError: The disk refuses it.
     """
     states = [result.state for result in results]
     report = {
@@ -115,7 +124,10 @@ def write_report(
         ],
         "jobs": [_job(result, plan) for result in results],
     }
-    write_whole(path, json.dumps(report, indent=2).encode())
+    try:
+        write_whole(path, json.dumps(report, indent=2).encode())
+    except OSError as error:
+        raise OutputError(f"cannot write the report {path}: {error.strerror}; what was made is saved") from error
 
 
 def _job(result: JobResult, plan: Plan) -> dict[str, Any]:
@@ -125,6 +137,8 @@ def _job(result: JobResult, plan: Plan) -> dict[str, Any]:
         "seed": plan.seed(result.index),
         "values": dict(plan.jobs[result.index].name_values),
         "files": [str(file) for file in result.files],
+        "texts": [{"node": node, "text": text} for node, text in result.texts],
+        "left": result.left,
         "server": result.server,
         "prompt_id": result.prompt_id,
         "attempts": result.attempts,

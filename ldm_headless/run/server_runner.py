@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ..client.access import parse_address
 from ..client.async_client import AsyncComfyClient
 from ..client.events import Event
-from ..client.history import raise_for_failure, result_images
-from ..errors import ConnectionLostError, HeadlessError, PromptLostError, ServerError
+from ..client.history import raise_for_failure, result_of
+from ..client.received import MAX_FILE
+from ..errors import ConnectionLostError, HeadlessError, NoImageError, OutputGoneError, PromptLostError, ServerError
 from .run_record import RunRecord
 
 _AHEAD = 2  # prompts that a server holds: it need not wait for us between two
@@ -50,12 +52,20 @@ class Runner:
         clients: One for each server.
         patience: Seconds that a server may be away.
         hooks: To ask and to tell.
+        max_file: Bytes of one file that are taken.
     """
 
-    def __init__(self, record: RunRecord, clients: Sequence[AsyncComfyClient], patience: float, hooks: Hooks) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        clients: Sequence[AsyncComfyClient],
+        patience: float,
+        hooks: Hooks,
+        max_file: int = MAX_FILE,
+    ) -> None:
         self.dead_servers: dict[str, HeadlessError] = {}
         self._record, self._clients = record, clients
-        self._patience, self._hooks = patience, hooks
+        self._patience, self._hooks, self._max_file = patience, hooks, max_file
         self._admissions: list[asyncio.Future[object]] = []
         self._pending: deque[int] = deque()
         self._held: dict[str, list[int]] = {client.base_url: [] for client in clients}
@@ -67,8 +77,7 @@ class Runner:
         """Run every job without complete output, and return when each has ended or no server is left."""
         for index in self._record.left:
             # A run that was killed may have left it with a server, which is asked first.
-            url, _ = self._record.journal.submissions.get(index, ("", ""))
-            self._held.get(url, self._pending).append(index)
+            self._held.get(self._submission(index)[0], self._pending).append(index)
         if self._record.unfinished:
             async with asyncio.TaskGroup() as group:
                 for client in self._clients:
@@ -97,7 +106,7 @@ class Runner:
 
     async def _adopt(self, index: int) -> bool:
         """Whether the server to which this job was submitted still has it, and nothing went wrong with it there."""
-        url, prompt_id = self._record.journal.submissions.get(index, ("", ""))
+        url, prompt_id = self._submission(index)
         for client in self._clients:
             if client.base_url == url:
                 with suppress(HeadlessError):
@@ -107,6 +116,13 @@ class Runner:
                         self._changed.set()
                         return True
         return False
+
+    def _submission(self, index: int) -> tuple[str, str]:
+        """Server and prompt id of a job's last submission, empty if there was none."""
+        url, prompt_id = self._record.journal.submissions.get(index, ("", ""))
+        with suppress(ServerError):
+            url = parse_address(url).url  # journals of before may hold a user or a query
+        return url, prompt_id
 
     async def _work(self, client: AsyncComfyClient) -> None:
         """Take jobs until none is unfinished, or the server is given up."""
@@ -148,6 +164,8 @@ class Runner:
         try:
             result.attempts += 1
             if not adopted:
+                for file in plan.uploads(index):
+                    await client.upload(file.name, await asyncio.to_thread(file.path.read_bytes))
                 self._record.journal.note_submission(index, client.base_url, prompt_id)
                 await client.submit(plan.prompt(index), plan.extra_data(index), prompt_id)
             await client.follow(prompt_id, lambda event: self._hooks.on_event(client.base_url, index, event))
@@ -156,9 +174,18 @@ class Runner:
                 async with asyncio.timeout(_CANCEL_S):
                     await client.cancel(prompt_id)
             raise
-        images = [(ref, await client.fetch(ref)) for ref in result_images(await client.outputs(prompt_id))]
+        try:
+            found = result_of(await client.all_outputs(prompt_id))
+            files = [(ref, self._record.scratch_file()) for ref in found.files]
+            for ref, path in files:
+                await client.download(ref, path, self._max_file)
+        except (OutputGoneError, NoImageError):
+            if not adopted:
+                raise
+            await self._run_job(client, index, None)  # what an earlier run left there is gone: once more
+            return
         result.seconds = time.monotonic() - started
-        self._record.save(index, images)
+        self._record.save(index, found, files)
         self._note_end()
 
     def _give_back(self, index: int, error: HeadlessError) -> None:

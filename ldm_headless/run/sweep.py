@@ -99,7 +99,7 @@ def _sweep(text: str) -> list[dict[str, str]]:
 def _json_list(text: str) -> list[Any] | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, list) else None
 
@@ -149,7 +149,7 @@ def _json_rows(text: str, path: Path) -> list[dict[str, str]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WorkflowError(f"{path}, line {number} is not JSON: {error}; expected one object a line") from error
         if not isinstance(row, dict):
             raise WorkflowError(f"{path}, line {number} is no JSON object of NODE.INPUT and value")

@@ -53,9 +53,6 @@ class Ldm:
 @pytest.fixture
 def ldm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ldm:
     monkeypatch.chdir(tmp_path)
-    # They were made when this file was imported, for the streams of then.
-    monkeypatch.setattr(cli, "_console", type(cli._console)(stderr=True))
-    monkeypatch.setattr(checkpoint_commands, "_console", type(cli._console)(stderr=True))
     return Ldm(monkeypatch, capsys)
 
 

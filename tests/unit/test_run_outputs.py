@@ -1,5 +1,6 @@
 """What a run writes: names from templates, the output folder with its journal, the report."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from ldm_headless import ImageRef
 from ldm_headless.errors import ExecutionError, OutputError, WorkflowError
-from ldm_headless.run.journal import JOURNAL, Header
+from ldm_headless.run.journal import JOURNAL, LOCK, Header
 from ldm_headless.run.output_folder import OutputFolder
 from ldm_headless.run.output_names import NameTemplate
 from ldm_headless.run.plan import Plan
@@ -161,13 +162,108 @@ def test_a_line_that_was_cut_is_dropped(tmp_path: Path) -> None:
         folder.journal.note_submission(1, "http://s", "id")
     content = (tmp_path / JOURNAL).read_bytes()
     (tmp_path / JOURNAL).write_bytes(content[:-9])
-    (tmp_path / ".ldm-partial-1").touch()
     with OutputFolder(tmp_path, HEADER) as folder:
         assert folder.complete(0)
         assert folder.journal.submissions == {}
         folder.journal.note_submission(1, "http://s", "id")
     assert (tmp_path / JOURNAL).read_bytes() == content
-    assert not (tmp_path / ".ldm-partial-1").exists()
+
+
+def test_only_what_the_journal_names_is_removed(tmp_path: Path) -> None:
+    """Other runs and `ldm generate` may work below the folder, and in it."""
+    name, others = (
+        f".ldm-partial-{'0' * 32}",
+        [".ldm-partial-ab12", "sub/.ldm-partial-cd34", f".ldm-partial-{'1' * 32}"],
+    )
+    with OutputFolder(tmp_path, HEADER) as folder:
+        folder.journal.note_scratch(name)
+    for path in (f"{name}/x", *others):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"live")
+    with OutputFolder(tmp_path, HEADER) as folder:
+        folder.save(0, [("0.png", b"a")])
+    assert not (tmp_path / name).exists()
+    assert [(tmp_path / other).read_bytes() for other in others] == [b"live"] * 3
+    assert sorted(path.name for path in tmp_path.glob(".ldm-partial*")) == sorted(o for o in others if "/" not in o)
+
+
+@pytest.mark.parametrize("name", [JOURNAL, LOCK])
+@pytest.mark.parametrize("kind", ["link", "twin", "folder"])
+def test_a_journal_that_is_a_link_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    out, target = tmp_path / "out", tmp_path / "mine"
+    out.mkdir()
+    target.write_bytes(b"mine")
+    if kind == "link":
+        (out / name).symlink_to(target)
+    elif kind == "twin":
+        (out / name).hardlink_to(target)
+    else:
+        (out / name).mkdir()
+    with pytest.raises(OutputError, match="a link or no plain file"):
+        OutputFolder(out, HEADER)
+    assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"job": 0, "files": [{"name": "../mine", "bytes": 4, "sha256": "{sha}"}]},
+        {"job": 0, "files": [{"name": "{mine}", "bytes": 4, "sha256": "{sha}"}]},
+        {"job": 0, "files": [{"name": "a\x1b[2J", "bytes": 4, "sha256": "{sha}"}]},
+        {"job": 0, "files": [{"name": ".ldm-run.lock", "bytes": 0, "sha256": "{sha}"}]},
+        {"job": 0, "files": [{"name": 7, "bytes": 4, "sha256": "{sha}"}]},
+        {"job": 9, "files": []},
+        {"job": True, "files": []},
+        {"job": 0, "server": "http://s", "prompt_id": "\ud800"},
+        {"job": 0, "files": 3},
+        ["job"],
+    ],
+)
+def test_a_tampered_journal_is_refused(tmp_path: Path, line: object) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    out = tmp_path / "out"
+    OutputFolder(out, HEADER).journal.close()
+    sha = hashlib.sha256(b"mine").hexdigest()
+    text = json.dumps(line).replace("{sha}", sha).replace("{mine}", str(tmp_path / "mine"))
+    with (out / JOURNAL).open("a") as journal:
+        journal.write(text + "\n")
+    with pytest.raises(OutputError, match="cannot be read"):
+        OutputFolder(out, HEADER)
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"[" * 200_000 + b"\n", b"{" + b'"a":{' * 5000 + b"\n"])
+def test_what_is_no_journal_is_kept(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / JOURNAL).write_bytes(content)
+    with pytest.raises(OutputError, match="cannot be read"):
+        OutputFolder(tmp_path, HEADER)
+    assert (tmp_path / JOURNAL).read_bytes() == content
+
+
+def test_a_file_behind_a_link_is_not_one_of_the_run(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "out", HEADER) as folder:
+        (saved,) = folder.save(0, [("0.png", b"a")])
+        saved.rename(tmp_path / "elsewhere.png")
+        saved.symlink_to(tmp_path / "elsewhere.png")
+        assert folder.complete(0) is None
+
+
+def test_a_journal_of_before_goes_on(tmp_path: Path) -> None:
+    """As it was written before there were texts and scratch folders."""
+    (tmp_path / "0.png").write_bytes(b"a")
+    header = {"format": "ldm-run/1", "workflow": "demo.json", "jobs": 2, "name": "{index}", "fingerprint": "abc"}
+    file = {"name": "0.png", "bytes": 1, "sha256": hashlib.sha256(b"a").hexdigest()}
+    lines = [header, {"job": 0, "server": "http://u:p@s", "prompt_id": "i"}, {"job": 0, "files": [file]}]
+    (tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with OutputFolder(tmp_path, HEADER) as folder:
+        assert folder.complete(0) == [tmp_path / "0.png"]
+        assert folder.complete(1) is None
+
+
+def test_texts_alone_complete_a_job(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path, HEADER) as folder:
+        assert folder.save(0, [], [("3", "hello")]) == []
+    with OutputFolder(tmp_path, HEADER) as folder:
+        assert (folder.complete(0), folder.journal.texts[0]) == ([], [("3", "hello")])
 
 
 @pytest.mark.parametrize(
