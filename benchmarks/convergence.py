@@ -1,10 +1,14 @@
 """How close each solver comes to the limit of many steps, by the number of evaluations, on the demo model.
 
     python benchmarks/convergence.py --cache /tmp/convergence --out benchmarks/results
+    python benchmarks/convergence.py --cache /tmp/convergence --defaults
 
 Writes convergence-<date>.md and .png. The limit is DDIM with all 1000 timesteps, eta 0: the model card's own sampler
 with as many steps as there are. From scratch it takes about 20 minutes of two idle CPU cores; `--cache` keeps what each
 run drew, so that an interrupted run goes on and a changed plot costs nothing. Needs `pip install -e '.[bench]'`.
+
+With `--defaults` it prints one table: each sampler at the grid that nodes and `ldm generate` take by themselves, beside
+the two grids that were their defaults before.
 """
 
 from __future__ import annotations
@@ -22,11 +26,12 @@ from torch import Tensor
 
 import ldm_backend
 from ldm_backend.sampling.noise import draw_noise
-from ldm_backend.sampling.samplers import sample
+from ldm_backend.sampling.samplers import AUTO, SAMPLERS, adds_noise, grid_of, sample
 
 DEMO = Path(__file__).parents[1] / "demo" / "portraits-128"
 EVALUATIONS = (5, 8, 10, 15, 20, 25, 30, 50, 100, 200)
 BASELINE_EVALUATIONS = 100
+DEFAULT_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,26 @@ def measure(seeds: int, cache: Path | None) -> tuple[Distances, Distances]:
             images[run, evaluations] = decibels(4.0, decoded(model, found), pictures)  # 4: the range of 2, squared
         sys.stderr.write(f"{evaluations} evaluations: done\n")
     return images, latents
+
+
+def defaults_table(seeds: int, cache: Path | None) -> list[str]:
+    """Each sampler with DEFAULT_STEPS at its own grid, "leading" and "log_snr"; PSNR as in `measure`."""
+    model = ldm_backend.load(DEMO, device="cpu")
+
+    def pictures_of(run: Run, evaluations: int) -> Tensor:
+        return decoded(model, latents_of(model, run, evaluations, seeds, cache))
+
+    limit = pictures_of(Run("ddim", "leading"), model.schedule.num_train_timesteps)
+    lines = ["| sampler | steps | auto is | auto | leading | log_snr |", "|---|---:|---|---|---|---|"]
+    for sampler in SAMPLERS:
+        own = grid_of(model.schedule, AUTO, sampler)
+        cells = ["adds noise: no picture in common"] * 3
+        if not adds_noise(sampler):
+            runs = (Run(sampler, own), Run(sampler, "leading"), Run(sampler, "log_snr"))
+            evaluations = DEFAULT_STEPS + (sampler == "plms")
+            cells = [spread(decibels(4.0, pictures_of(run, evaluations), limit), ".1f") for run in runs]
+        lines.append(f"| {sampler} | {DEFAULT_STEPS} | {own} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def table(distances: Distances) -> list[str]:
@@ -208,10 +233,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=32, help="pictures of each run (default: 32)")
     parser.add_argument("--cache", type=Path, help="folder that keeps the latents of each run")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table and the plot")
+    parser.add_argument("--defaults", action="store_true", help="print the table of the samplers' own grids instead")
     arguments = parser.parse_args()
     for folder in (arguments.cache, arguments.out):
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
+    if arguments.defaults:
+        sys.stdout.write("\n".join(defaults_table(arguments.seeds, arguments.cache)) + "\n")
+        return
     images, latents = measure(arguments.seeds, arguments.cache)
     name = f"convergence-{time.strftime('%Y-%m-%d')}"
     draw_plot(images, latents, arguments.out / f"{name}.png")

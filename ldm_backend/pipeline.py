@@ -14,6 +14,7 @@ from .checkpoints.checkpoint import load_into, read_checkpoint
 from .checkpoints.file_marks import FileMark
 from .checkpoints.hub import local_path
 from .config.model import LDMConfig
+from .errors import InputError, short_repr
 from .kernels.fast_conv import empty_caches, kernel_bytes
 from .memory.chunks import Chunks
 from .memory.estimates import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
@@ -26,7 +27,7 @@ from .networks.first_stage import FirstStage, build_first_stage
 from .networks.precision import resolve, set_first_stage_precision, set_precision
 from .networks.unet import UNet
 from .sampling.noise import StepNoise, draw_noise
-from .sampling.samplers import Callback, EpsModel, adds_noise, sample
+from .sampling.samplers import AUTO, Callback, Denoiser, adds_noise, grid_of, sample
 from .sampling.schedule import Schedule
 from .views.images import to_uint8
 
@@ -34,6 +35,8 @@ from .views.images import to_uint8
 @dataclass(frozen=True)
 class LatentDiffusion:
     """A loaded model: `unet(x, t)` returns eps, `first_stage.decode(z)` NCHW in [-1, 1]; both are on `device`.
+
+    Where the schedule's `prediction_type` says so, `unet` returns v or the clean latent instead of eps.
 
     Attributes:
         files: What the weights were read from, and may still be mapped from.
@@ -103,10 +106,12 @@ def generate(
     steps: int = 200,
     eta: float = 0.0,
     sampler: str = "ddim",
-    grid: str = "leading",
+    grid: str = AUTO,
     callback: Callback | None = None,
     cache_interval: int = 1,
     cache_depth: int = 1,
+    height: int | None = None,
+    width: int | None = None,
 ) -> np.ndarray:
     """Draw one image for each seed; the defaults are the model card's recipe.
 
@@ -114,16 +119,18 @@ def generate(
         model: From `load`.
         seeds: One for each image; all are sampled as one batch, in parts where memory is short, and none depends on
             its neighbours.
-        steps: Model evaluations, 1..1000.
+        steps: Model evaluations, 1 to as many as the training has timesteps.
         eta: 0..1, fresh noise in each step of "ddim"; 0 is deterministic.
         sampler: One of `samplers.SAMPLERS`.
-        grid: One of `schedule.GRIDS`, see `Schedule.timesteps`.
+        grid: One of `schedule.GRIDS`, see `Schedule.timesteps`; "auto" takes the sampler's own, see `grid_of`.
         callback: Called with a `StepInfo` after each step; whatever it raises ends the run.
         cache_interval: 1 evaluates the whole network at each step; above, see `DeepCache`: faster, another picture.
         cache_depth: Levels that run at each step nevertheless, 1..levels; counts only with an interval above 1.
+        height: Of the images in pixels, a multiple of what the networks halve; None takes the training size.
+        width: likewise.
 
     Returns:
-        uint8 (N, H, W, 3) at the training size.
+        uint8 (N, H, W, 3).
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
@@ -132,7 +139,7 @@ def generate(
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
-    z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth)
+    z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth, height, width)
     images = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     return images
@@ -144,10 +151,12 @@ def sample_latents(
     steps: int,
     eta: float = 0.0,
     sampler: str = "ddim",
-    grid: str = "leading",
+    grid: str = AUTO,
     callback: Callback | None = None,
     cache_interval: int = 1,
     cache_depth: int = 1,
+    height: int | None = None,
+    width: int | None = None,
 ) -> Tensor:
     """What `generate` decodes; its arguments and errors.
 
@@ -156,42 +165,67 @@ def sample_latents(
     """
     for file in model.files:
         file.check()
-    check_memory(model, len(seeds), whole=cache_interval > 1)
-    eps_model = evaluation(model) if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
+    size = latent_size(model.config, height, width)
+    check_memory(model, len(seeds), whole=cache_interval > 1, size=size)
+    denoiser = evaluation(model) if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
     noisy = adds_noise(sampler, eta)
-    pairs = model.schedule.timesteps(steps, grid)
-    size = model.config.unet.sample_size
-    shape = (model.config.unet.in_channels, size, size)
+    pairs = model.schedule.timesteps(steps, grid_of(model.schedule, grid, sampler))
+    shape = (model.config.unet.in_channels, *size)
     x_T = draw_noise(seeds, shape).to(model.device)  # noqa: N806 - the papers' name
     step_noise = StepNoise(seeds, shape) if noisy else None
     try:
-        return sample(sampler, eps_model, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
+        return sample(sampler, denoiser, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
     finally:
         empty_caches(model.unet)
 
 
-def check_memory(model: LatentDiffusion, images: int, whole: bool = False) -> None:
+def latent_size(config: LDMConfig, height: int | None, width: int | None) -> tuple[int, int]:
+    """Latent cells of an image of that many pixels; None takes the side of the training images.
+
+    Raises:
+        InputError: A side that the networks cannot halve as often as they do.
+    """
+    downscale = config.first_stage.downscale
+    unit = downscale * 2 ** (len(config.unet.block_out_channels) - 1)
+    cells = []
+    for name, side in (("height", height), ("width", width)):
+        if side is None:
+            cells.append(config.unet.sample_size)
+            continue
+        if isinstance(side, bool) or not isinstance(side, int) or side < 1 or side % unit:
+            lower = side // unit * unit if isinstance(side, int) else 0
+            fits = f"{lower} or {lower + unit}" if lower > 0 else unit
+            raise InputError(
+                f"{name} is {short_repr(side)}; this model needs a multiple of {unit} pixels: take {fits}."
+            )
+        cells.append(side // downscale)
+    return cells[0], cells[1]
+
+
+def check_memory(model: LatentDiffusion, images: int, whole: bool = False, size: tuple[int, int] | None = None) -> None:
     """Refuse a batch that cannot be sampled, before anything is allocated.
 
     Args:
         model: From `load`.
         images: In the batch.
         whole: The network cannot take it in parts.
+        size: Latent cells, high and wide; None takes those of the training.
 
     Raises:
         TooLargeError: With the largest batch that fits.
     """
     config, itemsize = model.config, model.unet.dtype.itemsize
-    side = config.unet.sample_size * config.first_stage.downscale
+    height, width = (config.first_stage.downscale * cells for cells in size or latent_size(config, None, None))
+    unit = model.unet.size_multiple * config.first_stage.downscale
     kernels = kernel_bytes(model.unet)
 
     def cost(n: int, height: int, width: int) -> int:
         return sampling_bytes(config, (n, height, width), n if whole else 1, itemsize) + image_bytes(n, height, width)
 
-    check_fits("Sampling", Size(images, side, side), cost, free_bytes(model.device) - kernels, side)
+    check_fits("Sampling", Size(images, height, width), cost, free_bytes(model.device) - kernels, unit)
 
 
-def evaluation(model: LatentDiffusion) -> EpsModel:
+def evaluation(model: LatentDiffusion) -> Denoiser:
     """The UNet as a sampler calls it; a batch that does not fit into memory goes through it in parts."""
     chunks, unet = Chunks("UNet"), model.unet
 

@@ -16,28 +16,29 @@ _ENOUGH = {"cpu": 8, "cuda": 64}
 _NETWORKS = 3
 
 
-def best_batch(checkpoint: Checkpoint, device: torch.device, itemsize: int) -> int:
-    """How many images of the training size to sample together.
+def best_batch(checkpoint: Checkpoint, device: torch.device, itemsize: int, size: tuple[int, int] | None = None) -> int:
+    """How many images to sample together.
 
     Args:
         checkpoint: Not loaded yet.
         device: Where it will be.
         itemsize: Bytes of a number in the UNet.
+        size: Of the images in latent cells, high and wide; None is the training size.
 
     Returns:
         1 or more: as many as fit into the memory that is free now, and no more than make the rate grow.
     """
     config = checkpoint.config
-    cells = config.unet.sample_size
-    side = cells * config.first_stage.downscale
+    rows, columns = size or (config.unet.sample_size, config.unet.sample_size)
+    height, width = rows * config.first_stage.downscale, columns * config.first_stage.downscale
     weights = sum(4 * tensor.numel() for part in (checkpoint.unet, checkpoint.first_stage) for tensor in part.values())
     free = free_bytes(device) - _NETWORKS * weights
 
     def fits(images: int) -> bool:
         work = max(
-            sampling_bytes(config, (images, side, side), images, itemsize),
-            decoder_bytes(config.first_stage, 1, cells, cells),
+            sampling_bytes(config, (images, height, width), images, itemsize),
+            decoder_bytes(config.first_stage, 1, rows, columns),
         )
-        return work + image_bytes(images, side, side) <= free
+        return work + image_bytes(images, height, width) <= free
 
     return max(1, largest(_ENOUGH.get(device.type, 1), fits))

@@ -10,6 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ldm_backend.sampling.noise import add_noise, draw_noise
+from ..ldm_backend.sampling.samplers import grid_of
 from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
 from .shared.inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
@@ -57,7 +58,7 @@ class LDMImageToImage(io.ComfyNode):
                     "steps, which may be at most 1000.",
                 ),
                 eta_input("Only for ddim: noise added at each step. 0: none. 1: as much as DDPM adds."),
-                grid_input("trailing"),
+                grid_input(),
             ],
             advanced=("eta", "grid"),
             outputs=[
@@ -89,6 +90,7 @@ class LDMImageToImage(io.ComfyNode):
         inner = ldm_model_of(model)
         samples = samples_of(latent)
         check_sampling("LDM Image to Image", model, samples.shape)
+        grid = grid_of(inner.schedule, grid, sampler)
         pairs = inner.schedule.last_timesteps(steps, strength, grid)
         seeds, carrier = seeded(latent, seed)
         _, channels, height, width = samples.shape

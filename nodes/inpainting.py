@@ -13,6 +13,7 @@ from torch import Tensor
 from ..ldm_backend.editing.inpainting import composite, inpaint, latent_mask, repaint_moves
 from ..ldm_backend.memory.estimates import Size
 from ..ldm_backend.sampling.noise import StepNoise, draw_noise
+from ..ldm_backend.sampling.samplers import grid_of
 from .host.model import ModelPatcher, intermediate_device, ldm_model_of, loaded
 from .host.progress import step_callback
 from .host.schema import make_schema
@@ -50,7 +51,7 @@ class LDMInpaint(io.ComfyNode):
                 ),
                 seed_input("Seed of the first image. The next images take seed + 1, seed + 2 and so on."),
                 steps_input(50, "Steps from noise to image. The network is evaluated steps x resamples times in all."),
-                grid_input("trailing"),
+                grid_input(),
                 io.Int.Input(
                     "jump_length",
                     default=10,
@@ -101,6 +102,7 @@ class LDMInpaint(io.ComfyNode):
         samples = samples_of(latent)
         check_sampling("LDM Inpaint", model, samples.shape)
         cells = latent_mask(mask_of(mask), samples.shape, inner.ldm_config.first_stage.downscale)
+        grid = grid_of(inner.schedule, grid)
         moves = repaint_moves(inner.schedule.timesteps(steps, grid), jump_length, resamples)
         seeds, carrier = seeded(latent, seed)
         if not cells.any():
@@ -109,7 +111,7 @@ class LDMInpaint(io.ComfyNode):
         shape, device = (channels, height, width), model.load_device
         with loaded(model, samples.shape):
             x_0 = inpaint(
-                inner.predict_eps,
+                inner.predict,
                 draw_noise(seeds, shape).to(device),
                 samples.float().to(device),
                 cells.to(device),

@@ -10,6 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ldm_backend.editing.inversion import evaluations_of, invert_ddim
+from ..ldm_backend.sampling.samplers import grid_of
 from .host.model import ModelPatcher, intermediate_device, ldm_model_of, loaded
 from .host.progress import step_callback
 from .host.schema import make_schema
@@ -73,12 +74,13 @@ class LDMDDIMInversion(io.ComfyNode):
             LDMError: A model or latent of another family, steps that the grid does not have, or a batch or size that
                 does not fit into memory.
         """
-        pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
+        schedule = ldm_model_of(model).schedule
+        pairs = schedule.timesteps(steps, grid_of(schedule, grid))
         x_0 = samples_of(latent)
         check_sampling("LDM DDIM Inversion", model, x_0.shape)
         with loaded(model, x_0.shape) as inner:
             x_T = invert_ddim(
-                inner.predict_eps,
+                inner.predict,
                 x_0.float().to(model.load_device),
                 inner.schedule,
                 pairs,

@@ -9,6 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..ldm_backend.sampling.samplers import grid_of
 from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
 from .shared.inputs import (
@@ -94,7 +95,9 @@ class LDMDDIMSampler(io.ComfyNode):
             LDMError: A model or latent of another family, steps that the grid does not have, eta without a seed, or a
                 cache depth that the network does not have.
         """
-        pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
+        schedule = ldm_model_of(model).schedule
+        grid = grid_of(schedule, grid)
+        pairs = schedule.timesteps(steps, grid)
         cache = (cache_interval, cache_depth) if cache_interval > 1 else None
         sampled = run_sampler(model, latent, pairs, "ddim", cls.hidden.unique_id, eta, seed, cache)
         sampled[INFO_KEY] |= {"sampler": "ddim", "steps": steps, "eta": eta, "grid": grid}
@@ -124,7 +127,7 @@ class LDMSampler(io.ComfyNode):
                 steps_input(
                     20, "Steps of the sampler. 15 to 30 suit unipc, dpmpp and plms, 50 to 200 ddim, up to 1000 ddpm."
                 ),
-                grid_input("log_snr"),
+                grid_input(),
                 step_seed_input("for samplers that add noise (ddpm, dpmpp_2m_sde)"),
             ],
             advanced=("grid",),
@@ -141,7 +144,9 @@ class LDMSampler(io.ComfyNode):
         Raises:
             LDMError: A model or latent of another family, steps that the grid does not have, or noise without a seed.
         """
-        pairs = ldm_model_of(model).schedule.timesteps(steps, grid)
+        schedule = ldm_model_of(model).schedule
+        grid = grid_of(schedule, grid, sampler)
+        pairs = schedule.timesteps(steps, grid)
         sampled = run_sampler(model, latent, pairs, sampler, cls.hidden.unique_id, seed=seed)
         sampled[INFO_KEY] |= {"sampler": sampler, "steps": steps, "grid": grid}
         return io.NodeOutput(sampled)

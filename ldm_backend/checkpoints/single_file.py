@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from ..config.model import FIRST_STAGE_CONFIGS, LDMConfig, ScheduleConfig, UNetConfig
-from ..config.strict_json import build, read_fields, write_fields
+from ..config.strict_json import build, later_defaults, read_fields, write_fields
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
 from ..whole_files import replaced_when_done
 from .tensor_files import StateDict
@@ -93,11 +93,15 @@ def written(path: Path, folder: bool = False) -> Iterator[Path]:
 
 
 def config_to_json(config: LDMConfig) -> dict[str, Any]:
-    """The configuration under the names of our dataclasses."""
+    """The configuration under the names of our dataclasses, as the first release wrote it where it could be written."""
+    schedule = write_fields(config.schedule)
+    for name, default in later_defaults(ScheduleConfig).items():
+        if schedule[name] == default:
+            del schedule[name]
     return {
         "unet": write_fields(config.unet),
         "first_stage": {"kind": config.first_stage.kind, **write_fields(config.first_stage)},
-        "schedule": write_fields(config.schedule),
+        "schedule": schedule,
     }
 
 
@@ -120,7 +124,8 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         unet, first_stage, schedule = (dict(data[name]) for name in ("unet", "first_stage", "schedule"))
         first_stage_class = {stage.kind: stage for stage in FIRST_STAGE_CONFIGS}[first_stage.pop("kind")]
         for cls, part in ((UNetConfig, unet), (first_stage_class, first_stage), (ScheduleConfig, schedule)):
-            if other := part.keys() ^ {item.name for item in fields(cls)}:
+            known = {item.name for item in fields(cls)}
+            if other := (part.keys() - known) | (known - part.keys() - later_defaults(cls).keys()):
                 raise ValueError(f"keys missing or unknown: {first_names(other)}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {printable(str(error))}"

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, first_names, printable, short_repr
+from .compvis_schedule import schedule_from_yaml
 from .model import (
     FirstStageConfig,
     KLConfig,
     LDMConfig,
-    ScheduleConfig,
     UNetConfig,
     VQConfig,
 )
@@ -26,10 +26,8 @@ _MAX_DEPTH = 20  # it has 7 levels, and no aliases
 
 # Parameters with the only value that this project implements; absent ones have it.
 _LDM_FIXED: dict[str, Any] = {
-    "beta_schedule": "linear",
     "concat_mode": False,
     "cond_stage_config": "__is_unconditional__",
-    "parameterization": "eps",
     "use_ema": True,
 }
 _UNET_FIXED: dict[str, Any] = {
@@ -70,15 +68,10 @@ def ldm_config_from_yaml(data: Mapping[str, Any], source: str) -> LDMConfig:
     unet = _section(params, ("unet_config", "params"), source)
     first_stage = _section(params, ("first_stage_config",), source)
     scale_factor = params.get("scale_factor", 1.0)  # with scale_by_std the checkpoint's buffer replaces it
-    schedule = {
-        "num_train_timesteps": params.get("timesteps", 1000),
-        "beta_start": params.get("linear_start", 1e-4),
-        "beta_end": params.get("linear_end", 2e-2),
-    }
     parts = {
         "unet": _unet_config(unet, f"{source}: unet_config"),
         "first_stage": _first_stage_config(first_stage, scale_factor, f"{source}: first_stage_config"),
-        "schedule": read_fields(ScheduleConfig, schedule, f"{source}: model.params"),
+        "schedule": schedule_from_yaml(params, f"{source}: model.params"),
     }
     return build(LDMConfig, source, parts)
 

@@ -65,25 +65,60 @@ KL_RULES = JsonRules(
         "scale_factor",
     ),
 )
+# Keys of how a class of diffusers samples. Which sampler runs, of what order and on which grid, is chosen for each run.
+_OF_THE_SAMPLER = (
+    "algorithm_type",
+    "disable_corrector",
+    "euler_at_final",
+    "final_sigmas_type",
+    "interpolation_type",
+    "lambda_min_clipped",
+    "lower_order_final",
+    "predict_x0",
+    "skip_prk_steps",
+    "solver_order",
+    "solver_p",
+    "solver_type",
+    "use_beta_sigmas",
+    "use_exponential_sigmas",
+    "use_karras_sigmas",
+    "use_lu_lambdas",
+)
 SCHEDULE_RULES = JsonRules(
-    class_names=("DDIMScheduler", "DDPMScheduler"),
-    fixed={
-        "beta_schedule": ("scaled_linear",),
-        "clip_sample": (False,),
-        "prediction_type": ("epsilon",),
-        "rescale_betas_zero_snr": (False,),
-        "thresholding": (False,),
-        "trained_betas": (None,),
-    },
-    # The grid is chosen for each run; the rest belongs to values fixed above.
-    ignored=(
-        "clip_sample_range",
-        "dynamic_thresholding_ratio",
-        "sample_max_value",
-        "timestep_spacing",
-        "timestep_values",
-        "timesteps",
-        "variance_type",
+    class_names=(
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DPMSolverMultistepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
     ),
+    # Another process (flow matching) or other inputs of the network, and ends of the schedule that are not the table's.
+    fixed={
+        "shift_terminal": (None,),
+        "sigma_max": (None,),
+        "sigma_min": (None,),
+        "timestep_values": (None,),
+        "timestep_type": ("discrete",),
+        "use_dynamic_shifting": (False,),
+        "use_flow_sigmas": (False,),
+    },
+    # Beside those of the sampler: what only flow matching reads, and the name of 2022 for num_train_timesteps.
+    ignored=(*_OF_THE_SAMPLER, "flow_shift", "time_shift_type", "timesteps"),
     required=("beta_start", "beta_end", "beta_schedule", "clip_sample"),
 )
+# What absent keys mean in a class, where it is not what they mean here. The keys of `required` are not among them, but
+# for classes that do not have them.
+_SOLVER = {"clip_sample": False, "timestep_spacing": "linspace"}
+SCHEDULE_DEFAULTS = {
+    "DPMSolverMultistepScheduler": _SOLVER,
+    "EulerAncestralDiscreteScheduler": _SOLVER,
+    "EulerDiscreteScheduler": _SOLVER,
+    "HeunDiscreteScheduler": _SOLVER,
+    "LMSDiscreteScheduler": _SOLVER,
+    "PNDMScheduler": {"clip_sample": False, "set_alpha_to_one": False},
+    "UniPCMultistepScheduler": _SOLVER,
+}

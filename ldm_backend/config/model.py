@@ -1,4 +1,4 @@
-"""Configurations of the denoiser, the first stage and the noise schedule. Imports only the readers of JSON and errors.
+"""Configurations of the denoiser, the first stage and the noise schedule. Imports schedule, strict_json, errors.
 
 The defaults are those of `CompVis/ldm-celebahq-256`. `presets.py` has the whole family.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from ..errors import ConfigError, short_repr
-from .diffusers_json import KL_RULES, SCHEDULE_RULES, UNET_RULES, VQ_RULES
+from .diffusers_json import KL_RULES, UNET_RULES, VQ_RULES
+from .schedule import ScheduleConfig
 from .strict_json import JsonRules, read_json_object, write_json_object
 
 logger = logging.getLogger("comfyui_ldm")
@@ -25,7 +26,6 @@ _MAX_LEVELS = 10  # each halves the side
 _MAX_LAYERS = 16  # of a level
 _MAX_CODES = 2**20  # 64 times the largest published codebook
 _MAX_WIDTH = 8192  # channels, heads, groups, and the side of images and latents
-_MAX_TIMESTEPS = 100_000
 _LIMITS = {"layers_per_block": _MAX_LAYERS, "num_vq_embeddings": _MAX_CODES}  # by field; others have _MAX_WIDTH
 
 
@@ -215,42 +215,6 @@ class KLConfig:
 
 FirstStageConfig = VQConfig | KLConfig
 FIRST_STAGE_CONFIGS: tuple[type[FirstStageConfig], ...] = (VQConfig, KLConfig)
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The noise schedule: betas linear in sqrt(beta), which HF calls scaled_linear and CompVis linear."""
-
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.0015
-    beta_end: float = 0.0195
-    set_alpha_to_one: bool = True  # what the `leading` grid takes as alphas_cumprod after its last step
-    steps_offset: int = 0  # added to each timestep of the `leading` grid
-
-    def __post_init__(self) -> None:
-        steps = self.num_train_timesteps
-        if not 1 <= steps <= _MAX_TIMESTEPS or not 0.0 < self.beta_start <= self.beta_end < 1.0:
-            raise ConfigError(
-                f"scheduler: num_train_timesteps {short_repr(steps)}, beta_start {self.beta_start}, beta_end "
-                f"{self.beta_end}; expected 1 to {_MAX_TIMESTEPS} and 0 < beta_start <= beta_end < 1."
-            )
-        if not 0 <= self.steps_offset < steps:
-            raise ConfigError(f"scheduler: steps_offset is {short_repr(self.steps_offset)}; expected 0 to {steps - 1}.")
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], source: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
-        """Read a scheduler configuration of DDIM or DDPM.
-
-        Raises:
-            ConfigError: A key that is unknown, missing or has an unsupported value.
-        """
-        data = dict(data)
-        data.setdefault("num_train_timesteps", data.get("timesteps", cls.num_train_timesteps))  # name of 2022
-        return read_json_object(cls, data, source, SCHEDULE_RULES)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON that both this project and diffusers' DDIMScheduler read back as the same schedule."""
-        return write_json_object(self, SCHEDULE_RULES) | {"timestep_spacing": "leading"}
 
 
 @dataclass(frozen=True)

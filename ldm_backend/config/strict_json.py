@@ -14,6 +14,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, first_names, short_repr
 
+# Of fields that came after the first release: files of before do not hold them, and mean their defaults.
+LATER = {"later": True}
+
 
 @dataclass(frozen=True)
 class JsonRules:
@@ -84,6 +87,11 @@ def write_fields(config: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
 
 
+def later_defaults(cls: Any) -> dict[str, Any]:
+    """Name and default of each field that is marked LATER."""
+    return {item.name: item.default for item in fields(cls) if item.metadata.get("later")}
+
+
 def _check_keys(cls: Any, data: Mapping[str, Any], source: str, rules: JsonRules) -> None:
     missing = [key for key in rules.required if key not in data]
     if missing:
@@ -107,8 +115,9 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     allowed = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     for one in allowed:
         if get_origin(one) is tuple:  # of any length, all of one type
-            if isinstance(value, list | tuple) and all(type(item) is get_args(one)[0] for item in value):
-                return tuple(value)
+            if isinstance(value, list | tuple):
+                inner = get_args(one)[0]
+                return tuple(_typed(item, inner, f"{where}[{index}]") for index, item in enumerate(value))
         elif type(value) is one:
             return value
         elif one is float and type(value) is int and abs(value) < 2**53:

@@ -12,7 +12,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from ..errors import InputError, ScheduleError
 from ..sampling.noise import add_noise
-from ..sampling.samplers import Callback, EpsModel, Evaluations, NoiseSource, StepInfo, ddim_coefficients, drawn_ahead
+from ..sampling.samplers import Callback, Denoiser, Evaluations, NoiseSource, StepInfo, ddim_coefficients, drawn_ahead
 from ..sampling.schedule import Pairs, Schedule
 
 
@@ -55,7 +55,7 @@ def repaint_moves(pairs: Pairs, jump_length: int, resamples: int) -> list[Move]:
 
 @torch.no_grad()
 def inpaint(
-    eps_model: EpsModel,
+    denoiser: Denoiser,
     x_T: Tensor,
     x_0: Tensor,
     mask: Tensor,
@@ -67,7 +67,7 @@ def inpaint(
     """Fill the masked cells of x_0 so that they fit to the others.
 
     Args:
-        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
+        denoiser: The network, see `step.Denoiser`.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         x_0: (N, C, H, W) clean latents, likewise.
         mask: (N, 1, H, W) bool, True for cells to fill, likewise.
@@ -88,7 +88,7 @@ def inpaint(
     evaluations = sum(move.down for move in moves)
     index = 0
     draws = drawn_ahead(step_noise, x_t.device, len(moves))
-    with Evaluations(eps_model, evaluations) as model, draws as draw:
+    with Evaluations(denoiser, schedule, evaluations) as model, draws as draw:
         for move in moves:
             a_t, a_prev = schedule.alpha_cumprod(move.t), schedule.alpha_cumprod(move.t_prev)
             noise = draw()
@@ -96,8 +96,7 @@ def inpaint(
                 x_t = add_noise(x_t, noise, a_prev / a_t)
                 continue
             c = ddim_coefficients(a_t, a_prev, eta=1.0)
-            eps = model.predict_eps(x_t, move.t, index)
-            pred_x0 = (x_t - c.noise * eps) / c.signal
+            pred_x0, eps = model.predict(x_t, move.t, index)
             unknown = c.signal_prev * pred_x0 + c.direction * eps + c.std_dev_t * noise
             # One draw serves both: each cell uses it once.
             x_t = torch.where(mask, unknown, add_noise(x_0, noise, a_prev))

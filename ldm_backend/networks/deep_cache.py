@@ -13,7 +13,7 @@ from .unet import UNet, one_per_image
 
 
 class DeepCache:
-    """An `EpsModel` for one run that evaluates the whole UNet only at every `interval`-th call.
+    """A `Denoiser` for one run that evaluates the whole UNet only at every `interval`-th call.
 
     The features that a UNet computes at its coarser levels change little between neighbouring timesteps. The calls in
     between compute the `depth` finest levels on the way down and up, and take what comes up to them from below from

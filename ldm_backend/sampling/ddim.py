@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .evaluations import Evaluations
 from .schedule import Pairs, Schedule
-from .step import Callback, EpsModel, StepInfo
+from .step import Callback, Denoiser, StepInfo
 from .step_noise import NoiseSource, noise_of_eta
 
 
@@ -29,7 +29,7 @@ def ddim_coefficients(a_t: float, a_prev: float, eta: float) -> DDIMCoefficients
     """Coefficients of the step from alphas_cumprod `a_t` to `a_prev`.
 
     Args:
-        a_t: alphas_cumprod before the step, in (0, 1).
+        a_t: alphas_cumprod before the step, in [0, 1).
         a_prev: alphas_cumprod after it, in (a_t, 1].
         eta: 0 deterministic .. 1 as much fresh noise as DDPM.
 
@@ -47,7 +47,7 @@ def ddim_coefficients(a_t: float, a_prev: float, eta: float) -> DDIMCoefficients
 
 @torch.no_grad()
 def sample_ddim(
-    eps_model: EpsModel,
+    denoiser: Denoiser,
     x_T: Tensor,
     schedule: Schedule,
     pairs: Pairs,
@@ -58,7 +58,7 @@ def sample_ddim(
     """Run DDIM from x_T to x_0.
 
     Args:
-        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
+        denoiser: The network, see `step.Denoiser`.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
@@ -75,11 +75,10 @@ def sample_ddim(
     """
     x_t = x_T.float()
     draws = noise_of_eta(step_noise, "ddim", eta, x_t.device, len(pairs))
-    with Evaluations(eps_model, len(pairs)) as model, draws as draw:
+    with Evaluations(denoiser, schedule, len(pairs)) as model, draws as draw:
         for index, (t, t_prev) in enumerate(pairs):
             c = ddim_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), eta)
-            eps = model.predict_eps(x_t, t, index)
-            pred_x0 = (x_t - c.noise * eps) / c.signal
+            pred_x0, eps = model.predict(x_t, t, index)
             x_t = c.signal_prev * pred_x0 + c.direction * eps
             if draw is not None:
                 # Drawn also when std_dev_t is 0 (the last step to a clean image), as diffusers does: streams stay

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .evaluations import Evaluations
 from .schedule import Pairs, Schedule
-from .step import Callback, EpsModel, StepInfo
+from .step import Callback, Denoiser, StepInfo
 from .step_noise import NoiseSource, need_noise
 
 
@@ -20,30 +20,32 @@ class DDPMCoefficients:
 
     data: float
     current: float
-    std: float  # of the fresh noise: the square root of "fixed small", the posterior's own variance
+    std: float  # of the fresh noise
 
 
-def ddpm_coefficients(a_t: float, a_prev: float) -> DDPMCoefficients:
+def ddpm_coefficients(a_t: float, a_prev: float, variance_type: str = "fixed_small") -> DDPMCoefficients:
     """Coefficients of the step from alphas_cumprod `a_t` to `a_prev`.
 
     Args:
-        a_t: alphas_cumprod before the step, in (0, 1).
+        a_t: alphas_cumprod before the step, in [0, 1).
         a_prev: alphas_cumprod after it, in (a_t, 1].
+        variance_type: Of the fresh noise: "fixed_small", the posterior's own variance, or "fixed_large", beta.
 
     Source: DDPM eq. 6 and 7, with alpha_t = a_t / a_prev for steps over several timesteps.
     """
     alpha = a_t / a_prev
     beta = 1.0 - alpha
+    variance = beta if variance_type == "fixed_large" else (1.0 - a_prev) / (1.0 - a_t) * beta
     return DDPMCoefficients(
         data=math.sqrt(a_prev) * beta / (1.0 - a_t),
         current=math.sqrt(alpha) * (1.0 - a_prev) / (1.0 - a_t),
-        std=math.sqrt((1.0 - a_prev) / (1.0 - a_t) * beta),
+        std=math.sqrt(variance),
     )
 
 
 @torch.no_grad()
 def sample_ddpm(
-    eps_model: EpsModel,
+    denoiser: Denoiser,
     x_T: Tensor,
     schedule: Schedule,
     pairs: Pairs,
@@ -52,10 +54,11 @@ def sample_ddpm(
 ) -> Tensor:
     """Run DDPM from x_T to x_0: one evaluation a step, fresh noise in each.
 
-    It is DDIM with eta 1 in other words, and made for as many steps as the training has timesteps.
+    It is DDIM with eta 1 in other words (but where `variance_type` is fixed_large), and made for as many steps as the
+    training has timesteps.
 
     Args:
-        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
+        denoiser: The network, see `step.Denoiser`.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
@@ -69,13 +72,14 @@ def sample_ddpm(
         ScheduleError: No `step_noise`.
         SamplingError: The model gave NaN.
     """
-    x_t = x_T.float()
+    x_t, variance_type = x_T.float(), schedule.config.variance_type
     draws = need_noise(step_noise, "ddpm", x_t.device, len(pairs))
-    with Evaluations(eps_model, len(pairs)) as model, draws as draw:
+    with Evaluations(denoiser, schedule, len(pairs)) as model, draws as draw:
         for index, (t, t_prev) in enumerate(pairs):
-            c = ddpm_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev))
-            pred_x0 = model.predict_x0(x_t, schedule, t, index)
-            x_t = c.data * pred_x0 + c.current * x_t + c.std * draw()
+            c = ddpm_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), variance_type)
+            pred_x0, _ = model.predict(x_t, t, index)
+            std = c.std if t > 0 else 0.0  # at timestep 0 the image is done, also where the variance is large
+            x_t = c.data * pred_x0 + c.current * x_t + std * draw()
             if callback is not None:
                 callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from .evaluations import Evaluations
 from .schedule import Pairs, Schedule
-from .step import Callback, EpsModel, History, StepInfo, order_of_step
+from .step import Callback, Denoiser, History, StepInfo, order_of_step
 from .step_noise import NoiseSource, noise_of_eta
 
 
 @torch.no_grad()
 def sample_dpmpp_2m(
-    eps_model: EpsModel,
+    denoiser: Denoiser,
     x_T: Tensor,
     schedule: Schedule,
     pairs: Pairs,
@@ -32,7 +32,7 @@ def sample_dpmpp_2m(
     """Run DPM-Solver++(2M), midpoint, from x_T to x_0: one evaluation a step.
 
     Args:
-        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
+        denoiser: The network, see `step.Denoiser`.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
@@ -50,12 +50,12 @@ def sample_dpmpp_2m(
     Source: DPM-Solver++ algorithm 2, and its SDE-DPM-Solver++(2M) for eta 1; in between, the SDE whose noise has eta
         times the variance per lambda, of which both are a case.
     """
-    x_t = x_T.float()
+    schedule, x_t = schedule.with_signal, x_T.float()
     history: History = []
     draws = noise_of_eta(step_noise, "dpmpp_2m", eta, x_t.device, len(pairs))
-    with Evaluations(eps_model, len(pairs)) as model, draws as draw:
+    with Evaluations(denoiser, schedule, len(pairs)) as model, draws as draw:
         for index, (t, t_prev) in enumerate(pairs):
-            pred_x0 = model.predict_x0(x_t, schedule, t, index)
+            pred_x0 = model.predict_x0(x_t, t, index)
             history = [(schedule.half_log_snr(t), pred_x0), *history[:1]]
             h = schedule.half_log_snr(t_prev) - history[0][0]
             a_t, a_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
@@ -76,7 +76,7 @@ def sample_dpmpp_2m(
 
 @torch.no_grad()
 def sample_dpmpp_3m(
-    eps_model: EpsModel,
+    denoiser: Denoiser,
     x_T: Tensor,
     schedule: Schedule,
     pairs: Pairs,
@@ -85,7 +85,7 @@ def sample_dpmpp_3m(
     """Run DPM-Solver++(3M) from x_T to x_0: one evaluation a step.
 
     Args:
-        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
+        denoiser: The network, see `step.Denoiser`.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
@@ -100,11 +100,11 @@ def sample_dpmpp_3m(
     Source: DPM-Solver++ section 4: the expansion of order 3, with derivatives from the last three evaluations;
         diffusers schedulers/scheduling_dpmsolver_multistep.py for the factor of the last term.
     """
-    x_t = x_T.float()
+    schedule, x_t = schedule.with_signal, x_T.float()
     history: History = []
-    with Evaluations(eps_model, len(pairs)) as model:
+    with Evaluations(denoiser, schedule, len(pairs)) as model:
         for index, (t, t_prev) in enumerate(pairs):
-            pred_x0 = model.predict_x0(x_t, schedule, t, index)
+            pred_x0 = model.predict_x0(x_t, t, index)
             history = [(schedule.half_log_snr(t), pred_x0), *history[:2]]
             h = schedule.half_log_snr(t_prev) - history[0][0]
             order = order_of_step(3, index, pairs)

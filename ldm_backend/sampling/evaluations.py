@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SamplingError
+from .prediction import Prediction, clipped, prediction_of, thresholded
 from .schedule import Schedule
-from .step import EpsModel, runs_ahead
+from .step import Denoiser, runs_ahead
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class Evaluations:
     the reason of the run's end stays what it is.
 
     Args:
-        eps_model: The model.
+        denoiser: The model.
+        schedule: Tables; its configuration says what the model gives.
         steps: Of the whole run, for the message.
     """
 
-    def __init__(self, eps_model: EpsModel, steps: int) -> None:
-        self._eps_model, self._steps = eps_model, steps
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, steps: int) -> None:
+        self._denoiser, self._schedule, self._steps = denoiser, schedule, steps
         self._unchecked: _Evaluation | None = None
 
     def __enter__(self) -> Evaluations:
@@ -54,8 +55,8 @@ class Evaluations:
             self._check()
         self._unchecked = None
 
-    def predict_eps(self, x_t: Tensor, t: float, index: int) -> Tensor:
-        """One evaluation of the model.
+    def output(self, x_t: Tensor, t: float, index: int) -> Tensor:
+        """One evaluation of the model, as it comes.
 
         Args:
             x_t: (N, C, H, W) float32 latents; not to be written to afterwards.
@@ -63,42 +64,51 @@ class Evaluations:
             index: Of the step, from 0, for the message.
 
         Returns:
-            (N, C, H, W) float32 noise.
+            (N, C, H, W) float32, the noise or what else `prediction_type` says.
 
         Raises:
             SamplingError: The model gave NaN or infinity, here or, on a card, in the evaluation before.
         """
-        eps = self._eps_model(x_t, t).float()
-        ahead, copied = runs_ahead(eps.device), None
+        output = self._denoiser(x_t, t).float()
+        ahead, copied = runs_ahead(output.device), None
         # Where it does not block, torch copies into pinned memory.
-        finite = torch.isfinite(eps).flatten(1).all(dim=1).to("cpu", non_blocking=ahead)
+        finite = torch.isfinite(output).flatten(1).all(dim=1).to("cpu", non_blocking=ahead)
         if ahead:
             copied = torch.cuda.Event(blocking=True)  # to sleep meanwhile costs nothing: the card has work
-            copied.record(torch.cuda.current_stream(eps.device))
+            copied.record(torch.cuda.current_stream(output.device))
             self._check()
         self._unchecked = _Evaluation(index, t, x_t, finite, copied)
         if not ahead:
             self._check()
-        return eps
+        return output
 
-    def predict_x0(self, x_t: Tensor, schedule: Schedule, t: float, index: int) -> Tensor:
-        """One evaluation of the model, as the clean latent that its noise implies.
+    def predict(self, x_t: Tensor, t: float, index: int) -> Prediction:
+        """One evaluation, for DDIM and its like: the clean latent clipped where the configuration says so.
+
+        The noise stays the one that the model means, also where the clean latent was clipped, as in diffusers.
 
         Args:
             x_t: (N, C, H, W) float32 latents; not to be written to afterwards.
-            schedule: tables.
             t: Their timestep.
             index: Of the step, from 0, for the message.
 
+        Raises:
+            SamplingError: As `output`.
+            ScheduleError: As `prediction_of`.
+        """
+        pred_x0, eps = prediction_of(self._schedule, self.output(x_t, t, index), x_t, t)
+        return Prediction(clipped(self._schedule.config, pred_x0), eps)
+
+    def predict_x0(self, x_t: Tensor, t: float, index: int) -> Tensor:
+        """One evaluation, for the solvers: the clean latent, thresholded where the configuration says so.
+
+        Args, raises: as `predict`.
+
         Returns:
             (N, C, H, W) float32 latents.
-
-        Raises:
-            SamplingError: As `predict_eps`.
         """
-        a_t = schedule.alpha_cumprod(t)
-        eps = self.predict_eps(x_t, t, index)
-        return (x_t - math.sqrt(1.0 - a_t) * eps) / math.sqrt(a_t)
+        pred_x0 = prediction_of(self._schedule, self.output(x_t, t, index), x_t, t).pred_x0
+        return thresholded(self._schedule.config, pred_x0)
 
     def _check(self) -> None:
         """Wait for the evaluation that is not yet checked, if there is one, and raise if it is not finite."""

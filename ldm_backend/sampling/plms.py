@@ -7,8 +7,9 @@ from torch import Tensor
 
 from .ddim import ddim_coefficients
 from .evaluations import Evaluations
+from .prediction import prediction_of
 from .schedule import CLEAN, Pairs, Schedule
-from .step import Callback, EpsModel, StepInfo
+from .step import Callback, Denoiser, StepInfo
 
 # Adams-Bashforth for one to four evaluations, the newest first; for even steps.
 _ADAMS_BASHFORTH = (
@@ -21,7 +22,7 @@ _ADAMS_BASHFORTH = (
 
 @torch.no_grad()
 def sample_plms(
-    eps_model: EpsModel,
+    denoiser: Denoiser,
     x_T: Tensor,
     schedule: Schedule,
     pairs: Pairs,
@@ -31,10 +32,11 @@ def sample_plms(
 
     The coefficients are those of even steps, in t or, as on the grid "log_snr", in lambda. With two or three steps the
     extrapolation may overshoot wildly. A single step to a clean image has no second timestep to evaluate at: there it
-    is DDIM.
+    is DDIM. What is combined are the network's outputs, of whatever `prediction_type`, and the predicted clean latent
+    is neither clipped nor thresholded: as in diffusers.
 
     Args:
-        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
+        denoiser: The network, see `step.Denoiser`.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
@@ -51,17 +53,17 @@ def sample_plms(
     """
     x_t = x_T.float()
     history: list[Tensor] = []  # newest first
-    with Evaluations(eps_model, len(pairs)) as model:
+    with Evaluations(denoiser, schedule, len(pairs)) as model:
         for index, (t, t_prev) in enumerate(pairs):
-            eps = model.predict_eps(x_t, t, index)
-            history = [eps, *history[:3]]
+            output = model.output(x_t, t, index)
+            history = [output, *history[:3]]
             if index == 0 and t_prev != CLEAN:
-                # No history yet: the mean of the noise at both ends of the step, as in Heun's method.
-                guess, _ = _transfer(schedule, x_t, eps, t, t_prev)
-                eps = 0.5 * (eps + model.predict_eps(guess, t_prev, index))
+                # No history yet: the mean of the outputs at both ends of the step, as in Heun's method.
+                guess, _ = _transfer(schedule, x_t, output, t, t_prev)
+                output = 0.5 * (output + model.output(guess, t_prev, index))
             else:
-                eps = _combined(history)
-            x_t, pred_x0 = _transfer(schedule, x_t, eps, t, t_prev)
+                output = _combined(history)
+            x_t, pred_x0 = _transfer(schedule, x_t, output, t, t_prev)
             if callback is not None:
                 callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t
@@ -69,11 +71,11 @@ def sample_plms(
 
 def _combined(history: list[Tensor]) -> Tensor:
     weights = _ADAMS_BASHFORTH[len(history) - 1]
-    return torch.stack([weight * eps for weight, eps in zip(weights, history, strict=True)]).sum(dim=0)
+    return torch.stack([weight * output for weight, output in zip(weights, history, strict=True)]).sum(dim=0)
 
 
-def _transfer(schedule: Schedule, x_t: Tensor, eps: Tensor, t: float, t_prev: float) -> tuple[Tensor, Tensor]:
-    """The latent at t_prev and the clean latent, if `eps` is the noise all along the step: DDIM without fresh noise."""
+def _transfer(schedule: Schedule, x_t: Tensor, output: Tensor, t: float, t_prev: float) -> tuple[Tensor, Tensor]:
+    """The latent at t_prev and the clean latent, if the network gives `output`: DDIM without fresh noise."""
     c = ddim_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), 0.0)
-    pred_x0 = (x_t - c.noise * eps) / c.signal
+    pred_x0, eps = prediction_of(schedule, output, x_t, t)
     return c.signal_prev * pred_x0 + c.direction * eps, pred_x0

@@ -1,6 +1,7 @@
 """Samplers as plain functions over one model call, in the variance-preserving space of the papers.
 
-They know nothing of networks, hosts or files: `eps_model(x_t, t)` is any function that predicts the noise. `sample`
+They know nothing of networks, hosts or files: `denoiser(x_t, t)` is any function that predicts the noise, or what else
+the schedule's configuration says. `sample`
 runs one by name; the functions themselves are for those who need their arguments.
 """
 
@@ -19,15 +20,15 @@ from .ddpm import ddpm_coefficients, sample_ddpm
 from .dpm_solver import sample_dpmpp_2m, sample_dpmpp_3m
 from .evaluations import Evaluations
 from .plms import sample_plms
-from .schedule import Pairs, Schedule
-from .step import Callback, EpsModel, StepInfo
+from .schedule import GRIDS, Pairs, Schedule
+from .step import Callback, Denoiser, StepInfo
 from .step_noise import NoiseSource, drawn_ahead
 from .unipc import sample_unipc
 
 __all__ = [
-    "SAMPLERS", "Callback", "EpsModel", "Evaluations", "NoiseSource", "StepInfo", "adds_noise", "ddim_coefficients",
-    "ddpm_coefficients", "drawn_ahead", "sample", "sample_ddim", "sample_ddpm", "sample_dpmpp_2m", "sample_dpmpp_3m",
-    "sample_plms", "sample_unipc",
+    "AUTO", "SAMPLERS", "Callback", "Denoiser", "Evaluations", "NoiseSource", "StepInfo", "adds_noise",
+    "ddim_coefficients", "ddpm_coefficients", "drawn_ahead", "grid_of", "sample", "sample_ddim", "sample_ddpm",
+    "sample_dpmpp_2m", "sample_dpmpp_3m", "sample_plms", "sample_unipc",
 ]  # fmt: skip
 
 
@@ -35,18 +36,38 @@ __all__ = [
 class _Sampler:
     run: Callable[..., Tensor]
     noise: bool  # always adds noise; DDIM only where eta is above 0
+    solver: bool  # for few steps, even in the log-SNR
 
 
 _SAMPLERS: dict[str, _Sampler] = {
-    "ddim": _Sampler(sample_ddim, noise=False),
-    "plms": _Sampler(sample_plms, noise=False),
-    "dpmpp_2m": _Sampler(sample_dpmpp_2m, noise=False),
-    "dpmpp_3m": _Sampler(sample_dpmpp_3m, noise=False),
-    "dpmpp_2m_sde": _Sampler(partial(sample_dpmpp_2m, eta=1.0), noise=True),
-    "unipc": _Sampler(sample_unipc, noise=False),
-    "ddpm": _Sampler(sample_ddpm, noise=True),
+    "ddim": _Sampler(sample_ddim, noise=False, solver=False),
+    "plms": _Sampler(sample_plms, noise=False, solver=False),
+    "dpmpp_2m": _Sampler(sample_dpmpp_2m, noise=False, solver=True),
+    "dpmpp_3m": _Sampler(sample_dpmpp_3m, noise=False, solver=True),
+    "dpmpp_2m_sde": _Sampler(partial(sample_dpmpp_2m, eta=1.0), noise=True, solver=True),
+    "unipc": _Sampler(sample_unipc, noise=False, solver=True),
+    "ddpm": _Sampler(sample_ddpm, noise=True, solver=False),
 }
 SAMPLERS = tuple(_SAMPLERS)
+AUTO = "auto"  # in the place of a grid, see `grid_of`
+
+
+def grid_of(schedule: Schedule, grid: str, sampler: str = "ddim") -> str:
+    """The grid that a run takes: AUTO becomes the sampler's own, every other one stays.
+
+    Args:
+        schedule: Its configuration names the grid of ddim, ddpm and plms; the solvers take "log_snr".
+        grid: One of GRIDS, or AUTO.
+        sampler: One of SAMPLERS.
+
+    Raises:
+        ScheduleError: Unknown sampler or grid.
+    """
+    check_choice("sampler", sampler, SAMPLERS, ScheduleError)
+    check_choice("grid", grid, (*GRIDS, AUTO), ScheduleError)
+    if grid != AUTO:
+        return grid
+    return "log_snr" if _SAMPLERS[sampler].solver else schedule.config.timestep_spacing
 
 
 def adds_noise(sampler: str, eta: float = 0.0) -> bool:
@@ -63,7 +84,7 @@ def adds_noise(sampler: str, eta: float = 0.0) -> bool:
 
 def sample(
     sampler: str,
-    eps_model: EpsModel,
+    denoiser: Denoiser,
     x_T: Tensor,
     schedule: Schedule,
     pairs: Pairs,
@@ -76,7 +97,7 @@ def sample(
 
     Args:
         sampler: One of SAMPLERS.
-        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
+        denoiser: The network, see `step.Denoiser`.
         x_T: (N, C, H, W) latents at the first timestep, standard normal for a whole run, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
@@ -96,4 +117,4 @@ def sample(
         settings["step_noise"] = step_noise
     if sampler == "ddim":
         settings["eta"] = eta
-    return _SAMPLERS[sampler].run(eps_model, x_T, schedule, pairs, **settings)
+    return _SAMPLERS[sampler].run(denoiser, x_T, schedule, pairs, **settings)

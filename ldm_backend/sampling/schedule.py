@@ -1,15 +1,18 @@
-"""The noise schedule in float64 and the timestep grids of the samplers. Imports only config and errors."""
+"""The noise schedule in float64 and the timestep grids of the samplers. Imports only betas, config and errors."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from ..config.model import ScheduleConfig
 from ..errors import ScheduleError, check_choice
+from .betas import betas_of
 
 # What `alphas_cumprod` is after the last step, written as a timestep: no timestep of the schedule, but a clean image.
 CLEAN = -1
@@ -17,22 +20,27 @@ CLEAN = -1
 # (t, t_prev) of each step, noisiest first. Whole numbers are training timesteps; "log_snr" also lands between them.
 Pairs = Sequence[tuple[float, float]]
 
+# alphas_cumprod of a last timestep without any signal, for what divides by the signal or takes its logarithm; diffusers
+# has the same in its solvers.
+_LEAST_SIGNAL = 2.0**-24
+
 
 class Schedule:
     """Tables of the forward process q(x_t | x_0).
 
     Attributes:
         betas, alphas_cumprod: (T,) float64 on the CPU. float32 tables would cost about 1e-6 relative in every step.
+            With zero terminal SNR the last of alphas_cumprod is 0.
         num_train_timesteps: T.
     """
 
     def __init__(self, config: ScheduleConfig) -> None:
         self.config = config
         self.num_train_timesteps = config.num_train_timesteps
-        self.betas = sqrt_linear_betas(config)
+        self.betas = betas_of(config)
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         # numpy: its interpolation is all that is needed, and a torch scalar costs a dispatch at each look-up.
-        alphas_cumprod = self.alphas_cumprod.numpy()
+        alphas_cumprod = _with_signal(self.alphas_cumprod).numpy()
         self._lambdas = 0.5 * (np.log(alphas_cumprod) - np.log1p(-alphas_cumprod))
 
     def alpha_cumprod(self, t: float) -> float:
@@ -43,8 +51,20 @@ class Schedule:
             return float(self.alphas_cumprod[int(t)])
         return 1.0 / (1.0 + math.exp(-2.0 * self.half_log_snr(t)))
 
+    @cached_property
+    def with_signal(self) -> Schedule:
+        """The schedule for solvers, which take logarithms of the signal: a little is left at zero terminal SNR."""
+        if self.alphas_cumprod[-1] > 0.0:
+            return self
+        other = copy.copy(self)
+        other.alphas_cumprod = _with_signal(self.alphas_cumprod)
+        return other
+
     def half_log_snr(self, t: float) -> float:
-        """lambda_t = log(sqrt(alphas_cumprod) / sqrt(1 - alphas_cumprod)), the solvers' time; infinite at CLEAN."""
+        """lambda_t = log(sqrt(alphas_cumprod) / sqrt(1 - alphas_cumprod)), the solvers' time; infinite at CLEAN.
+
+        Finite also at zero terminal SNR, see `with_signal`.
+        """
         if t == CLEAN:
             return math.inf
         return float(np.interp(t, np.arange(self.num_train_timesteps), self._lambdas))
@@ -69,6 +89,8 @@ class Schedule:
                 "compvis", that of the original code (1, 6, ..., 996, then timestep 0);
                 "trailing", even steps down from T - 1 (4, 9, ..., 999);
                 "linspace", even steps from T - 1 to 0, both included;
+                "linspace_open", the same without 0, in whose place the clean image is (999, 949, ..., 50 for 20 steps):
+                what diffusers calls linspace in its UniPC and DPM-Solver++;
                 "log_snr", even steps of the logarithm of the signal-to-noise ratio from T - 1 to 0, also between the
                 timesteps of the training.
 
@@ -159,6 +181,17 @@ def _linspace(schedule: Schedule, steps: int) -> Pairs:
     return _joined([round(top - index * top / max(steps - 1, 1)) for index in range(steps)])
 
 
+def _linspace_open(schedule: Schedule, steps: int) -> Pairs:
+    total = schedule.num_train_timesteps
+    if steps == total > 1:
+        raise ScheduleError(
+            f"The grid linspace_open leaves out timestep 0, so it has at most {total - 1} steps; got {steps}. Take one "
+            "step less, or the grid linspace."
+        )
+    ascending = np.linspace(0, total - 1, steps + 1).round()
+    return _joined([int(t) for t in ascending[:0:-1]])
+
+
 def _log_snr(schedule: Schedule, steps: int) -> Pairs:
     top = schedule.num_train_timesteps - 1
     lambdas = np.linspace(schedule.half_log_snr(top), schedule.half_log_snr(0), steps)
@@ -176,14 +209,21 @@ _GRIDS: dict[str, Callable[[Schedule, int], Pairs]] = {
     "trailing": _trailing,
     "linspace": _linspace,
     "log_snr": _log_snr,
+    "linspace_open": _linspace_open,
 }
 GRIDS = tuple(_GRIDS)
 
 
-def sqrt_linear_betas(config: ScheduleConfig) -> torch.Tensor:
-    """(T,) float64 betas, linear in their square root.
+def _with_signal(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """The same where the last entry is above 0, else with `_LEAST_SIGNAL` there.
 
-    Source: CompVis ldm/modules/diffusionmodules/util.py:21-26, where it is called "linear".
+    Entries before it that are below that (in a thousand timesteps, two) are raised to between it and their neighbour,
+    so that the table goes on falling.
     """
-    start, end = config.beta_start**0.5, config.beta_end**0.5
-    return torch.linspace(start, end, config.num_train_timesteps, dtype=torch.float64) ** 2
+    if alphas_cumprod[-1] > 0.0:
+        return alphas_cumprod
+    enough = alphas_cumprod[alphas_cumprod > _LEAST_SIGNAL]
+    before = float(enough[-1]) if len(enough) else 1.0
+    rest = len(alphas_cumprod) - len(enough)
+    logs = torch.linspace(math.log(before), math.log(_LEAST_SIGNAL), rest + 1, dtype=torch.float64)
+    return torch.cat([enough, logs[1:].exp()])

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .schedule import CLEAN, Pairs
 
-# Predicts the noise in (N, C, H, W) float32 latents x_t at timestep t, a whole number or, on the grid "log_snr", not.
-EpsModel = Callable[[Tensor, float], Tensor]
+# What the network gives for (N, C, H, W) float32 latents x_t at timestep t, a whole number or, on the grid "log_snr",
+# not: the noise in them, or what else the schedule's `prediction_type` says.
+Denoiser = Callable[[Tensor, float], Tensor]
 
 # (lambda, D) of earlier evaluations, the newest first: half the log-SNR and the clean latent predicted there.
 History = list[tuple[float, Tensor]]

@@ -11,12 +11,12 @@ from torch import Tensor
 from ..errors import ScheduleError
 from .evaluations import Evaluations
 from .schedule import Pairs, Schedule
-from .step import Callback, EpsModel, History, StepInfo, order_of_step
+from .step import Callback, Denoiser, History, StepInfo, order_of_step
 
 
 @torch.no_grad()
 def sample_unipc(
-    eps_model: EpsModel,
+    denoiser: Denoiser,
     x_T: Tensor,
     schedule: Schedule,
     pairs: Pairs,
@@ -28,7 +28,7 @@ def sample_unipc(
     Each evaluation serves twice: to correct the latent that it was made at, and to predict the next one.
 
     Args:
-        eps_model: Predicts the noise in (N, C, H, W) float32 latents.
+        denoiser: The network, see `step.Denoiser`.
         x_T: (N, C, H, W) standard normal start, on the device to work on.
         schedule: tables.
         pairs: (t, t_prev) for each step, from `schedule.timesteps`.
@@ -46,12 +46,13 @@ def sample_unipc(
     """
     if order not in (1, 2, 3):
         raise ScheduleError(f"order is {order!r}; expected 1, 2 or 3.")
+    schedule = schedule.with_signal
     start = x_t = x_T.float()  # start: of the last step, corrected
     history: History = []
     last_order = 0
-    with Evaluations(eps_model, len(pairs)) as model:
+    with Evaluations(denoiser, schedule, len(pairs)) as model:
         for index, (t, t_prev) in enumerate(pairs):
-            pred_x0 = model.predict_x0(x_t, schedule, t, index)
+            pred_x0 = model.predict_x0(x_t, t, index)
             if index > 0:
                 x_t = _step(start, schedule, pairs[index - 1][0], t, history[:last_order], pred_x0)
             start = x_t

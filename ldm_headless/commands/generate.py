@@ -59,10 +59,10 @@ def generate(
     seeds: Annotated[str, typer.Option(help="One image for each: 0-49999 or 3,7,100-199.")],
     out: Annotated[Path, typer.Option(help="A new folder, or the one of a run to continue.")] = Path("generated"),
     format_: Annotated[Format, typer.Option("--format", help="PNG files, tar shards, or one npz.")] = Format.PNG,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Evaluations of the network.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Evaluations of the network.")] = 200,
     eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim.")] = 0.0,
     sampler: Annotated[str, typer.Option(help="As in LDM Sampler.")] = "ddim",
-    grid: Annotated[str, typer.Option(help="As in LDM Sampler.")] = "leading",
+    grid: Annotated[str, typer.Option(help="auto: what suits the sampler.")] = AUTO,
     batch: Annotated[str, typer.Option(metavar="N|auto", help="Images sampled together; auto: as pays here.")] = "1",
     device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
     precision: Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")] = Precision.FP32,
@@ -76,6 +76,8 @@ def generate(
     shard_size: Annotated[int, typer.Option(min=1, help="Images in each WebDataset shard.")] = 1000,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster; `local` starts one here.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
 ) -> None:
     """Make the image of each seed. After an interruption the same command makes what is missing."""
     from ..generation.image_maker import ImageMaker, Source, settings_of
@@ -90,13 +92,15 @@ def generate(
             steps=steps,
             eta=eta,
             sampler=sampler,
-            grid=grid,
+            grid=_grid(grid, sampler, out),
             batch=_batch(batch, out, resources),
             device=device_here(device, resources),
             precision=precision.value,
             first_stage_precision=first_stage_precision.value,
             compiled=compiled,
             threads=threads,
+            height=height,
+            width=width,
         )
         job = Job(settings, numbers, format_, shard_size)
         pool = _pool(partial(ImageMaker, source, settings, job.digest), resources, workers, settings)
@@ -122,6 +126,18 @@ def _batch(text: str, out: Path, resources: dict[str, float] | None) -> int | No
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:10]) <= _MOST_IN_BATCH:
         raise JobError(f"--batch is {text!r}; expected a number from 1 to {_MOST_IN_BATCH}, or {AUTO}")
     return int(text)
+
+
+def _grid(grid: str, sampler: str, out: Path) -> str:
+    """The grid as it was asked for; where that is `auto`, the one of the run that goes on in the folder.
+
+    Runs that began when another grid was the default go on with theirs.
+    """
+    from ..generation.job_folder import settings_of_folder
+
+    found = settings_of_folder(out) if grid == AUTO else {}
+    begun = found.get("grid")
+    return begun if isinstance(begun, str) and found.get("sampler") == sampler else grid
 
 
 def device_here(asked: Device | None, resources: dict[str, float] | None = None) -> str:

@@ -14,7 +14,8 @@ from ldm_backend.checkpoints.hub import local_path
 from ldm_backend.checkpoints.inspection import sha256_of
 from ldm_backend.checkpoints.single_file import config_to_json
 from ldm_backend.networks.precision import FORMATS, resolve
-from ldm_backend.sampling.samplers import StepInfo, adds_noise
+from ldm_backend.pipeline import latent_size
+from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of
 from ldm_backend.sampling.schedule import Schedule
 from ldm_backend.throughput import best_batch
 
@@ -88,8 +89,9 @@ class ImageMaker:
         with self._sampling:
             torch.set_num_threads(s.threads)  # for this thread: some libraries count for each
             images = ldm_backend.generate(
-                self._model, unit.seeds, s.steps, s.eta, s.sampler, s.grid, callback=self._check_stopped
-            )
+                self._model, unit.seeds, s.steps, s.eta, s.sampler, s.grid, callback=self._check_stopped,
+                height=s.height, width=s.width,
+            )  # fmt: skip
         made = []
         for seed, pixels in zip(unit.seeds, images, strict=True):
             if seed in unit.wanted:
@@ -119,28 +121,38 @@ def settings_of(
     first_stage_precision: str,
     compiled: bool,
     threads: int,
+    height: int | None = None,
+    width: int | None = None,
 ) -> Settings:
-    """The settings of a job, checked as far as is possible without a model; `batch` None takes the best one here.
+    """The settings of a job, checked as far as is possible without a model.
+
+    `batch` None takes the best one here, the grid "auto" becomes the sampler's own.
 
     Raises:
-        LDMError: A checkpoint that cannot be read, or steps, eta, sampler, grid or precision that do not fit it.
+        LDMError: A checkpoint that cannot be read, or steps, eta, sampler, grid, size or precision that do not
+            fit it.
     """
     unet_format = resolve(precision, device)
     checkpoint = _read(source)
     adds_noise(sampler, eta)
-    Schedule(checkpoint.config.schedule).timesteps(steps, grid)
+    schedule = Schedule(checkpoint.config.schedule)
+    grid = grid_of(schedule, grid, sampler)
+    schedule.timesteps(steps, grid)
+    size = latent_size(checkpoint.config, height, width)
     return Settings(
         checkpoint=checkpoint_hash(checkpoint),
         steps=steps,
         eta=eta,
         sampler=sampler,
         grid=grid,
-        batch=batch or best_batch(checkpoint, torch.device(device), FORMATS[unet_format].itemsize),
+        batch=batch or best_batch(checkpoint, torch.device(device), FORMATS[unet_format].itemsize, size),
         device=device,
         precision=unet_format,
         first_stage_precision=first_stage_precision,
         compiled=compiled,
         threads=threads,
+        height=height,
+        width=width,
         **versions(),
     )
 

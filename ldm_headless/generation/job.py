@@ -8,18 +8,18 @@ that goes on, or one on many machines, samples the same batches as a run in one 
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from ..errors import JobError
-from ..seed_ranges import format_seeds
+from ..seed_ranges import format_seeds, parse_seeds
 
 NPZ_NAME = "images.npz"
 
 # Settings that came later, and what holds where a job does not name them. Jobs that keep to that do not name them, so
 # that they are the jobs which they were before, and go on.
-_LATER = {"first_stage_precision": "fp32"}
+_LATER = {"first_stage_precision": "fp32", "height": None, "width": None}
 
 
 class Format(StrEnum):
@@ -42,6 +42,7 @@ class Settings:
         compiled: As for `ldm_backend.load`; the order of sums is another one.
         threads: Of torch in one worker; other numbers sum in another order.
         torch, ldm: Versions.
+        height, width: Of the images in pixels; None is the training size.
     """
 
     checkpoint: str
@@ -57,6 +58,8 @@ class Settings:
     threads: int
     torch: str
     ldm: str
+    height: int | None = None
+    width: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What identifies a job."""
@@ -133,6 +136,29 @@ class Job:
 def png_name(seed: int) -> str:
     """File name of one image."""
     return f"seed-{seed}.png"
+
+
+def grown_from(found: object, job: Job) -> Job | None:
+    """The job of a folder, where another one is the same with more seeds after its own; else None.
+
+    Its last batch and shard must be whole: those of the larger job would hold more.
+
+    Args:
+        found: The parsed `job.json`.
+        job: The other one.
+    """
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict) or job.format is Format.NPZ:
+        return None
+    wanted = job.to_json()
+    if {**wanted, "seeds": None} != {**found, "seeds": None} or not isinstance(found.get("seeds"), str):
+        return None
+    try:
+        seeds = tuple(parse_seeds(found["seeds"]))
+    except JobError:
+        return None
+    shard = job.shard_size if job.format is Format.WEBDATASET else 1
+    whole = not len(seeds) % job.settings.batch and not len(seeds) % shard
+    return replace(job, seeds=seeds) if whole and seeds == job.seeds[: len(seeds)] != job.seeds else None
 
 
 def check_same_job(found: object, wanted: Mapping[str, Any], source: str) -> None:

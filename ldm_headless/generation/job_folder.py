@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import filelock
 
@@ -18,7 +18,7 @@ from ldm_backend.whole_files import SCRATCH_PREFIX, replaced_when_done, write_wh
 
 from ..errors import GenerationError, JobError
 from ..files.png import pixels_sha256, read_png, read_png_info
-from .job import Format, Job, check_same_job, png_name
+from .job import Format, Job, check_same_job, grown_from, png_name
 from .packing import write_npz, write_tar
 
 JOB, MANIFEST, LOCK, PENDING = "job.json", "manifest.jsonl", ".lock", ".pending"
@@ -114,14 +114,17 @@ class JobFolder:
             )
 
     def _take_up(self) -> None:
-        file, wanted = self.out / JOB, self.job.to_json()
+        file, wanted, is_new = self.out / JOB, self.job.to_json(), True
         if file.exists():
             try:
                 found = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise JobError(f"{file} is not JSON: {error}; give another --out") from error
-            check_same_job(found, wanted, str(file))
-        else:
+            before = grown_from(found, self.job)
+            is_new = before is not None and all((self.out / it.file).exists() for it in before.places().values())
+            if not is_new:
+                check_same_job(found, wanted, str(file))
+        if is_new:
             write_whole(file, (json.dumps(wanted, indent=2) + "\n").encode())
         self._pending.mkdir(exist_ok=True)
         for folder in {self.out, self._pending}:
@@ -211,13 +214,18 @@ class JobFolder:
 
 def batch_of(out: Path) -> int | None:
     """Images sampled together in the job that a folder holds; None if it holds none, or one that cannot be read."""
+    batch = settings_of_folder(out).get("batch")
+    return batch if type(batch) is int and batch > 0 else None
+
+
+def settings_of_folder(out: Path) -> dict[str, Any]:
+    """The settings of the job that a folder holds, unchecked; none if it holds none, or one that cannot be read."""
     try:
         found = json.loads((out / JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
     settings = found.get("settings") if isinstance(found, dict) else None
-    batch = settings.get("batch") if isinstance(settings, dict) else None
-    return batch if type(batch) is int and batch > 0 else None
+    return settings if isinstance(settings, dict) else {}
 
 
 def _seed_of(line: bytes) -> object:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.sampling.noise import StepNoise, seeds_of
-from ...ldm_backend.sampling.samplers import EpsModel, StepInfo, adds_noise, sample
+from ...ldm_backend.sampling.samplers import Denoiser, StepInfo, adds_noise, sample
 from ...ldm_backend.sampling.schedule import Pairs, Schedule
 from ...ldm_backend.sampling.sigmas import pairs_of, sigma_of
 from .model import ldm_model_of
@@ -89,7 +89,7 @@ class BackendSampler(Sampler):
         denoiser.noise = noise  # pyright: ignore[reportAttributeAccessIssue]
         x_0 = sample(
             self.name,
-            _eps_model(denoiser, inner.schedule, extra_args | {"denoise_mask": denoise_mask}),
+            _as_trained(denoiser, inner.schedule, extra_args | {"denoise_mask": denoise_mask}),
             _noised(latent_image, noise, levels[0]),
             inner.schedule,
             pairs,
@@ -111,13 +111,18 @@ def _noised(latent_image: Tensor, noise: Tensor, sigma: float) -> Tensor:
     return torch.where(is_empty, noise, (latent_image + sigma * noise) / _scale(sigma))
 
 
-def _eps_model(denoiser: KSamplerX0Inpaint, schedule: Schedule, extra_args: dict[str, Any]) -> EpsModel:
-    """The noise that the host's denoiser implies, at x_t and t of the variance-preserving space."""
+def _as_trained(denoiser: KSamplerX0Inpaint, schedule: Schedule, extra_args: dict[str, Any]) -> Denoiser:
+    """What the network gave, from the clean latent that the host made of it; x_t is variance-preserving."""
+    kind = schedule.config.prediction_type
 
     def predict(x_t: Tensor, t: float) -> Tensor:
         sigma = sigma_of(schedule, t)
         x = x_t * _scale(sigma)
         denoised = denoiser(x, torch.full((len(x),), sigma, device=x.device), **extra_args)
+        if kind == "sample":
+            return denoised
+        if kind == "v_prediction":
+            return (x_t - _scale(sigma) * denoised) / sigma
         return (x - denoised) / sigma
 
     return predict

@@ -30,9 +30,11 @@ from ...ldm_backend.sampling.schedule import Schedule
 from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb
 from .layers import host_layers
 from .memory import make_chunks
-from .sigma_table import LDMModelSampling
+from .sigma_table import make_model_sampling
 
 _CPU = torch.device("cpu")
+# The names of diffusers to those of the host and CompVis.
+_BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredcos_cap_v2": "cosine"}
 
 
 class LDMLatentFormat(comfy.latent_formats.LatentFormat):
@@ -74,11 +76,13 @@ class LDMModelConfig(comfy.supported_models_base.BASE):
     def __init__(self, config: LDMConfig, latent_format: LDMLatentFormat, dtype: torch.dtype) -> None:
         super().__init__({"config": config.unet})
         self.latent_format = latent_format
+        # For nodes of the host that patch the sampling of a model; this one has its own, `make_model_sampling`.
         self.sampling_settings = {
-            "beta_schedule": "linear",  # the host's and CompVis' name for betas linear in sqrt(beta)
+            "beta_schedule": _BETA_SCHEDULES[config.schedule.beta_schedule],
             "linear_start": config.schedule.beta_start,
             "linear_end": config.schedule.beta_end,
             "timesteps": config.schedule.num_train_timesteps,
+            "zsnr": config.schedule.rescale_betas_zero_snr,
         }
         self.supported_inference_dtypes = [dtype]
         self.set_inference_dtype(dtype, None)
@@ -123,17 +127,19 @@ class HostUNet(UNet):
 
 
 class LDMModel(comfy.model_base.BaseModel):
-    """An unconditional eps model that the host's samplers and `LDM DDIM Sampler` share."""
+    """An unconditional model that the host's samplers and `LDM DDIM Sampler` share."""
 
     diffusion_model: HostUNet
 
     def __init__(self, name: str, checkpoint: Checkpoint, first_stage: FirstStage, precision: str) -> None:
         config = checkpoint.config
         host_config = LDMModelConfig(config, LDMLatentFormat(config, first_stage), FORMATS[precision])
-        eps = comfy.model_base.ModelType.EPS
+        kinds, prediction_type = comfy.model_base.ModelType, config.schedule.prediction_type
+        kind = kinds.V_PREDICTION if prediction_type == "v_prediction" else kinds.EPS
         # Any class with this call will do; the annotation that a type checker infers is only the host's default.
-        super().__init__(host_config, eps, device=_CPU, unet_model=HostUNet)  # pyright: ignore[reportArgumentType]
-        self.model_sampling = LDMModelSampling(host_config)
+        super().__init__(host_config, kind, device=_CPU, unet_model=HostUNet)  # pyright: ignore[reportArgumentType]
+        self.schedule = Schedule(config.schedule)
+        self.model_sampling = make_model_sampling(prediction_type, self.schedule.with_signal.alphas_cumprod)
         self.diffusion_model.file = FileMark.of(checkpoint.unet_file)
         load_into(self.diffusion_model, checkpoint.unet, checkpoint.unet_file)
         set_precision(self.diffusion_model, precision)
@@ -145,7 +151,6 @@ class LDMModel(comfy.model_base.BaseModel):
             "precision": precision,
             "vae_precision": next(name for name in FIRST_STAGE_PRECISIONS if FORMATS[name] == first_stage.dtype),
         }
-        self.schedule = Schedule(config.schedule)
         self.tf32 = precision == TF32
 
     def apply_model(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -161,7 +166,7 @@ class LDMModel(comfy.model_base.BaseModel):
         """Memory of an evaluation of latents (N, C, H, W): what the host makes room for before a run."""
         return self.diffusion_model.evaluation_bytes(input_shape)
 
-    def predict_eps(self, x_t: Tensor, t: float) -> Tensor:
+    def predict(self, x_t: Tensor, t: float) -> Tensor:
         """One evaluation without the detour through the host's sigma space, which costs digits.
 
         Args:
@@ -169,7 +174,7 @@ class LDMModel(comfy.model_base.BaseModel):
             t: timestep.
 
         Returns:
-            (N, C, H, W) predicted noise.
+            (N, C, H, W) predicted noise, or what else the schedule's `prediction_type` says.
         """
         with fp32(self.tf32):
             return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device))

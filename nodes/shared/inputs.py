@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...ldm_backend.sampling.noise import MAX_SEED
-from ...ldm_backend.sampling.samplers import SAMPLERS
+from ...ldm_backend.sampling.samplers import AUTO, SAMPLERS
 from ...ldm_backend.sampling.schedule import GRIDS
 
 SIZE_STEP = 32  # pixels: the UNet halves the latent three times
@@ -58,17 +58,22 @@ def sampler_input(default: str = "ddim") -> io.Combo.Input:
     )
 
 
-def grid_input(default: str = "leading") -> io.Combo.Input:
-    """Which timesteps a run visits."""
+def grid_input(default: str = AUTO) -> io.Combo.Input:
+    """Which timesteps a run visits; AUTO is a choice where it is the default, since then the node knows its sampler."""
+    of_auto = (
+        "auto: what suits the sampler: log_snr for unipc and dpmpp, and for the others what the checkpoint names, or "
+        "leading. "
+    )
     return io.Combo.Input(
         "grid",
-        options=list(GRIDS),
+        options=[*GRIDS, AUTO] if default == AUTO else list(GRIDS),
         default=default,
         tooltip=(
+            f"{of_auto if default == AUTO else ''}"
             "Which of the training timesteps are visited. leading: as on Hugging Face, for the model card's images. "
             "compvis: one step later, as the original program did. trailing: evenly, from the noisiest one down. "
             "linspace: evenly, both ends included. log_snr: evenly in the ratio of image to noise, close together at "
-            "the end."
+            "the end. linspace_open: as diffusers' UniPC and DPM-Solver++ by themselves."
         ),
     )
 

@@ -54,7 +54,7 @@ def run_sampler(
     with loaded(model, x_T.shape) as inner:
         x_0 = sample(
             sampler,
-            inner.predict_eps if cache is None else DeepCache(inner.diffusion_model, *cache),
+            inner.predict if cache is None else DeepCache(inner.diffusion_model, *cache),
             x_T.float().to(model.load_device),
             inner.schedule,
             pairs,

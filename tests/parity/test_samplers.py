@@ -116,6 +116,18 @@ def test_the_same_latents_on_the_trailing_grid(name, steps):
     assert_close(PAIRS[name][2](demo().unet, draw_noise(SEEDS, SHAPE), demo().schedule, pairs), theirs(scheduler))
 
 
+@pytest.mark.parametrize("steps", [7, 20])
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "unipc"])
+def test_the_same_latents_on_diffusers_own_grid(name, steps):
+    """What UniPC and DPM-Solver++ of diffusers take unless told otherwise."""
+    scheduler = PAIRS[name][0](**TABLES, **PAIRS[name][1])
+    scheduler.set_timesteps(steps)
+    pairs = demo().schedule.timesteps(steps, "linspace_open")
+    assert pairs == pairs_of(scheduler)
+    assert steps != 20 or [t for t, _ in pairs][:2] + [pairs[-1][0]] == [999, 949, 50]
+    assert_close(PAIRS[name][2](demo().unet, draw_noise(SEEDS, SHAPE), demo().schedule, pairs), theirs(scheduler))
+
+
 @pytest.mark.parametrize("steps", [10, 20])
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_same_latents_on_the_leading_grid(name, steps):

@@ -47,7 +47,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "checkpoints": {"config", "errors", "networks", "whole_files"},
         "views": {"errors", "kernels", "networks"},
         "throughput": {"checkpoints", "memory"},
-        "pipeline": {"checkpoints", "config", "kernels", "memory", "networks", "sampling", "views"},
+        "pipeline": {"checkpoints", "config", "errors", "kernels", "memory", "networks", "sampling", "views"},
         "verification": {
             "checkpoints", "config", "errors", "kernels", "memory", "networks", "pipeline", "views",
         },

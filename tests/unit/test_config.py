@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from ldm_backend.checkpoints.single_file import FORMAT, config_from_metadata, config_to_json
+from ldm_backend.config.diffusers_json import SCHEDULE_RULES
 from ldm_backend.config.model import LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ldm_backend.config.presets import CELEBAHQ_256
-from ldm_backend.errors import ConfigError
+from ldm_backend.errors import CheckpointError, ConfigError
 
 REAL = Path(__file__).parents[1] / "data" / "ldm-celebahq-256"
 READERS = {
@@ -56,11 +59,37 @@ BAD = [
     ("unet/config.json", {"norm_eps": "1e-5"}, "expected float"),
     ("vqvae/config.json", {"norm_type": "spatial"}, "norm_type"),
     ("vqvae/config.json", {"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]}, "AttnDown"),
-    ("scheduler/scheduler_config.json", {"beta_schedule": "linear"}, "beta_schedule is 'linear'"),
-    ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "v_prediction"),
-    ("scheduler/scheduler_config.json", {"clip_sample": True}, "clip_sample"),
+    ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'.*squaredcos"),
+    ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "flow_prediction.*v_prediction"),
+    ("scheduler/scheduler_config.json", {"clip_sample": "yes"}, "clip_sample is 'yes'"),
+    ("scheduler/scheduler_config.json", {"clip_sample": True, "clip_sample_range": 0}, "clip_sample_range is 0"),
+    ("scheduler/scheduler_config.json", {"clip_sample_range": math.inf}, "clip_sample_range"),
+    ("scheduler/scheduler_config.json", {"sample_max_value": -1.0}, "sample_max_value is -1"),
+    ("scheduler/scheduler_config.json", {"dynamic_thresholding_ratio": 1.5}, "dynamic_thresholding_ratio is 1.5"),
+    ("scheduler/scheduler_config.json", {"dynamic_thresholding_ratio": math.nan}, "dynamic_thresholding_ratio is nan"),
+    ("scheduler/scheduler_config.json", {"timestep_spacing": "karras"}, "timestep_spacing is 'karras'"),
+    ("scheduler/scheduler_config.json", {"variance_type": "learned_range"}, "variance_type is 'learned_range'"),
+    ("scheduler/scheduler_config.json", {"variance_type": "fixed_large_log"}, "fixed_large_log"),  # NaN in diffusers
+    ("scheduler/scheduler_config.json", {"variance_type": ["fixed_small"]}, "variance_type"),
+    ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "trained_betas holds 2 numbers"),
+    ("scheduler/scheduler_config.json", {"trained_betas": [0.1] * 999 + [1.5]}, r"trained_betas\[999\] is 1.5"),
+    ("scheduler/scheduler_config.json", {"trained_betas": [0.0] + [0.1] * 999}, r"trained_betas\[0\] is 0.0"),
+    ("scheduler/scheduler_config.json", {"trained_betas": [0.1] * 999 + ["1"]}, r"trained_betas\[999\] is '1'"),
+    ("scheduler/scheduler_config.json", {"trained_betas": 0.1}, "trained_betas is 0.1"),
+    (
+        "scheduler/scheduler_config.json",
+        {"trained_betas": [0.1] * 999 + [1.0], "rescale_betas_zero_snr": True},
+        "zero terminal SNR already",
+    ),
+    ("scheduler/scheduler_config.json", {"timesteps": 1, "rescale_betas_zero_snr": True}, "of 2 or more"),
+    ("scheduler/scheduler_config.json", {"timestep_values": [1, 2]}, "timestep_values"),
+    ("scheduler/scheduler_config.json", {"use_flow_sigmas": True}, "use_flow_sigmas is True"),
+    ("scheduler/scheduler_config.json", {"timestep_type": "continuous"}, "timestep_type"),
+    ("scheduler/scheduler_config.json", {"sigma_max": 80.0}, "sigma_max"),
+    ("scheduler/scheduler_config.json", {"snr_shift_scale": 3.0}, "unknown keys snr_shift_scale"),
     ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "beta_end 1.5"),
-    ("scheduler/scheduler_config.json", {"_class_name": "PNDMScheduler"}, "PNDMScheduler"),
+    ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
+    ("scheduler/scheduler_config.json", {"_class_name": ["DDIMScheduler"]}, "DDIMScheduler"),
 ]
 
 
@@ -72,7 +101,57 @@ def test_refused(name, change, message):
     assert len(str(error.value)) < 400
 
 
+SCHEDULES = [
+    ScheduleConfig(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, prediction_type="v_prediction"),
+    ScheduleConfig(beta_schedule="squaredcos_cap_v2", prediction_type="sample", variance_type="fixed_large"),
+    ScheduleConfig(rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True, clip_sample_range=2.5),
+    ScheduleConfig(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=3.0),
+    ScheduleConfig(num_train_timesteps=3, trained_betas=(0.1, 0.25, 1.0)),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_reads_back_from_json_and_metadata(schedule):
+    assert ScheduleConfig.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
+    config = LDMConfig(schedule=schedule)
+    texts = {"format": FORMAT, "ldm_config": json.dumps(config_to_json(config))}
+    assert config_from_metadata(texts, "file") == config
+
+
+def test_metadata_of_the_first_release():
+    """It names five settings of the schedule; a configuration that needs no more is still written so."""
+    names = ["num_train_timesteps", "beta_start", "beta_end", "set_alpha_to_one", "steps_offset"]
+    written = config_to_json(CELEBAHQ_256)
+    assert list(written["schedule"]) == names
+    texts = {"format": FORMAT, "ldm_config": json.dumps(written)}
+    assert config_from_metadata(texts, "file") == CELEBAHQ_256
+    del written["schedule"]["beta_end"]
+    with pytest.raises(CheckpointError, match="beta_end"):
+        config_from_metadata({"format": FORMAT, "ldm_config": json.dumps(written)}, "file")
+
+
+def test_trained_betas_replace_the_named_ones():
+    data = {"_class_name": "DDPMScheduler", "clip_sample": False, "num_train_timesteps": 2, "trained_betas": [0.5, 1]}
+    assert ScheduleConfig.from_dict(data).trained_betas == (0.5, 1.0)
+    with_others = data | {"beta_schedule": "anything", "beta_start": 7, "beta_end": None}
+    assert ScheduleConfig.from_dict(with_others) == ScheduleConfig.from_dict(data)
+
+
+CLASSES = [name for name in SCHEDULE_RULES.class_names if name not in ("DDIMScheduler", "DDPMScheduler")]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_without_clipping_needs_no_word_on_it(name):
+    """What absent keys mean is what they mean in that class."""
+    betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    schedule = ScheduleConfig.from_dict({"_class_name": name, **betas})
+    assert not schedule.clip_sample
+    assert schedule.timestep_spacing == ("leading" if name == "PNDMScheduler" else "linspace")
+    assert schedule.set_alpha_to_one == (name != "PNDMScheduler")
+
+
 MISSING = [
+    ("scheduler/scheduler_config.json", "clip_sample", "False"),
     ("unet/config.json", "attention_head_dim", "32"),
     ("vqvae/config.json", "num_vq_embeddings", "8192"),
     ("scheduler/scheduler_config.json", "beta_schedule", "scaled_linear"),

@@ -149,6 +149,72 @@ def test_another_job_in_the_same_folder_is_refused(tmp_path: Path, other: Job, m
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "format_", "grows"),
+    [
+        ("0-9", "0-11", Format.PNG, True),
+        ("0-9", "0-9,5000,20-29", Format.PNG, True),
+        ("0-7", "0-15", Format.WEBDATASET, True),
+        ("0-9", "0-15", Format.WEBDATASET, False),  # its last shard holds two of four
+        ("0-8", "0-11", Format.PNG, False),  # its last batch holds one of two
+        ("0-9", "10-19", Format.PNG, False),
+        ("0-9", "0-5", Format.PNG, False),
+        ("0-9", "0-11", Format.NPZ, False),
+    ],
+)
+def test_more_seeds_for_a_finished_folder(
+    tmp_path: Path, before: str, after: str, format_: Format, grows: bool
+) -> None:
+    """After those that are there, and where no batch or shard of before would hold more; as if made in one go."""
+    job, larger = (replace(make_job(seeds, format_=format_, batch=2), shard_size=4) for seeds in (before, after))
+    out = tmp_path / "out"
+    fill(out, job)
+    done = snapshot(out)
+    if not grows:
+        with pytest.raises(JobError, match="seeds is"), JobFolder(out, larger):
+            pass
+        assert snapshot(out) == done
+        return
+    fill(out, larger)
+    fill(tmp_path / "in one go", larger)
+    assert snapshot(out) == snapshot(tmp_path / "in one go")
+
+
+def fill(out: Path, job: Job) -> None:
+    with JobFolder(out, job) as folder:
+        for unit in list(job.units(folder.done)):
+            for seed in unit.wanted:
+                folder.store(made(job, seed))
+        folder.finish()
+
+
+def test_sizes(tiny_folder: Path, tmp_path: Path) -> None:
+    """Of the images, in the job's settings where asked for, refused where the networks cannot halve them."""
+    out = tmp_path / "out"
+    options = (tiny_folder, "--seeds", "0", "--steps", "2", "--device", "cpu", "--batch", "auto")
+    assert run(*options, "--out", out, "--height", "48", "--width", "64")[0] == 0
+    assert read_png(out / "seed-0.png").shape == (48, 64, 3)
+    settings = json.loads((out / "job.json").read_text())["settings"]
+    assert (settings["height"], settings["width"]) == (48, 64)
+    assert run(*options, "--out", tmp_path / "usual")[0] == 0
+    assert not {"height", "width"} & json.loads((tmp_path / "usual" / "job.json").read_text())["settings"].keys()
+    for option, message in (("--height", "height is 44"), ("--width", "width is 44")):
+        status, text = run(*options, "--out", tmp_path / "bad", option, "44")
+        assert status == 2
+        assert f"{message}; this model needs a multiple of 8 pixels: take 40 or 48" in " ".join(text.split())
+    assert not (tmp_path / "bad").exists()
+
+
+def test_more_than_a_thousand_steps(tiny_folder: Path, tmp_path: Path) -> None:
+    """For a model with as many timesteps, and refused for others."""
+    options = (tiny_folder, "--seeds", "0", "--steps", "1001", "--device", "cpu", "--out", tmp_path / "out")
+    assert "expected a whole number from 1 to 1000" in " ".join(run(*options)[1].split())
+    file = tiny_folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_train_timesteps": 1200}))
+    assert run(*options)[0] == 0
+    assert json.loads((tmp_path / "out" / "job.json").read_text())["settings"]["steps"] == 1001
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.png").write_bytes(b"mine")
     with pytest.raises(JobError, match=r"holds 'holiday\.png' but no job\.json"), JobFolder(tmp_path, make_job()):
@@ -290,6 +356,30 @@ def test_batch_auto_keeps_the_batch_of_a_run_that_goes_on(tiny_folder: Path, tmp
     assert run(*options, "--batch", "auto")[0] == 0
     assert json.loads((out / "job.json").read_text())["settings"]["batch"] == 3
     assert (out / "seed-4.png").is_file()
+
+
+@pytest.mark.parametrize(("sampler", "grid"), [("ddim", "leading"), ("plms", "leading"), ("unipc", "log_snr")])
+def test_the_default_grid_is_the_samplers_own(tiny_folder: Path, tmp_path: Path, sampler: str, grid: str) -> None:
+    """Written as what it became; the same images as with its name."""
+    options = (tiny_folder, "--seeds", "0-2", "--steps", "3", "--device", "cpu", "--sampler", sampler, "--out")
+    assert run(*options, tmp_path / "auto")[0] == 0
+    assert run(*options, tmp_path / "named", "--grid", grid)[0] == 0
+    assert json.loads((tmp_path / "auto" / "job.json").read_text())["settings"]["grid"] == grid
+    assert snapshot(tmp_path / "auto") == snapshot(tmp_path / "named")
+
+
+def test_a_job_goes_on_with_the_grid_that_it_began_with(tiny_folder: Path, tmp_path: Path) -> None:
+    """The default was `leading` for every sampler once; a named grid is still compared, and so is another sampler."""
+    out = tmp_path / "out"
+    options = (tiny_folder, "--seeds", "0-2", "--steps", "3", "--device", "cpu", "--out", out)
+    assert run(*options, "--sampler", "unipc", "--grid", "leading")[0] == 0
+    before = snapshot(out)
+    (out / "seed-1.png").unlink()
+    assert run(*options, "--sampler", "unipc")[0] == 0
+    assert snapshot(out) == before
+    assert "grid is 'leading' there and 'trailing' now" in run(*options, "--sampler", "unipc", "--grid", "trailing")[1]
+    assert "grid is 'leading' there and 'log_snr' now" in run(*options, "--sampler", "dpmpp_2m")[1]
+    assert snapshot(out) == before
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ldm_backend.editing.inversion import invert_ddim
 from ldm_backend.errors import SamplingError
 from ldm_backend.sampling import evaluations, step_noise
 from ldm_backend.sampling.noise import StepNoise, draw_noise
-from ldm_backend.sampling.samplers import SAMPLERS, EpsModel, adds_noise, drawn_ahead, sample
+from ldm_backend.sampling.samplers import SAMPLERS, Denoiser, adds_noise, drawn_ahead, sample
 from ldm_backend.sampling.schedule import Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
@@ -34,7 +34,7 @@ Run = Callable[..., Tensor]  # (eps_model, callback=None)
 
 
 def _sampler(name: str, eta: float = 0.0) -> Run:
-    def run(eps_model: EpsModel, callback: Any = None) -> Tensor:
+    def run(eps_model: Denoiser, callback: Any = None) -> Tensor:
         noise = StepNoise(SEEDS, SHAPE) if adds_noise(name, eta) else None
         x_T = draw_noise(SEEDS, SHAPE)
         return sample(name, eps_model, x_T, SCHEDULE, PAIRS, eta=eta, step_noise=noise, callback=callback)
@@ -42,11 +42,11 @@ def _sampler(name: str, eta: float = 0.0) -> Run:
     return run
 
 
-def _inversion(eps_model: EpsModel, callback: Any = None) -> Tensor:
+def _inversion(eps_model: Denoiser, callback: Any = None) -> Tensor:
     return invert_ddim(eps_model, draw_noise(SEEDS, SHAPE), SCHEDULE, PAIRS, 2, callback)
 
 
-def _inpainting(eps_model: EpsModel, callback: Any = None) -> Tensor:
+def _inpainting(eps_model: Denoiser, callback: Any = None) -> Tensor:
     mask = torch.zeros(len(SEEDS), 1, *SHAPE[1:], dtype=torch.bool)
     mask[..., 4:] = True
     x_0, moves = draw_noise([7, 8, 9], SHAPE), repaint_moves(PAIRS, 2, 2)

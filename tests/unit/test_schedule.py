@@ -9,6 +9,7 @@ import torch
 
 from ldm_backend.config.model import ScheduleConfig
 from ldm_backend.errors import ScheduleError
+from ldm_backend.sampling.samplers import AUTO, SAMPLERS, grid_of
 from ldm_backend.sampling.schedule import CLEAN, GRIDS, Schedule
 
 SCHEDULE = Schedule(ScheduleConfig())
@@ -34,6 +35,8 @@ EXPECTED = [
     ("trailing", 3, [(999, 666), (666, 332), (332, CLEAN)]),
     ("linspace", 1, [(999, CLEAN)]),
     ("linspace", 4, [(999, 666), (666, 333), (333, 0), (0, CLEAN)]),
+    ("linspace_open", 1, [(999, CLEAN)]),
+    ("linspace_open", 4, [(999, 749), (749, 500), (500, 250), (250, CLEAN)]),
     ("log_snr", 1, [(999, CLEAN)]),
     ("log_snr", 2, [(999, 0), (0, CLEAN)]),
 ]
@@ -67,7 +70,8 @@ def test_every_step_count_gives_exactly_that_or_an_error(grid):
         assert len(pairs) == steps
         assert all(1000 > t > t_prev for t, t_prev in pairs)
         assert [t_prev for _, t_prev in pairs[:-1]] == [t for t, _ in pairs[1:]]
-    assert defined == (COMPVIS_COUNTS if grid == "compvis" else list(range(1, 1001)))
+    most = 999 if grid == "linspace_open" else 1000  # which leaves out timestep 0
+    assert defined == (COMPVIS_COUNTS if grid == "compvis" else list(range(1, most + 1)))
 
 
 def test_compvis_counts_are_the_originals():
@@ -137,6 +141,17 @@ def test_compvis_error_offers_the_nearest_counts():
 def test_steps_out_of_range(steps):
     with pytest.raises(ScheduleError, match="1 to 1000"):
         SCHEDULE.timesteps(steps, "leading")
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_auto_is_the_samplers_own_grid(sampler, spacing):
+    schedule = Schedule(ScheduleConfig(timestep_spacing=spacing))
+    assert grid_of(schedule, AUTO, sampler) == (spacing if sampler in ("ddim", "ddpm", "plms") else "log_snr")
+    for grid in GRIDS:
+        assert grid_of(schedule, grid, sampler) == grid
+    with pytest.raises(ScheduleError, match="grid is 'karras'; choose one of .*auto"):
+        grid_of(schedule, "karras", sampler)
 
 
 def test_unknown_grid_names_the_known_ones():

@@ -174,7 +174,7 @@ def test_every_number_of_steps_on_every_grid(sampler, grid, steps):
     try:
         pairs = SCHEDULE.timesteps(steps, grid)
     except ScheduleError:
-        assert grid == "compvis"
+        assert grid == "compvis" or (grid, steps) == ("linspace_open", 1000)
         return
     x_T = draw_noise([1], (1, 4, 4))
     result = sample(sampler, gaussian_eps, x_T, SCHEDULE, pairs, step_noise=StepNoise([1], (1, 4, 4)))

@@ -37,7 +37,7 @@ hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in (
     ('unet', inner.diffusion_model.conv_in), ('decoder', stage.decoder.conv_in), ('encoder', stage.encoder.conv_in))]
 x = torch.randn(1, 3, 32, 32)
 with torch.inference_mode():
-    inner.apply_model(x, torch.ones(1)), inner.predict_eps(x, 5.0)
+    inner.apply_model(x, torch.ones(1)), inner.predict(x, 5.0)
     image = vae.decode(x)
     vae.decode_tiled(x, tile_x=16, tile_y=16, overlap=4), vae.decode_exactly_tiled(x, 16, None)
     vae.encode(image), vae.encode_tiled(image, tile_x=64, tile_y=64, overlap=16)

@@ -42,7 +42,7 @@ def test_defaults_of_the_node(client: ComfyClient):
     assert {name: inputs[name][1]["default"] for name in ("sampler", "steps", "grid")} == {
         "sampler": "unipc",
         "steps": 20,
-        "grid": "log_snr",
+        "grid": "auto",  # log_snr with unipc
     }
 
 
