@@ -28,6 +28,12 @@ class WorkflowError(HeadlessError):
     exit_code = 2
 
 
+class JSONError(HeadlessError):
+    """A text that is not JSON, or JSON that nothing can use. Readers say of which file it is, in an error of theirs."""
+
+    exit_code = 2
+
+
 class MissingNodesError(WorkflowError):
     """A graph in UI format needs node types that the host lacks; told before its validation would tell it."""
 

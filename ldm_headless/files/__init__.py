@@ -1,1 +1,1 @@
-"""Files of a kind: PNGs with their texts."""
+"""Files of a kind: JSON, and PNGs with their texts."""

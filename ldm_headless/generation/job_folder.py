@@ -14,9 +14,11 @@ from typing import Any, BinaryIO, Self
 
 import filelock
 
+from ldm_backend.errors import LDMError
 from ldm_backend.whole_files import SCRATCH_PREFIX, replaced_when_done, write_whole
 
 from ..errors import GenerationError, JobError
+from ..files.json_text import parse_json
 from ..files.png import pixels_sha256, read_png, read_png_info
 from .job import Format, Job, check_same_job, grown_from, png_name
 from .packing import write_npz, write_tar
@@ -117,7 +119,7 @@ class JobFolder:
         file, wanted, is_new = self.out / JOB, self.job.to_json(), True
         if file.exists():
             try:
-                found = json.loads(file.read_text(encoding="utf-8"))
+                found = parse_json(file.read_bytes())
             except ValueError as error:
                 raise JobError(f"{file} is not JSON: {error}; give another --out") from error
             before = grown_from(found, self.job)
@@ -169,8 +171,8 @@ class JobFolder:
     def _adopted(self, path: Path, seed: int) -> bytes:
         """The manifest line of an image whose writer was killed before it wrote one."""
         try:
-            pixels, info = read_png(path), json.loads(read_png_info(path))
-        except ValueError:  # of JSON; a JobError is one too
+            pixels, info = read_png(path), parse_json(read_png_info(path))
+        except LDMError:
             pixels, info = None, None
         if (
             pixels is None
@@ -221,7 +223,7 @@ def batch_of(out: Path) -> int | None:
 def settings_of_folder(out: Path) -> dict[str, Any]:
     """The settings of the job that a folder holds, unchecked; none if it holds none, or one that cannot be read."""
     try:
-        found = json.loads((out / JOB).read_text(encoding="utf-8"))
+        found = parse_json((out / JOB).read_bytes())
     except (OSError, ValueError):
         return {}
     settings = found.get("settings") if isinstance(found, dict) else None
@@ -231,7 +233,7 @@ def settings_of_folder(out: Path) -> dict[str, Any]:
 def _seed_of(line: bytes) -> object:
     """The seed of a manifest line, None where it is not a whole one."""
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
     except ValueError:
         return None
     return entry.get("seed") if isinstance(entry, dict) else None

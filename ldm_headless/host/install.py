@@ -15,7 +15,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import HostError
+from ..errors import HostError, JSONError
+from ..files.json_text import parse_json
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 """The checkout that this module belongs to (only meaningful in a checkout or an editable install)."""
@@ -109,7 +110,13 @@ def install_host(directory: Path, constraints: Path | None = None, version: str 
 def _installed_wheel(directory: Path) -> str:
     """The SHA-256 of the wheel that a private host comes from; empty where there is none of ours."""
     marker = directory / _MARKER
-    return str(json.loads(marker.read_text(encoding="utf-8"))["sha256"]) if marker.is_file() else ""
+    if not marker.is_file():
+        return ""
+    try:
+        found = parse_json(marker.read_bytes())
+    except JSONError:
+        return ""
+    return str(found.get("sha256", "")) if isinstance(found, dict) else ""
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:

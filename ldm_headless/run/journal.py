@@ -21,6 +21,7 @@ from ldm_backend.errors import printable, short_repr
 from ldm_backend.whole_files import SCRATCH_PREFIX
 
 from ..errors import OutputError
+from ..files.json_text import parse_json
 
 JOURNAL, LOCK = ".ldm-run.jsonl", ".ldm-run.lock"
 _FORMAT = "ldm-run/1"
@@ -130,7 +131,7 @@ class Journal:
                 if content[: len(_START)] != _START[: len(content)]:
                     raise ValueError("it does not begin as a journal")
                 return 0
-            first, *lines = (json.loads(line) for line in content[:complete].splitlines())
+            first, *lines = (parse_json(line) for line in content[:complete].splitlines())
             if first.pop("format") != _FORMAT:
                 raise ValueError("another format")
             self._check(_header(first), header)

@@ -10,6 +10,7 @@ from typing import Any
 from ldm_backend.whole_files import write_whole
 
 from ..errors import ExecutionError, HeadlessError, OutputError, PromptRejectedError, RunFailedError
+from ..files.json_text import parse_json
 from .plan import Plan
 
 _FORMAT = "ldm-run-report/1"
@@ -84,8 +85,8 @@ def check_report_path(path: Path) -> None:
     """
     if path.exists():
         try:
-            known = json.loads(path.read_text(encoding="utf-8")).get("format") == _FORMAT
-        except (OSError, ValueError, AttributeError, RecursionError):
+            known = parse_json(path.read_bytes()).get("format") == _FORMAT
+        except (OSError, ValueError, AttributeError):
             known = False
         if not known:
             raise OutputError(f"{path} exists and is no report of an earlier run; use another --report")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import WorkflowError
+from ..errors import JSONError, WorkflowError
+from ..files.json_text import parse_json
 from ..seed_ranges import parse_seeds
 
 MAX_JOBS = 1_000_000
@@ -98,8 +99,8 @@ def _sweep(text: str) -> list[dict[str, str]]:
 
 def _json_list(text: str) -> list[Any] | None:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except JSONError:
         return None
     return value if isinstance(value, list) else None
 
@@ -148,8 +149,8 @@ def _json_rows(text: str, path: Path) -> list[dict[str, str]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except JSONError as error:
             raise WorkflowError(f"{path}, line {number} is not JSON: {error}; expected one object a line") from error
         if not isinstance(row, dict):
             raise WorkflowError(f"{path}, line {number} is no JSON object of NODE.INPUT and value")

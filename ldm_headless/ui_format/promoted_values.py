@@ -7,13 +7,13 @@ an input of it when it opens the file, and the value is that on the node. Import
 errors.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..errors import WorkflowError
+from ..errors import JSONError, WorkflowError
+from ..files.json_text import parse_json
 from .graph import Node
 from .instances import PRIMITIVE, Instance, Widget
 
@@ -57,7 +57,12 @@ def load_promoted(instance: Instance, is_viewed: bool) -> None:
 
 
 def _entries(saved: Any) -> list[list[str]]:
-    entries = json.loads(saved) if isinstance(saved, str) else saved
+    try:
+        entries = parse_json(saved) if isinstance(saved, str) else saved
+    except JSONError as error:
+        raise WorkflowError(
+            f"the property proxyWidgets of a subgraph's node is not JSON: {error}; open the file in ComfyUI and save it"
+        ) from error
     return [[str(part) for part in entry] for entry in entries or []]
 
 

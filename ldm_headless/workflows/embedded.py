@@ -4,10 +4,10 @@ Imports the errors, and Pillow when a picture is read.
 """
 
 import io
-import json
 from typing import Any
 
-from ..errors import WorkflowError
+from ..errors import JSONError, WorkflowError
+from ..files.json_text import parse_json
 
 _KEYS = ("prompt", "workflow")
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"RIFF", b"\xff\xd8\xff")
@@ -49,6 +49,6 @@ def read_embedded(data: bytes, source: str) -> dict[str, Any]:
             "not one that another program has written again"
         )
     try:
-        return {key: json.loads(text) for key, text in found.items()}
-    except ValueError as error:
+        return {key: parse_json(text) for key, text in found.items()}
+    except JSONError as error:
         raise WorkflowError(f"{source} carries a workflow that is not JSON: {error}") from error

@@ -1,11 +1,11 @@
 """Changes to a prompt: inputs by node and name, and the seed. Imports workflow and the errors."""
 
 import copy
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import WorkflowError
+from ..errors import JSONError, WorkflowError
+from ..files.json_text import parse_json
 from .workflow import Prompt, is_link
 
 _SEEDS = ("seed", "noise_seed")
@@ -140,6 +140,6 @@ def _specs(node: Mapping[str, Any], object_info: Mapping[str, Any] | None) -> di
 
 def _parse_value(text: str) -> object:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text)
+    except JSONError:
         return text

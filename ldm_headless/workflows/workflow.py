@@ -5,13 +5,13 @@ constant or a link `[node id, output index]`. What a file holds is told by its c
 embedded, ui_format.graph, ui_format.export and the errors.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import WorkflowError
+from ..errors import JSONError, WorkflowError
+from ..files.json_text import not_finite, parse_json
 from ..ui_format.export import export_prompt
 from ..ui_format.graph import is_ui_format
 from .embedded import is_picture, read_embedded
@@ -52,12 +52,14 @@ def load_workflow(path: str | Path) -> Workflow:
         graph, prompt = found.get("workflow"), found.get("prompt")
         if graph is not None and not is_ui_format(graph):
             raise WorkflowError(f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}")
+        _check_finite(graph, source)
         return Workflow(source, graph, None if prompt is None else check_prompt(prompt, source))
     try:
-        document = json.loads(data)
-    except ValueError as error:
+        document = parse_json(data)
+    except JSONError as error:
         raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow or picture saved by ComfyUI") from error
     if is_ui_format(document):
+        _check_finite(document, source)
         return Workflow(source, document, None)
     return Workflow(source, None, check_prompt(document, source))
 
@@ -113,7 +115,16 @@ def check_prompt(prompt: object, source: str) -> Prompt:
                 raise WorkflowError(
                     f"{source}: input {node_id}.{name} is linked to node {value[0]!r}, which is missing"
                 )
-    return {node_id: {key: node[key] for key in _NODE_KEYS if key in node} for node_id, node in prompt.items()}
+    kept = {node_id: {key: node[key] for key in _NODE_KEYS if key in node} for node_id, node in prompt.items()}
+    _check_finite(kept, source)
+    return kept
+
+
+def _check_finite(document: object, source: str) -> None:
+    """No host can be sent a NaN or an infinity. What a host noted into nodes may be one, and is left out before."""
+    place = not_finite(document)
+    if place is not None:
+        raise WorkflowError(f"{source}: {place} is NaN or infinite; expected a finite number: correct it in the file")
 
 
 def is_link(value: object) -> bool:
