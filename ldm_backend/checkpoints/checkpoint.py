@@ -6,44 +6,28 @@ missing, superfluous and misshapen ones end in an error that names them.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config.compvis_yaml import read_compvis_yaml
-from ..config.model import (
-    FirstStageConfig,
-    KLConfig,
-    LDMConfig,
-    ScheduleConfig,
-    UNetConfig,
-    VQConfig,
-)
-from ..config.presets import PRESETS
-from ..config.strict_json import build
-from ..errors import CheckpointError, ConfigError, check_choice, first_names, printable, short_repr
-from .compvis import from_compvis, has_ema, is_compvis
-from .file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
+from ..config.model import LDMConfig
+from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
+from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
+from .configuration import FoundConfig, Given, file_config, folder_config, given_config
 from .key_maps import current_name
-from .single_file import (
-    FIRST_STAGE_PREFIX,
-    UNET_PREFIX,
-    config_from_metadata,
-    split_parts,
-)
-from .tensor_files import StateDict, TensorFile, read_tensor_file
+from .locations import EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
+from .shards import read_weights, weight_files
+from .single_file import FIRST_STAGE_PREFIX, UNET_PREFIX, split_parts
+from .tensor_files import StateDict, TensorFile
 
 logger = logging.getLogger("comfyui_ldm")
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_MAX_JSON = 2**20  # bytes; a configuration has about 1 kB
 
 WEIGHTS = ("auto", "ema", "raw")
 
@@ -74,20 +58,26 @@ class Checkpoint:
     unet: StateDict
     first_stage: StateDict
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All weight files, each once."""
+        return tuple(dict.fromkeys((*weight_files(self.unet_file), *weight_files(self.first_stage_file))))
+
 
 def read_checkpoint(
     path: str | Path,
     weights: str = "auto",
-    config: LDMConfig | str | Path | None = None,
+    config: Given = None,
     scale_factor: float | None = None,
 ) -> Checkpoint:
     """Read a checkpoint of any known layout.
 
     Args:
         path: Hugging Face folder; CompVis checkpoint, pickled or safetensors; our single file; or a folder that holds
-            exactly one such file, with its YAML if it needs one.
+            exactly one such file, directly or in `checkpoints`, with its YAML if it needs one.
         weights: "ema" or "raw" where the file holds both; "auto" takes EMA where present.
-        config: For files that come without: a configuration, the name of a preset, or the path of a CompVis YAML.
+        config: In the place of what lies in the checkpoint or beside it: a configuration, the name of a preset, or the
+            path of a CompVis YAML.
         scale_factor: Replaces that of the configuration, for a model trained with another.
 
     Raises:
@@ -96,15 +86,12 @@ def read_checkpoint(
     """
     check_choice("weights", weights, WEIGHTS, CheckpointError)
     path = Path(path)
-    if path.is_dir() and not (path / "unet").exists() and len(found := single_files(path)) == 1:
-        checkpoint = _read_file(found[0], weights, config)
-    elif path.is_file():
-        checkpoint = _read_file(path, weights, config)
+    asked = None if scale_factor is None else float(scale_factor)
+    single = find_single_file(path) if path.is_dir() and not is_parts_folder(path) else None
+    if single or path.is_file():
+        checkpoint = _read_file(single or path, weights, config, asked)
     else:
-        checkpoint = _read_folder(path, weights)
-    if scale_factor is not None:
-        first_stage = replace(checkpoint.config.first_stage, scale_factor=float(scale_factor))
-        checkpoint = replace(checkpoint, config=replace(checkpoint.config, first_stage=first_stage))
+        checkpoint = _read_folder(path, weights, config, asked)
     logger.info("%s: layout %s, weights %s", path, checkpoint.layout, checkpoint.weights)
     return checkpoint
 
@@ -159,48 +146,23 @@ def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:
     return tensor
 
 
-def _read_folder(root: Path, weights: str) -> Checkpoint:
+def _read_folder(root: Path, weights: str, config: Given, scale_factor: float | None) -> Checkpoint:
     """The Hugging Face layout: three parts, each with its configuration."""
     if not root.is_dir():
         raise CheckpointError(f"{root}: nothing is there; expected {_LAYOUT}. Check the path, or download the model.")
-    if weights == "ema":
+    averaged = (root / EMA_FOLDER).is_dir()
+    if weights == "ema" and not averaged:
         raise CheckpointError(f"{root}: a Hugging Face folder holds one set of weights; take weights 'auto' or 'raw'.")
-    stage = "vae" if (root / "vae").is_dir() and not (root / "vqvae").is_dir() else "vqvae"
-    files = [
-        root / "unet" / "config.json",
-        root / stage / "config.json",
-        root / "scheduler" / "scheduler_config.json",
-    ]
-    missing = [str(file.relative_to(root)) for file in files if not file.is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{root}: {', '.join(missing)} missing; expected {_LAYOUT}. Copy the configuration files of the model "
-            "beside its weights."
-        )
-    unet, first_stage, schedule = (read_json(file) for file in files)
-    stage_class: type[FirstStageConfig] = KLConfig if stage == "vae" else VQConfig
-    parts = {
-        "unet": UNetConfig.from_dict(unet, str(files[0])),
-        "first_stage": stage_class.from_dict(first_stage, str(files[1])),
-        "schedule": ScheduleConfig.from_dict(schedule, str(files[2])),
-    }
-    config = build(LDMConfig, str(root), parts)
-    unet_file, stage_file = (find_weights(root / part) for part in ("unet", stage))
-    tensors, stage_tensors = (with_current_names(read_tensor_file(file)) for file in (unet_file, stage_file))
-    return Checkpoint(root, unet_file, stage_file, "huggingface", "only", config, tensors, stage_tensors)
-
-
-def find_weights(folder: Path) -> Path:
-    """The weight file of one part, safetensors before pickle.
-
-    Raises:
-        CheckpointError: None of the known names is there.
-    """
-    for name in WEIGHT_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    found = first_names([item.name for item in folder.iterdir()]) or "nothing"
-    raise CheckpointError(f"{folder}: no weights; expected {' or '.join(WEIGHT_NAMES)}, found {found}.")
+    unet = EMA_FOLDER if averaged and weights != "raw" else "unet"
+    stage = next((name for name in STAGE_FOLDERS if (root / name).is_dir()), STAGE_FOLDERS[0])
+    if config is None:
+        resolved = folder_config(root, unet, stage, scale_factor)
+    else:
+        resolved = given_config(config, scale_factor).scaled(root, None, scale_factor)
+    unet_file, stage_file = (find_weights(root / part) for part in (unet, stage))
+    tensors, stage_tensors = (with_current_names(read_weights(file)) for file in (unet_file, stage_file))
+    chosen = ("ema" if unet == EMA_FOLDER else "raw") if averaged else "only"
+    return Checkpoint(root, unet_file, stage_file, "huggingface", chosen, resolved, tensors, stage_tensors)
 
 
 def with_current_names(file: TensorFile) -> StateDict:
@@ -219,18 +181,20 @@ def with_current_names(file: TensorFile) -> StateDict:
     return tensors
 
 
-def _read_file(path: Path, weights: str, config: LDMConfig | str | Path | None) -> Checkpoint:
+def _read_file(path: Path, weights: str, config: Given, scale_factor: float | None) -> Checkpoint:
     """One file with the UNet and the first stage."""
-    file = read_tensor_file(path)
+    file = read_weights(path, weights)
     if is_compvis(file.tensors):
-        resolved = _resolve_config(file, config)
-        chosen = ("ema" if has_ema(file.tensors) else "raw") if weights == "auto" else weights
-        resolved, unet, first_stage = from_compvis(file, resolved, chosen)
+        found = file_config(file, config, scale_factor)
+        chosen = _chosen(file, weights, found)
+        resolved = found.scaled(path, scale_factor_of(file), scale_factor)
+        unet, first_stage = from_compvis(file, resolved, "raw" if file.stored else chosen)
         return Checkpoint(path, path, path, "compvis", chosen, resolved, unet, first_stage)
     unet, first_stage = split_parts(with_current_names(file))
     if not unet or not first_stage:
         raise CheckpointError(_incomplete_message(file))
-    stored = file.metadata.get("weights", "only")
+    _refuse_rest(file)
+    stored = file.stored or file.metadata.get("weights", "only")
     if stored not in ("ema", "raw", "only"):
         raise CheckpointError(f"{path}: its metadata says weights {short_repr(stored)}; expected ema, raw or only.")
     if weights != "auto" and stored not in (weights, "only"):
@@ -239,34 +203,32 @@ def _read_file(path: Path, weights: str, config: LDMConfig | str | Path | None) 
         raise CheckpointError(
             f"{path}: holds one set of weights and does not say that it is EMA; take weights 'auto' or 'raw'."
         )
-    return Checkpoint(path, path, path, "single-file", stored, _resolve_config(file, config), unet, first_stage)
+    resolved = file_config(file, config, scale_factor).scaled(path, None, scale_factor)
+    return Checkpoint(path, path, path, "single-file", stored, resolved, unet, first_stage)
 
 
-def single_files(folder: Path) -> list[Path]:
-    """The files in a folder that may be checkpoints, by their endings; what they are is told by their content."""
-    return sorted(item for item in folder.iterdir() if item.suffix in SINGLE_FILE_ENDINGS and item.is_file())
+def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
+    """Which of a CompVis checkpoint's weights are taken, "ema" or "raw"."""
+    if file.stored:
+        return file.stored
+    averaged = has_ema(file.tensors)
+    if weights != "auto":
+        return weights
+    if averaged and found.use_ema is False:
+        raise CheckpointError(
+            f"{file.path}: it holds EMA weights (model_ema.*), and use_ema is False in {found.source}, by which they "
+            "are not meant to be used. Say which to take: weights 'ema' or 'raw'."
+        )
+    return "ema" if averaged else "raw"
 
 
-def _resolve_config(file: TensorFile, config: LDMConfig | str | Path | None) -> LDMConfig:
-    """What was given, else the file's own metadata, else the YAML beside it; never a guess."""
-    if isinstance(config, LDMConfig):
-        return config
-    if config is not None:
-        if str(config) in PRESETS:
-            return PRESETS[str(config)]
-        if Path(config).is_file():
-            return read_compvis_yaml(Path(config))
-        raise ConfigError(f"config is {str(config)!r}: neither a file nor one of {', '.join(PRESETS)}.")
-    own = config_from_metadata(file.metadata, str(file.path))
-    if own is not None:
-        return own
-    for yaml in (file.path.with_suffix(".yaml"), file.path.parent / "config.yaml"):
-        if yaml.is_file():
-            return read_compvis_yaml(yaml)
-    raise ConfigError(
-        f"{file.path}: no configuration, and its tensors cannot tell the attention heads, the scale factor and the "
-        f"betas. Say which model it is (config {', '.join(PRESETS)}), or put its config.yaml beside it."
-    )
+def _refuse_rest(file: TensorFile) -> None:
+    """Every tensor of our single file belongs to one of the two networks."""
+    if foreign := [key for key in file.tensors if not key.startswith((UNET_PREFIX, FIRST_STAGE_PREFIX))]:
+        raise CheckpointError(
+            f"{file.path}: unexpected keys: {first_names(foreign)}; expected {UNET_PREFIX}* and {FIRST_STAGE_PREFIX}*. "
+            "A tensor that is not understood may change the picture: if nothing needs them, remove them from the file."
+        )
 
 
 def _incomplete_message(file: TensorFile) -> str:
@@ -283,24 +245,3 @@ def _incomplete_message(file: TensorFile) -> str:
         f"{file.path}: holds {found}; expected the UNet (model.diffusion_model.* or {UNET_PREFIX}*) and the first "
         f"stage (first_stage_model.* or {FIRST_STAGE_PREFIX}*). Take the complete checkpoint."
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CheckpointError: Unreadable, or not an object.
-    """
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(_MAX_JSON + 1)
-        if len(content) > _MAX_JSON:
-            raise CheckpointError(f"{file}: more than {_MAX_JSON} bytes; a configuration has about a thousand.")
-        data = json.loads(content.decode("utf-8"))
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{file}: not valid JSON ({printable(str(error))}). Download the file again.") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{file}: holds a {type(data).__name__}; expected a JSON object of settings.")
-    return data

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from functools import partial
 
 from einops import rearrange
 from torch import Tensor
 
 from ..config.model import FirstStageConfig, LDMConfig
-from ..config.strict_json import build
 from ..errors import CheckpointError, first_names
 from .key_maps import Source, compvis_first_stage_sources, compvis_unet_sources, ema_key
 from .tensor_files import StateDict, TensorFile
 
 UNET, FIRST_STAGE, EMA = "model.diffusion_model.", "first_stage_model.", "model_ema."
 
-# Beside the two networks: schedule buffers, which we compute in float64, and what only training needs.
-_SUPERFLUOUS = (
-    "alphas_cumprod",
-    "betas",
-    "ddim_",
-    "first_stage_model.loss.",
-    "log_one_minus_alphas_cumprod",
-    "logvar",
-    "lvlb_weights",
-    "model_ema.decay",
-    "model_ema.num_updates",
-    "posterior_",
-    "scale_factor",
-    "sqrt_",
-)
+# Of a first stage: what only its training and its logs need. `model_ema.` are averaged weights of the first stage,
+# which the original code never samples with; `colorize` colours segmentation maps in logs; `quantize.used` renumbers
+# codes, which changes no latent.
+_FIRST_STAGE_UNUSED = ("loss.", "model_ema.")
+_FIRST_STAGE_UNUSED_NAMES = ("colorize", "quantize.used")
+
+# Beside the two networks. Buffers of the schedule, which follow from the configuration and are computed in float64;
+# those that DDIMSampler leaves behind; weights of the training loss; counters of the average.
+_SUPERFLUOUS = {
+    *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+    *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
+    *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
+    *("ddim_sigmas", "ddim_alphas", "ddim_alphas_prev", "ddim_sqrt_one_minus_alphas"),
+    "ddim_sigmas_for_original_num_steps",
+    *("lvlb_weights", "logvar", "model_ema.decay", "model_ema.num_updates"),
+}
+_SCALE_FACTOR = "scale_factor"  # read by `scale_factor_of`
 
 
 def is_compvis(keys: Iterable[str]) -> bool:
@@ -44,16 +43,16 @@ def has_ema(keys: Iterable[str]) -> bool:
     return any(key.startswith(EMA + "diffusion_model") for key in keys)
 
 
-def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDMConfig, StateDict, StateDict]:
+def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[StateDict, StateDict]:
     """Take the tensors of both networks out of a checkpoint.
 
     Args:
         file: With the keys of `is_compvis`.
-        config: Of the model; its scale factor is replaced by the checkpoint's buffer, if there is one.
+        config: Of the model.
         weights: "ema" or "raw".
 
     Returns:
-        Configuration, and the tensors of UNet and first stage under our names.
+        The tensors of UNet and first stage under our names.
 
     Raises:
         CheckpointError: A tensor is missing, or one is there that belongs to neither network.
@@ -63,27 +62,42 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[LDM
     raw = {UNET + source.key for source in unet_sources.values()}
     averaged = {ema_key(source.key) for source in unet_sources.values()}
     known = raw | averaged | {FIRST_STAGE + source.key for source in first_stage_sources.values()}
-    if foreign := [key for key in file.tensors if key not in known and not key.startswith(_SUPERFLUOUS)]:
-        raise CheckpointError(
-            f"{file.path}: the weights do not fit the configuration (unexpected keys: {first_names(foreign)}). "
-            "Take the configuration and the weights from the same model."
-        )
+    known |= _SUPERFLUOUS | {_SCALE_FACTOR}
+    _refuse_foreign(file, [key for key in file.tensors if key not in known and not _unused(key, FIRST_STAGE)])
     unet = {
         ours: _take(file, ema_key(source.key) if weights == "ema" else UNET + source.key, source)
         for ours, source in unet_sources.items()
     }
     first_stage = {ours: _take(file, FIRST_STAGE + source.key, source) for ours, source in first_stage_sources.items()}
-    return _with_scale_factor(config, file), unet, _linear_attention(first_stage)
+    return unet, _linear_attention(first_stage)
 
 
 def first_stage_from_compvis(file: TensorFile, config: FirstStageConfig) -> StateDict:
     """The tensors of a first stage that is alone in its file (no prefix), under our names.
 
     Raises:
-        CheckpointError: A tensor is missing.
+        CheckpointError: A tensor is missing, or one is there that the network does not have.
     """
     sources = compvis_first_stage_sources(config)
+    known = {source.key for source in sources.values()}
+    _refuse_foreign(file, [key for key in file.tensors if key not in known and not _unused(key)])
     return _linear_attention({ours: _take(file, source.key, source) for ours, source in sources.items()})
+
+
+def _unused(key: str, prefix: str = "") -> bool:
+    """Whether this is a tensor of a first stage that no latent or picture depends on."""
+    name = key.removeprefix(prefix)
+    known = name.startswith(_FIRST_STAGE_UNUSED) or name in _FIRST_STAGE_UNUSED_NAMES
+    return key.startswith(prefix) and known
+
+
+def _refuse_foreign(file: TensorFile, foreign: list[str]) -> None:
+    if foreign:
+        raise CheckpointError(
+            f"{file.path}: the weights do not fit the configuration (unexpected keys: {first_names(foreign)}). "
+            "A tensor that is not understood may change the picture. Take the configuration that the model was trained "
+            "with; if nothing needs these tensors, remove them from the file."
+        )
 
 
 def _take(file: TensorFile, key: str, source: Source) -> Tensor:
@@ -114,13 +128,17 @@ def _linear_attention(first_stage: Mapping[str, Tensor]) -> StateDict:
     }
 
 
-def _with_scale_factor(config: LDMConfig, file: TensorFile) -> LDMConfig:
-    buffer = file.tensors.get("scale_factor")
+def scale_factor_of(file: TensorFile) -> float | None:
+    """The number that training with `scale_by_std` measured and left in the checkpoint, if it did.
+
+    Raises:
+        CheckpointError: It is no number.
+    """
+    buffer = file.tensors.get(_SCALE_FACTOR)
     if buffer is None:
-        return config
+        return None
     if buffer.numel() != 1 or not buffer.is_floating_point():
         raise CheckpointError(
             f"{file.path}: scale_factor is {buffer.dtype} of shape {tuple(buffer.shape)}; expected one number."
         )
-    first_stage = build(partial(replace, config.first_stage), str(file.path), {"scale_factor": float(buffer)})
-    return replace(config, first_stage=first_stage)
+    return float(buffer)

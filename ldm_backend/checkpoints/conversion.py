@@ -8,11 +8,12 @@ from typing import Any
 
 import safetensors.torch
 
+from ..config.model import KLConfig, LDMConfig
 from ..errors import CheckpointError, check_choice
 from .checkpoint import Checkpoint
-from .file_names import WEIGHT_NAMES
 from .inspection import sha256_of
-from .single_file import DTYPES, write_single_file, written
+from .locations import STAGE_FOLDERS, WEIGHT_NAMES
+from .single_file import DTYPES, in_dtype, write_single_file, written
 
 
 def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> str:
@@ -40,39 +41,72 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
     return digest
 
 
-def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> None:
-    """Write the Hugging Face layout, which diffusers and this project read.
+def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> tuple[str, ...]:
+    """Write the Hugging Face layout, which diffusers' LDMPipeline and this project read, with a card.
 
     Args:
         checkpoint: From `read_checkpoint`.
         out: The folder, which must not exist.
         dtype: "fp32", "fp16" or "bf16".
 
+    Returns:
+        What diffusers cannot hold of this model; it is in the card too.
+
     Raises:
-        CheckpointError: `out` exists, or cannot be written.
+        CheckpointError: `out` exists, or cannot be written, or a number is too large for the dtype.
     """
     check_choice("dtype", dtype, DTYPES, CheckpointError)
     _must_be_new(out)
     config = checkpoint.config
     parts = {
         "unet": (config.unet, checkpoint.unet),
-        config.first_stage.folder: (config.first_stage, checkpoint.first_stage),
+        STAGE_FOLDERS[0]: (config.first_stage, checkpoint.first_stage),
     }
+    limits = diffusers_limits(config)
     with written(out, folder=True) as scratch:
         for name, (part, tensors) in parts.items():
             (scratch / name).mkdir()
             _write_json(scratch / name / "config.json", part.to_dict())
-            converted = {key: tensor.to(DTYPES[dtype]).contiguous() for key, tensor in tensors.items()}
+            converted = in_dtype(tensors, dtype, f"{name}: ")
             safetensors.torch.save_file(converted, scratch / name / WEIGHT_NAMES[0], metadata={"format": "pt"})
         (scratch / "scheduler").mkdir()
         _write_json(scratch / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
-        _write_json(scratch / "model_index.json", _model_index(config.first_stage.folder))
+        _write_json(scratch / "model_index.json", _model_index(config))
+        (scratch / "README.md").write_text(_card(checkpoint, limits, dtype), encoding="utf-8")
+    return limits
 
 
-def _model_index(stage: str) -> dict[str, Any]:
-    classes = {"unet": "UNet2DModel", "vqvae": "VQModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
-    parts = {name: ["diffusers", classes[name]] for name in ("scheduler", "unet", stage)}
-    return {"_class_name": "LDMPipeline", **parts}
+def diffusers_limits(config: LDMConfig) -> tuple[str, ...]:
+    """What diffusers' classes cannot hold of a model, each as a sentence; they stop with an error there."""
+    limits = []
+    if (config.unet.num_attention_heads or 1) > 1:
+        limits.append(
+            f"The UNet has {config.unet.num_attention_heads} attention heads at every level; UNet2DModel knows only "
+            "one number of channels a head for all levels, and does not load this one."
+        )
+    if isinstance(config.first_stage, KLConfig) and config.first_stage.embed_dim is not None:
+        limits.append(
+            f"The first stage's latents have {config.first_stage.embed_dim} channels and its decoder takes "
+            f"{config.first_stage.latent_channels}; AutoencoderKL knows one number for both, and does not load "
+            "this one."
+        )
+    return tuple(limits)
+
+
+def _model_index(config: LDMConfig) -> dict[str, Any]:
+    stage = "AutoencoderKL" if isinstance(config.first_stage, KLConfig) else "VQModel"
+    # LDMPipeline has its first stage in `vqvae`, whichever kind it is.
+    classes = {"scheduler": "DDIMScheduler", "unet": "UNet2DModel", STAGE_FOLDERS[0]: stage}
+    return {"_class_name": "LDMPipeline", **{name: ["diffusers", kind] for name, kind in classes.items()}}
+
+
+def _card(checkpoint: Checkpoint, limits: tuple[str, ...], dtype: str) -> str:
+    held = "\n".join(f"- {limit}" for limit in limits) or "diffusers' `LDMPipeline` loads it whole."
+    return (
+        f"# {checkpoint.path.stem}\n\nA latent diffusion model in the Hugging Face layout, converted by comfyui-ldm "
+        f"from the layout {checkpoint.layout} (weights: {checkpoint.weights}, written as {dtype}).\n\n## With "
+        f"diffusers\n\n{held}\n"
+    )
 
 
 def _write_json(file: Path, data: object) -> None:

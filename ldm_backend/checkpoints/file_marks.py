@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .shards import weight_files
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class FileMark:
     path: Path
     place: tuple[int, int]  # device and inode: which file
     contents: tuple[int, int]  # size in bytes and modification time in ns
+    shards: tuple[FileMark, ...] = ()  # of the files that an index names
 
     @classmethod
     def of(cls, path: Path) -> FileMark:
@@ -32,10 +34,13 @@ class FileMark:
             stat = path.stat()
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
-        return cls(path, (stat.st_dev, stat.st_ino), (stat.st_size, stat.st_mtime_ns))
+        shards = tuple(cls.of(file) for file in weight_files(path)[1:])
+        return cls(path, (stat.st_dev, stat.st_ino), (stat.st_size, stat.st_mtime_ns), shards)
 
     def check(self) -> None:
         """Raise CheckpointError if the file was written to; one that was replaced or removed keeps its contents."""
+        for shard in self.shards:
+            shard.check()
         try:
             stat = self.path.stat()
         except OSError:  # removed, or out of reach: what is mapped stays

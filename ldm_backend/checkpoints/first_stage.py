@@ -5,9 +5,13 @@ All that a first stage needs is visible in its tensors, so a file without config
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +21,24 @@ from ..config.strict_json import build
 from ..errors import CheckpointError, first_names
 from ..networks import skip_init
 from ..networks.first_stage import FirstStage, build_first_stage
-from .checkpoint import find_weights, load_into, read_json, with_current_names
-from .compvis import FIRST_STAGE, first_stage_from_compvis
+from .checkpoint import load_into, with_current_names
+from .compvis import FIRST_STAGE, first_stage_from_compvis, scale_factor_of
+from .configuration import first_stage_config, read_json
+from .locations import STAGE_FOLDERS, find_single_file, find_weights
+from .shards import read_weights
 from .single_file import FIRST_STAGE_PREFIX, config_from_metadata
-from .tensor_files import StateDict, TensorFile, read_tensor_file
+from .tensor_files import StateDict, TensorFile
+
+_log = logging.getLogger("comfyui_ldm")
+
+# First convolution of an encoder block, with level and block; the norm of an attention inside a level, with that of the
+# encoder, of CompVis' decoder or of diffusers'. Attention of the middle block.
+_RESNET = re.compile(r"encoder\.(?:down\.|down_blocks\.)(\d{1,3})\.(?:block|resnets)\.(\d{1,3})\.conv1\.weight")
+_ATTENTION = re.compile(
+    r"(?:encoder\.(?:down|down_blocks)\.(\d{1,3})|decoder\.up\.(\d{1,3})|decoder\.up_blocks\.(\d{1,3}))"
+    r"\.(?:attn|attentions)\.\d{1,3}\.(?:norm|group_norm)\.weight"
+)
+_MID_ATTENTION = tuple(f"{part}.{name}" for part in ("encoder", "decoder") for name in ("mid.attn_1", "mid_block.att"))
 
 # Tensors whose sides tell the configuration, beside those of the encoder's blocks, and their numbers of dimensions.
 _INFERRED_FROM = {
@@ -28,6 +46,7 @@ _INFERRED_FROM = {
     "decoder.conv_in.weight": 4,
     "decoder.conv_out.weight": 4,
     "quantize.embedding.weight": 2,
+    "post_quant_conv.weight": 4,
 }
 
 
@@ -51,52 +70,62 @@ def load_first_stage(path: str | Path, device: str | torch.device = "cpu") -> Fi
 def read_first_stage(path: str | Path) -> tuple[FirstStageConfig, StateDict]:
     """Configuration and tensors of a first stage under our names; see `load_first_stage`."""
     path = Path(path)
-    for part in ("vqvae", "vae"):
+    for part in STAGE_FOLDERS:
         if (path / part / "config.json").is_file():
             path = path / part
     if (path / "config.json").is_file():
-        data = read_json(path / "config.json")
-        stage_class = KLConfig if data.get("_class_name") == "AutoencoderKL" else VQConfig
-        tensors = with_current_names(read_tensor_file(find_weights(path)))
-        return stage_class.from_dict(data, str(path / "config.json")), tensors
-    file = read_tensor_file(path)
+        config = first_stage_config(read_json(path / "config.json"), path / "config.json")
+        return config, with_current_names(read_weights(find_weights(path)))
+    if path.is_dir() and (single := find_single_file(path)):
+        path = single
+    file = read_weights(path)
     for prefix in (FIRST_STAGE, FIRST_STAGE_PREFIX):
         inner = {key.removeprefix(prefix): tensor for key, tensor in file.tensors.items() if key.startswith(prefix)}
         if inner:
             own = config_from_metadata(file.metadata, str(path))
-            return _from_tensors(TensorFile(path, inner), own.first_stage if own else None)
+            config, tensors = _from_tensors(TensorFile(path, inner), own.first_stage if own else None)
+            return (config, tensors) if own else (_scaled(config, file), tensors)
     return _from_tensors(file, None)
 
 
+def _scaled(config: FirstStageConfig, file: TensorFile) -> FirstStageConfig:
+    """With the scale factor that a whole checkpoint holds."""
+    factor = scale_factor_of(file)
+    if factor is not None:
+        return build(partial(replace, config), str(file.path), {"scale_factor": factor})
+    if isinstance(config, KLConfig):
+        _log.warning(
+            "%s: no scale_factor in the file; latents are taken as the first stage makes them. Those of its diffusion "
+            "model may be scaled, see scale_factor in its YAML.",
+            file.path,
+        )
+    return config
+
+
 def _from_tensors(file: TensorFile, config: FirstStageConfig | None) -> tuple[FirstStageConfig, StateDict]:
-    tensors = {key: tensor for key, tensor in file.tensors.items() if not key.startswith(("loss.", "model_ema."))}
+    tensors = file.tensors
     if "decoder.conv_in.weight" not in tensors or "encoder.conv_in.weight" not in tensors:
         raise CheckpointError(
             f"{file.path}: holds no first stage; expected encoder.*, decoder.* and post_quant_conv.*."
         )
-    file = TensorFile(file.path, tensors)
+    config = config or infer_first_stage_config(tensors, file.path)
     if "encoder.mid.block_1.conv1.weight" in tensors:
-        config = config or infer_first_stage_config(
-            tensors, r"encoder\.down\.(\d{1,3})\.block\.(\d{1,3})\.conv1\.weight", file.path
-        )
         return config, first_stage_from_compvis(file, config)
-    pattern = r"encoder\.down_blocks\.(\d{1,3})\.resnets\.(\d{1,3})\.conv1\.weight"
-    return config or infer_first_stage_config(tensors, pattern, file.path), with_current_names(file)
+    return config, with_current_names(file)
 
 
-def infer_first_stage_config(tensors: Mapping[str, Tensor], resnet: str, source: Path) -> FirstStageConfig:
-    """Read widths, levels, channels and codebook off the shapes.
+def infer_first_stage_config(tensors: Mapping[str, Tensor], source: Path) -> FirstStageConfig:
+    """Read widths, levels, channels, attention and codebook off the names and shapes.
 
     Args:
-        tensors: Of a first stage.
-        resnet: Pattern of the first convolution of an encoder block, with groups for level and block.
+        tensors: Of a first stage, under the names of CompVis or of diffusers.
         source: Named in errors.
 
     Raises:
         CheckpointError: No blocks found.
         ConfigError: A network outside the family.
     """
-    matches = {key: match for key in tensors if (match := re.fullmatch(resnet, key))}
+    matches = {key: match for key in tensors if (match := _RESNET.fullmatch(key))}
     for key, dimensions in (dict.fromkeys(matches, 4) | _INFERRED_FROM).items():
         if key in tensors and tensors[key].ndim != dimensions:
             shape = tuple(tensors[key].shape)
@@ -111,9 +140,24 @@ def infer_first_stage_config(tensors: Mapping[str, Tensor], resnet: str, source:
         "latent_channels": tensors["decoder.conv_in.weight"].shape[1],
         "block_out_channels": tuple(found[level, 0] for level in sorted(levels)),
         "layers_per_block": sum(level == 0 for level, _ in found),
+        **_attention(tensors, len(levels)),
     }
     codebook = tensors.get("quantize.embedding.weight")
     if codebook is None:
-        return build(KLConfig, str(source), shape)
+        post_quant = tensors.get("post_quant_conv.weight")
+        return build(KLConfig, str(source), shape | {"embed_dim": None if post_quant is None else post_quant.shape[1]})
     codes = {"num_vq_embeddings": codebook.shape[0], "vq_embed_dim": codebook.shape[1]}
     return build(VQConfig, str(source), shape | codes)
+
+
+def _attention(tensors: Mapping[str, Tensor], levels: int) -> dict[str, Any]:
+    """Where attention is, by its names; whether each of its layers is there is found when they are taken."""
+    where = [match.groups() for key in tensors if (match := _ATTENTION.fullmatch(key))]
+    # CompVis numbers the decoder's levels from the finest, diffusers from the coarsest.
+    encoder = {int(down) for down, _, _ in where if down}
+    decoder = {int(theirs) if theirs else levels - 1 - int(ours) for _, theirs, ours in where if theirs or ours}
+    return {
+        "encoder_attention": tuple(sorted(encoder)),
+        "decoder_attention": tuple(sorted(decoder)),
+        "mid_block_add_attention": any(key.startswith(_MID_ATTENTION) for key in tensors),
+    }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .file_names import WEIGHT_NAMES
+from .locations import WEIGHT_NAMES
 
 DEFAULT_REPO = "CompVis/ldm-celebahq-256"
 DEFAULT_REVISION = "03978f22272a3c2502da709c3940e227c9714bdd"  # the last upload of its weights, 28 July 2022

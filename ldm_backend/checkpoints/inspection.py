@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..config.model import LDMConfig
 from ..errors import ConfigError
-from .checkpoint import Checkpoint, read_checkpoint, single_files
+from .checkpoint import Checkpoint, read_checkpoint
 from .compvis import FIRST_STAGE, UNET, has_ema, is_compvis
+from .locations import EMA_FOLDER, find_single_file, is_parts_folder
+from .shards import read_weights
 from .single_file import split_parts
-from .tensor_files import TensorFile, read_tensor_file
+from .tensor_files import TensorFile
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ def inspect_checkpoint(path: str | Path, config: LDMConfig | str | Path | None =
     try:
         checkpoint = read_checkpoint(path, config=config)
     except ConfigError as error:
-        file = path if path.is_file() else next(iter(single_files(path)), None)
+        file = path if path.is_file() else None if is_parts_folder(path) else find_single_file(path)
         if config is not None or file is None:
             raise
-        return _without_config(read_tensor_file(file), str(error))
+        return _without_config(read_weights(file), str(error))
     return CheckpointInfo(
         path=checkpoint.path,
         layout=checkpoint.layout,
@@ -72,7 +74,7 @@ def inspect_checkpoint(path: str | Path, config: LDMConfig | str | Path | None =
         unet_parameters=_count(checkpoint.unet.values()),
         first_stage_parameters=_count(checkpoint.first_stage.values()),
         dtypes=_dtypes((*checkpoint.unet.values(), *checkpoint.first_stage.values())),
-        files=_hashed((checkpoint.unet_file, checkpoint.first_stage_file)),
+        files=_hashed(checkpoint.files),
     )
 
 
@@ -111,7 +113,9 @@ def _without_config(file: TensorFile, problem: str) -> CheckpointInfo:
 
 
 def _holds_ema(checkpoint: Checkpoint) -> bool:
-    return checkpoint.layout == "compvis" and has_ema(read_tensor_file(checkpoint.unet_file).tensors)
+    if checkpoint.layout == "huggingface":
+        return (checkpoint.path / EMA_FOLDER).is_dir()
+    return checkpoint.layout == "compvis" and has_ema(read_weights(checkpoint.unet_file).tensors)
 
 
 def _count(tensors: Iterable[Tensor]) -> int:

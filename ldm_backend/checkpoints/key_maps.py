@@ -177,19 +177,21 @@ def _first_stage_layers(config: FirstStageConfig) -> Iterator[tuple[str, str]]:
     yield "quant_conv", "quant_conv"
     yield "post_quant_conv", "post_quant_conv"
     fine_first = range(len(config.block_out_channels))
-    yield from _ae_part(config, "encoder", fine_first, config.layers_per_block, "down")
-    yield from _ae_part(config, "decoder", fine_first[::-1], config.layers_per_block + 1, "up")
+    yield from _ae_part(config, "encoder", fine_first, config.layers_per_block, config.encoder_attention)
+    yield from _ae_part(config, "decoder", fine_first[::-1], config.layers_per_block + 1, config.decoder_attention)
 
 
 def _ae_part(
-    config: FirstStageConfig, part: str, levels: Sequence[int], layers: int, way: str
+    config: FirstStageConfig, part: str, levels: Sequence[int], layers: int, attended: Sequence[int]
 ) -> Iterator[tuple[str, str]]:
-    """Encoder or decoder: its levels in the order of ours, with so many resnets each, the way "down" or "up"."""
+    """Encoder or decoder: its levels in the order of ours, with so many resnets each, and those with attention."""
+    way = {"encoder": "down", "decoder": "up"}[part]
     yield f"{part}.conv_in", f"{part}.conv_in"
     yield f"{part}.conv_norm_out", f"{part}.norm_out"
     yield f"{part}.conv_out", f"{part}.conv_out"
     yield from _ae_block(f"{part}.mid_block.resnets.0", f"{part}.mid.block_1", _AE_RESNET)
-    yield from _ae_block(f"{part}.mid_block.attentions.0", f"{part}.mid.attn_1", _AE_ATTENTION)
+    if config.mid_block_add_attention:
+        yield from _ae_block(f"{part}.mid_block.attentions.0", f"{part}.mid.attn_1", _AE_ATTENTION)
     yield from _ae_block(f"{part}.mid_block.resnets.1", f"{part}.mid.block_2", _AE_RESNET)
     inputs = config.block_out_channels[levels[0]]
     for index, level in enumerate(levels):
@@ -197,6 +199,8 @@ def _ae_part(
         for layer in range(layers):
             table = _AE_RESNET if inputs == width else _AE_RESNET | _AE_SHORTCUT
             yield from _ae_block(f"{ours}.resnets.{layer}", f"{theirs}.block.{layer}", table)
+            if level in attended:
+                yield from _ae_block(f"{ours}.attentions.{layer}", f"{theirs}.attn.{layer}", _AE_ATTENTION)
             inputs = width
         if index < len(levels) - 1:
             yield f"{ours}.{way}samplers.0.conv", f"{theirs}.{way}sample.conv"

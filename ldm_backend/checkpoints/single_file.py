@@ -64,15 +64,30 @@ def fill_single_file(
     """
     check_choice("dtype", dtype, DTYPES, CheckpointError)
     parts = ((UNET_PREFIX, unet), (FIRST_STAGE_PREFIX, first_stage))
-    tensors = {
-        prefix + key: tensor.to(DTYPES[dtype]).contiguous() for prefix, part in parts for key, tensor in part.items()
-    }
+    tensors = {prefix + key: tensor for prefix, part in parts for key, tensor in in_dtype(part, dtype, prefix).items()}
     texts = {
         **(metadata or {}),
         "format": FORMAT,
         "ldm_config": json.dumps(config_to_json(config)),
     }
     safetensors.torch.save_file(tensors, path, metadata=texts)
+
+
+def in_dtype(tensors: Mapping[str, torch.Tensor], dtype: str, prefix: str = "") -> StateDict:
+    """The tensors in one of `DTYPES`, as they are written.
+
+    Raises:
+        CheckpointError: A number is too large for it, and would be written as infinity.
+    """
+    written = {}
+    for key, tensor in tensors.items():
+        written[key] = tensor.to(DTYPES[dtype]).contiguous()
+        if bool(torch.isinf(written[key]).any()) and not bool(torch.isinf(tensor).any()):
+            raise CheckpointError(
+                f"{prefix}{printable(key)} holds {float(tensor.abs().max()):.4g}, and {dtype} ends at "
+                f"{torch.finfo(DTYPES[dtype]).max:.4g}: it would be written as infinity. Take bf16 or fp32."
+            )
+    return written
 
 
 @contextlib.contextmanager
@@ -94,15 +109,18 @@ def written(path: Path, folder: bool = False) -> Iterator[Path]:
 
 def config_to_json(config: LDMConfig) -> dict[str, Any]:
     """The configuration under the names of our dataclasses, as the first release wrote it where it could be written."""
-    schedule = write_fields(config.schedule)
-    for name, default in later_defaults(ScheduleConfig).items():
-        if schedule[name] == default:
-            del schedule[name]
     return {
-        "unet": write_fields(config.unet),
-        "first_stage": {"kind": config.first_stage.kind, **write_fields(config.first_stage)},
-        "schedule": schedule,
+        "unet": _written(config.unet),
+        "first_stage": {"kind": config.first_stage.kind, **_written(config.first_stage)},
+        "schedule": _written(config.schedule),
     }
+
+
+def _written(part: Any) -> dict[str, Any]:
+    """The fields of a part; those of later releases only where they differ from what older files mean."""
+    usual = {item.name for item in fields(part) if item.metadata.get("later")}
+    usual = {name for name in usual if getattr(part, name) == getattr(type(part)(), name)}
+    return {key: value for key, value in write_fields(part).items() if key not in usual}
 
 
 def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig | None:

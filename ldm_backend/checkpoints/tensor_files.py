@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,9 +21,9 @@ import safetensors
 import torch
 from torch import Tensor
 
+from ..archives.pickle_table import RefusedError, StoredTensor, Table, read_pickle_table
+from ..archives.torch_archive import UnusualArchiveError, make_tensor, read_archive
 from ..errors import CheckpointError, first_names, printable
-from .pickle_table import RefusedError, StoredTensor, Table, read_pickle_table
-from .torch_archive import UnusualArchiveError, make_tensor, read_archive
 
 StateDict = dict[str, Tensor]
 
@@ -44,20 +45,39 @@ _INERT_NAMES = (
 )
 
 
+# Where training scripts put the weights in a file, plain and averaged.
+_TABLES = {
+    "raw": ("state_dict", "model_state_dict", "model"),
+    "ema": ("ema", "ema_state_dict", "ema_model", "model_ema"),
+}
+_NAMELESS = (
+    "{}: its averaged weights are shadow_params, a list without names, as EMAModel.state_dict() gives. Save them with "
+    "EMAModel.save_pretrained, which writes a folder with names."
+)
+
+
 @dataclass(frozen=True)
 class TensorFile:
-    """The tensors of one file, mapped from disk, and the text that safetensors may carry beside them."""
+    """The tensors of one file, mapped from disk.
+
+    Attributes:
+        metadata: The text that safetensors may carry beside them.
+        stored: "ema" or "raw" where the file has a table of each and this is that one; None where it does not say.
+    """
 
     path: Path
     tensors: StateDict
     metadata: dict[str, str] = field(default_factory=dict)
+    stored: str | None = None
 
 
-def read_tensor_file(path: Path) -> TensorFile:
+def read_tensor_file(path: Path, weights: str = "auto") -> TensorFile:
     """Read a file.
 
     Args:
-        path: Safetensors, or an archive of `torch.save`: a table of tensors, or a table with one under `state_dict`.
+        path: Safetensors, or an archive of `torch.save`: a table of tensors, or a table with one under a name of
+            `_TABLES`.
+        weights: "ema" or "raw" where an archive has a table of each; "auto" takes the averaged one.
 
     Returns:
         Every tensor, detached, on the CPU, in the file's dtype.
@@ -70,15 +90,16 @@ def read_tensor_file(path: Path) -> TensorFile:
         raise CheckpointError(f"{path}: {kind} is there; expected a checkpoint file. Check the path.")
     try:
         with path.open("rb") as file:
-            return _read_opened(path, file)
+            return _read_opened(path, file, weights)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Check the permissions.") from error
 
 
-def _read_opened(path: Path, file: BinaryIO) -> TensorFile:
+def _read_opened(path: Path, file: BinaryIO, weights: str) -> TensorFile:
     size, start = os.fstat(file.fileno()).st_size, file.read(9)
     if start[:4] == b"PK\x03\x04":
-        return TensorFile(path, _read_archive(path, file, size))
+        tensors, stored = _read_archive(path, file, size, weights)
+        return TensorFile(path, _unwrapped(path, tensors), stored=stored)
     if start[8:9] == b"{":
         return _read_safetensors(path, file, int.from_bytes(start[:8], "little"))
     raise CheckpointError(_unknown_format(path, start, size))
@@ -114,16 +135,19 @@ def _read_safetensors(path: Path, opened: BinaryIO, header: int) -> TensorFile:
         raise
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(damaged(path, error)) from error
-    return TensorFile(path, {key: _checked(path, key, tensor) for key, tensor in tensors.items()}, metadata)
+    checked = {key: _checked(path, key, tensor) for key, tensor in tensors.items()}
+    return TensorFile(path, _unwrapped(path, checked), metadata)
 
 
-def _read_archive(path: Path, file: BinaryIO, size: int) -> StateDict:
+def _read_archive(path: Path, file: BinaryIO, size: int, weights: str) -> tuple[StateDict, str | None]:
+    """The tensors, and "ema" or "raw" if they are of such a table."""
     try:
         archive = read_archive(file, size)
         if "constants.pkl" in archive.names:
             raise CheckpointError(f"{path}: a TorchScript program; expected tensors. Save its state_dict instead.")
         lengths = {key: length for key, (_, length) in archive.storages.items()}
-        table = _tensor_table(path, read_pickle_table(archive.pickle, lengths, _INERT_NAMES))
+        found, kind = _table(path, read_pickle_table(archive.pickle, lengths, _INERT_NAMES), weights)
+        table = _tensor_table(path, found)
         with _same_file(path, file) as alias:
             mapped: Any = torch.UntypedStorage.from_file(alias, shared=False, nbytes=size)
         tensors = {key: make_tensor(mapped, archive, stored) for key, stored in table.items()}
@@ -135,13 +159,43 @@ def _read_archive(path: Path, file: BinaryIO, size: int) -> StateDict:
         raise CheckpointError(_refused(path, error.names)) from error
     except _ARCHIVE_ERRORS as error:
         raise CheckpointError(damaged(path, error)) from error
-    return {key: _checked(path, key, tensor) for key, tensor in tensors.items()}
+    return {key: _checked(path, key, tensor) for key, tensor in tensors.items()}, kind
+
+
+def _table(path: Path, data: Any, weights: str) -> tuple[Any, str | None]:
+    """The table of tensors in what training saved beside its optimiser and counters, and what kind it is."""
+    if not isinstance(data, Table):
+        return data, None
+    if "shadow_params" in data.entries:
+        raise CheckpointError(_NAMELESS.format(path))
+    found = {kind: [it for it in names if isinstance(data.entries.get(it), Table)] for kind, names in _TABLES.items()}
+    kind = "ema" if found["ema"] and weights != "raw" else "raw"
+    if not found[kind]:
+        return data, None
+    if len(found[kind]) > 1:
+        raise CheckpointError(
+            f"{path}: the tables {first_names(found[kind])} may all hold the weights. Save a file with the one to load."
+        )
+    table: Table = data.entries[found[kind][0]]
+    if "shadow_params" in table.entries:
+        raise CheckpointError(_NAMELESS.format(path))
+    return table, kind if found["ema"] else None
+
+
+def _unwrapped(path: Path, tensors: StateDict) -> StateDict:
+    """Without what training puts into names: DistributedDataParallel before all of them, torch.compile anywhere."""
+    names = {key: key.replace("_orig_mod.", "") for key in tensors}
+    while names and all(name.startswith("module.") for name in names.values()):
+        names = {key: name.removeprefix("module.") for key, name in names.items()}
+    unwrapped = {name: tensors[key] for key, name in names.items()}
+    if len(unwrapped) < len(tensors):
+        twice = {name for name, count in Counter(names.values()).items() if count > 1}
+        raise CheckpointError(f"{path}: {first_names(twice)} is there with _orig_mod. and without. Remove one.")
+    return unwrapped
 
 
 def _tensor_table(path: Path, found: Any) -> dict[str, StoredTensor]:
-    """The table of tensors in what the pickle describes: it, or its entry `state_dict`."""
-    if isinstance(found, Table) and isinstance(inner := found.entries.get("state_dict"), Table):
-        found = inner
+    """The tensors in what the pickle describes."""
     if not isinstance(found, Table) or found.other_keys:
         kind = "table with keys that are no texts" if isinstance(found, Table) else _kind(found)
         raise CheckpointError(f"{path}: holds a {kind}; expected a table of tensors by name.")

@@ -5,12 +5,26 @@ Nothing that a file names is imported: `target` entries are compared with the kn
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, first_names, printable, short_repr
+from ..errors import ConfigError, printable, short_repr
+from .compvis_keys import (
+    AUTOENCODER,
+    DDCONFIG,
+    FIRST_STAGE_NAMES,
+    LATENT_DIFFUSION,
+    MODEL,
+    PART,
+    SCHEDULE_NAMES,
+    TOP,
+    UNET,
+    UNET_NAMES,
+    check_keys,
+)
 from .compvis_schedule import schedule_from_yaml
 from .model import (
     FirstStageConfig,
@@ -21,63 +35,87 @@ from .model import (
 )
 from .strict_json import build, read_fields
 
-_MAX_BYTES = 2**16  # a configuration has about 2 kB; PyYAML takes seconds for a megabyte
-_MAX_DEPTH = 20  # it has 7 levels, and no aliases
-
-# Parameters with the only value that this project implements; absent ones have it.
-_LDM_FIXED: dict[str, Any] = {
-    "concat_mode": False,
-    "cond_stage_config": "__is_unconditional__",
-    "use_ema": True,
-}
-_UNET_FIXED: dict[str, Any] = {
-    "context_dim": None,
-    "conv_resample": True,
-    "dims": 2,
-    "n_embed": None,
-    "num_classes": None,
-    "use_new_attention_order": False,
-    "use_spatial_transformer": False,
-}
-_AE_FIXED: dict[str, Any] = {
-    "attn_type": "vanilla",
-    "attn_resolutions": [],
-    "in_channels": 3,
-    "out_ch": 3,
-}
-_TARGETS = {
-    "ldm.models.autoencoder.VQModelInterface": "vq",
-    "ldm.models.autoencoder.VQModel": "vq",
-    "ldm.models.autoencoder.AutoencoderKL": "kl",
-}
+_FIRST_STAGES = {"VQModelInterface": "vq", "VQModel": "vq", "AutoencoderKL": "kl"}
 
 
-def read_compvis_yaml(file: Path) -> LDMConfig:
+@dataclass(frozen=True)
+class CompVisModel:
+    """What the YAML of a model says.
+
+    Attributes:
+        config: With the scale factor that stands there, 1.0 where none does.
+        scale_factor: That one; None where none stands there.
+        scale_by_std: Training measured the scale factor and left it in the checkpoint, as a buffer.
+        use_ema: The checkpoint has averaged weights, which samples are drawn with; None where it does not say so.
+    """
+
+    config: LDMConfig
+    scale_factor: float | None = None
+    scale_by_std: bool = False
+    use_ema: bool | None = None
+
+
+def read_compvis_model(file: Path, scale_factor: float | None = None) -> CompVisModel:
     """Read the YAML of a whole latent diffusion model.
+
+    Args:
+        file: The YAML.
+        scale_factor: Replaces that of the file, whatever stands there.
 
     Raises:
         ConfigError: No readable YAML, or a model of another family; the message names the file and the entry.
     """
-    return ldm_config_from_yaml(_read_yaml(file), str(file))
+    from .omega_yaml import read_omega_yaml  # here: only checkpoints in this layout need PyYAML
+
+    return compvis_model_from_yaml(read_omega_yaml(file), str(file), scale_factor)
+
+
+def read_compvis_yaml(file: Path) -> LDMConfig:
+    """The configuration alone, see `read_compvis_model`."""
+    return read_compvis_model(file).config
 
 
 def ldm_config_from_yaml(data: Mapping[str, Any], source: str) -> LDMConfig:
-    """Translate parsed YAML; see `read_compvis_yaml`."""
-    params = _section(data, ("model", "params"), source)
-    _check_fixed(params, _LDM_FIXED, f"{source}: model.params")
-    unet = _section(params, ("unet_config", "params"), source)
-    first_stage = _section(params, ("first_stage_config",), source)
-    scale_factor = params.get("scale_factor", 1.0)  # with scale_by_std the checkpoint's buffer replaces it
+    """The configuration in parsed YAML; see `read_compvis_model`."""
+    return compvis_model_from_yaml(data, source).config
+
+
+def compvis_model_from_yaml(data: Mapping[str, Any], source: str, scale_factor: float | None = None) -> CompVisModel:
+    """Translate parsed YAML; see `read_compvis_model`."""
+    check_keys(data, TOP, source)
+    model = _section(data, ("model",), source)
+    check_keys(model, MODEL, f"{source}: model")
+    _class_of(model, ("LatentDiffusion",), f"{source}: model", absent="LatentDiffusion")
+    params = _section(model, ("params",), f"{source}: model")
+    if scale_factor is not None:
+        params = {**params, "scale_factor": scale_factor}
+    check_keys(params, LATENT_DIFFUSION, f"{source}: model.params")
+    flags = {key: params.get(key) for key in ("scale_by_std", "use_ema")}
+    for key, value in flags.items():
+        if value is not None and type(value) is not bool:
+            raise ConfigError(f"{source}: model.params: {key} is {short_repr(value)}; expected true or false.")
+    factor = params.get("scale_factor")
     parts = {
-        "unet": _unet_config(unet, f"{source}: unet_config"),
-        "first_stage": _first_stage_config(first_stage, scale_factor, f"{source}: first_stage_config"),
-        "schedule": schedule_from_yaml(params, f"{source}: model.params"),
+        "unet": _unet_config(_section(params, ("unet_config",), source), f"{source}: unet_config"),
+        "first_stage": _first_stage_config(
+            _section(params, ("first_stage_config",), source),
+            1.0 if factor is None else factor,
+            f"{source}: first_stage_config",
+        ),
+        "schedule": _in_yaml_names(
+            SCHEDULE_NAMES, f"{source}: model.params", lambda: schedule_from_yaml(params, f"{source}: model.params")
+        ),
     }
-    return build(LDMConfig, source, parts)
+    config = build(LDMConfig, source, parts)
+    given = None if factor is None else config.first_stage.scale_factor
+    return CompVisModel(config, given, bool(flags["scale_by_std"]), flags["use_ema"])
 
 
-def _unet_config(params: Mapping[str, Any], source: str) -> UNetConfig:
-    _check_fixed(params, _UNET_FIXED, source)
+def _unet_config(section: Mapping[str, Any], source: str) -> UNetConfig:
+    check_keys(section, PART, source)
+    _class_of(section, ("UNetModel",), source, absent="UNetModel")
+    params = _section(section, ("params",), source)
+    check_keys(params, UNET, source)
     widths = _widths(params, "model_channels", "channel_mult", source)
     attended = _need(params, "attention_resolutions", source)  # downsampling factors, not sizes
     if not isinstance(attended, list):
@@ -85,6 +123,13 @@ def _unet_config(params: Mapping[str, Any], source: str) -> UNetConfig:
     attention = [2**level in attended for level in range(len(widths))]
     resample = "resnet" if params.get("resblock_updown") else "conv"
     head_dim, heads = params.get("num_head_channels", -1), params.get("num_heads", -1)
+    upsample_heads = params.get("num_heads_upsample", -1)
+    if head_dim == -1 and upsample_heads not in (-1, heads):
+        raise ConfigError(
+            f"{source}: num_heads_upsample is {short_repr(upsample_heads)} and num_heads {short_repr(heads)}; "
+            "expected the same "
+            "number of heads on both ways. Such a network is not implemented."
+        )
     data = {
         "sample_size": _need(params, "image_size", source),
         "in_channels": _need(params, "in_channels", source),
@@ -99,31 +144,80 @@ def _unet_config(params: Mapping[str, Any], source: str) -> UNetConfig:
         "downsample_type": resample,
         "upsample_type": resample,
     }
-    return read_fields(UNetConfig, data, source)
+    return _in_yaml_names(UNET_NAMES, source, lambda: read_fields(UNetConfig, data, source))
 
 
 def _first_stage_config(section: Mapping[str, Any], scale_factor: Any, source: str) -> FirstStageConfig:
-    target = section.get("target")
-    kind = _TARGETS.get(target) if isinstance(target, str) else None
-    if kind is None:
-        raise ConfigError(f"{source}: target is {short_repr(target)}; known are {', '.join(_TARGETS)}.")
+    check_keys(section, PART, source)
+    kind = _FIRST_STAGES[_class_of(section, tuple(_FIRST_STAGES), source)]
     params = _section(section, ("params",), source)
+    check_keys(params, AUTOENCODER, source)
     dd = _section(params, ("ddconfig",), source)
-    _check_fixed(dd, _AE_FIXED | {"double_z": kind == "kl"}, f"{source}: ddconfig")
+    check_keys(dd, DDCONFIG, f"{source}: ddconfig")
+    if dd.get("double_z", kind == "kl") != (kind == "kl"):
+        raise ConfigError(
+            f"{source}: ddconfig: double_z is {short_repr(dd['double_z'])}; expected {kind == 'kl'} for "
+            f"{printable(str(section['target']))}. The section is of another model."
+        )
     data = {
         "sample_size": _need(dd, "resolution", source),
+        "in_channels": dd.get("in_channels", 3),
+        "out_channels": dd.get("out_ch", 3),
         "latent_channels": _need(dd, "z_channels", source),
-        "block_out_channels": _widths(dd, "ch", "ch_mult", source),
+        "block_out_channels": (widths := _widths(dd, "ch", "ch_mult", source)),
         "layers_per_block": _need(dd, "num_res_blocks", source),
         "scale_factor": scale_factor,
+        **_attention(dd, len(widths), f"{source}: ddconfig"),
     }
     if kind == "kl":
-        return read_fields(KLConfig, data, source)
-    codes = {
-        "num_vq_embeddings": _need(params, "n_embed", source),
-        "vq_embed_dim": _need(params, "embed_dim", source),
+        data["embed_dim"] = params.get("embed_dim")
+        return _in_yaml_names(FIRST_STAGE_NAMES, source, lambda: read_fields(KLConfig, data, source))
+    data["num_vq_embeddings"] = _need(params, "n_embed", source)
+    data["vq_embed_dim"] = _need(params, "embed_dim", source)
+    return _in_yaml_names(FIRST_STAGE_NAMES, source, lambda: read_fields(VQConfig, data, source))
+
+
+def _attention(dd: Mapping[str, Any], levels: int, source: str) -> dict[str, Any]:
+    """Levels with attention: those whose side, of a picture of the training's size, is one of `attn_resolutions`."""
+    side, sides = _need(dd, "resolution", source), dd.get("attn_resolutions", [])
+    if type(side) is not int or not isinstance(sides, list) or any(type(item) is not int for item in sides):
+        raise ConfigError(
+            f"{source}: resolution is {short_repr(side)} and attn_resolutions {short_repr(sides)}; expected a "
+            "number and a list "
+            "of them."
+        )
+    if dd.get("attn_type") == "none":  # then the blocks that attention would follow are followed by nothing
+        return {"mid_block_add_attention": False}
+    # The encoder halves from the finest, the decoder doubles from the coarsest: not the same where a side is odd.
+    coarsest = side // 2 ** max(levels - 1, 0)
+    return {
+        "encoder_attention": [level for level in range(levels) if side // 2**level in sides],
+        "decoder_attention": [level for level in range(levels) if coarsest * 2 ** (levels - 1 - level) in sides],
     }
-    return read_fields(VQConfig, data | codes, source)
+
+
+def _class_of(section: Mapping[str, Any], known: tuple[str, ...], source: str, absent: str | None = None) -> str:
+    """The last part of `target`: forks keep the names of the classes in modules of other names."""
+    target = section.get("target", absent)
+    name = target.rpartition(".")[2] if isinstance(target, str) else None
+    if name not in known:
+        raise ConfigError(
+            f"{source}: target is {short_repr(target)}; known are the classes {', '.join(known)}. The model is of "
+            "another "
+            "kind, which is not implemented."
+        )
+    return name
+
+
+def _in_yaml_names(names: Mapping[str, str], source: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns; its errors speak of our fields, and then of the settings that these came from."""
+    try:
+        return make()
+    except ConfigError as error:
+        text = str(error).removeprefix(source)
+        for ours, theirs in names.items():
+            text = re.sub(rf"\b{ours}\b", theirs, text)
+        raise ConfigError(f"{source}{text}") from error
 
 
 def _widths(params: Mapping[str, Any], base: str, factors: str, source: str) -> list[int]:
@@ -135,31 +229,6 @@ def _widths(params: Mapping[str, Any], base: str, factors: str, source: str) -> 
             "of them."
         )
     return [width * mult for mult in mults]
-
-
-def _read_yaml(file: Path) -> Mapping[str, Any]:
-    import yaml  # here: only checkpoints in this layout need it
-
-    try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{file}: {file.stat().st_size} bytes; a configuration has a few thousand.")
-        text = file.read_text(encoding="utf-8")
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            # A few lines of aliases can stand for billions of entries, and deep nesting takes PyYAML quadratic time.
-            if depth > _MAX_DEPTH or isinstance(event, yaml.AliasEvent):
-                raise ConfigError(f"{file}: has aliases (*name) or deeper levels than {_MAX_DEPTH}; write it plainly.")
-        data = yaml.safe_load(text)
-    except ConfigError:
-        raise
-    # Beside its own errors PyYAML passes on those of values that are not what their tags promise (`!!bool 3`).
-    except (yaml.YAMLError, RecursionError, OSError, ValueError, LookupError, AttributeError, OverflowError) as error:
-        reason = printable(str(error), 300)
-        raise ConfigError(f"{file}: not readable as YAML ({reason}). Download the file again.") from error
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{file}: holds a {type(data).__name__}; expected a mapping with the entry `model`.")
-    return data
 
 
 def _section(data: Mapping[str, Any], path: tuple[str, ...], source: str) -> Mapping[str, Any]:
@@ -174,16 +243,3 @@ def _need(data: Mapping[str, Any], key: str, source: str) -> Any:
     if key not in data:
         raise ConfigError(f"{source}: {key} missing; take the file that belongs to the checkpoint.")
     return data[key]
-
-
-def _check_fixed(data: Mapping[str, Any], fixed: Mapping[str, Any], source: str) -> None:
-    wrong = [key for key, value in fixed.items() if data.get(key, value) != value]
-    if wrong:
-        key = min(wrong)
-        raise ConfigError(
-            f"{source}: {first_names(wrong)} not supported; {key} is {short_repr(data[key])}, expected {fixed[key]!r}. "
-            "Only unconditional models of this family can be run."
-        )
-    for key, value in data.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{source}: {key} is {value}; expected a finite number.")

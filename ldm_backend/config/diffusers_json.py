@@ -10,11 +10,9 @@ UNET_RULES = JsonRules(
     fixed={
         "act_fn": ("silu",),
         "add_attention": (True,),
-        "attn_norm_num_groups": (None,),
         "center_input_sample": (False,),
         "class_embed_type": (None,),
         "downsample_padding": (1,),
-        "dropout": (0.0,),
         "flip_sin_to_cos": (True,),
         "freq_shift": (0,),
         "mid_block_scale_factor": (1,),
@@ -23,18 +21,20 @@ UNET_RULES = JsonRules(
         "time_embedding_dim": (None,),
         "time_embedding_type": ("positional",),
     },
-    ignored=("num_train_timesteps",),
+    # The second row is what EMAModel writes beside the settings of the network it averaged.
+    ignored=(
+        "num_train_timesteps",
+        "dropout",  # of training
+        *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"),
+    ),
     required=("attention_head_dim",),  # in no tensor's shape
 )
 VQ_RULES = JsonRules(
     class_names=("VQModel",),
     fixed={
         "act_fn": ("silu",),
-        "down_block_types": ("DownEncoderBlock2D",),
         "lookup_from_codebook": (False,),
-        "mid_block_add_attention": (True,),
         "norm_type": ("group",),
-        "up_block_types": ("UpDecoderBlock2D",),
     },
     ignored=("force_upcast",),
     required=(
@@ -48,12 +48,9 @@ KL_RULES = JsonRules(
     class_names=("AutoencoderKL",),
     fixed={
         "act_fn": ("silu",),
-        "down_block_types": ("DownEncoderBlock2D",),
         "latents_mean": (None,),
         "latents_std": (None,),
-        "mid_block_add_attention": (True,),
         "shift_factor": (None,),
-        "up_block_types": ("UpDecoderBlock2D",),
         "use_post_quant_conv": (True,),
         "use_quant_conv": (True,),
     },
@@ -62,7 +59,6 @@ KL_RULES = JsonRules(
         "block_out_channels",
         "latent_channels",
         "layers_per_block",
-        "scale_factor",
     ),
 )
 # Keys of how a class of diffusers samples. Which sampler runs, of what order and on which grid, is chosen for each run.

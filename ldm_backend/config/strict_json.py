@@ -16,6 +16,8 @@ from ..errors import ConfigError, first_names, short_repr
 
 # Of fields that came after the first release: files of before do not hold them, and mean their defaults.
 LATER = {"later": True}
+# Of diffusers: whose file it is and where it came from. The class is checked where it matters.
+_HOUSEKEEPING = {"_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "_use_default_values"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _check_keys(cls: Any, data: Mapping[str, Any], source: str, rules: JsonRules
             f"trained with ({cls.__name__}'s defaults are {known})."
         )
     known_keys = {item.name for item in fields(cls)} | set(rules.fixed) | set(rules.ignored)
-    unknown = {key for key in data if not key.startswith("_")} - known_keys
+    unknown = data.keys() - known_keys - _HOUSEKEEPING
     if unknown:
         raise ConfigError(
             f"{source}: unknown keys {first_names(unknown)}. It is of another family, or newer than this release; "

@@ -91,6 +91,7 @@ def encoder_bytes(config: FirstStageConfig, images: int, height: int, width: int
     """Encoding at once; `height` and `width` of the image, in pixels; `itemsize` as above."""
     widths = config.block_out_channels
     floats = max(_resnet_floats(channels, channels) * 4.0**-level for level, channels in enumerate(widths))
+    floats = max([floats, *(_attention_floats(config, level) for level in config.encoder_attention)])
     return FIXED + round(SLACK * images * height * width * (itemsize * floats + FLOAT * config.in_channels))
 
 
@@ -98,9 +99,11 @@ def tiled_decode_bytes(config: FirstStageConfig, height: int, width: int, tile: 
     """Decoding one latent of this size, in cells, with `tiled_decode`; the picture included; `itemsize` as above."""
     widths = config.block_out_channels
     pixels = height * width * config.downscale**2
-    # Whole are the input and the output of a stage, never those of the finest level; and the attention's tokens.
-    stages = max((2 * channels * 4.0**-level for level, channels in enumerate(widths) if level), default=0.0)
-    tokens = 6 * widths[-1] * 4.0 ** (1 - len(widths))
+    # Whole are the input and the output of a stage, of the finest level only with attention there; and the tokens of an
+    # attention.
+    kept = range(0 if 0 in config.decoder_attention else 1, len(widths))
+    stages = max((2 * widths[level] * 4.0**-level for level in kept), default=0.0)
+    tokens = max(_attention_floats(config, level) for level in (len(widths) - 1, *config.decoder_attention))
     side = tile + 8  # with the margins
     one_tile = decoder_bytes(config, 1, min(height, side), min(width, side), itemsize)
     return one_tile + round(SLACK * pixels * (itemsize * max(stages, tokens) + FLOAT * config.out_channels))
@@ -182,10 +185,16 @@ def in_words(number: int) -> str:
 def _first_stage_floats(config: FirstStageConfig) -> float:
     """Numbers for each pixel at the largest layer of a decoder."""
     widths = config.block_out_channels
-    return max(
+    resnets = (
         _resnet_floats(widths[min(level + 1, len(widths) - 1)], channels) * 4.0**-level
         for level, channels in enumerate(widths)
     )
+    return max([*resnets, *(_attention_floats(config, level) for level in config.decoder_attention)])
+
+
+def _attention_floats(config: FirstStageConfig, level: int) -> float:
+    """Numbers for each pixel while an attention runs: its input, tokens, q, k, v and what they become."""
+    return 6 * config.block_out_channels[level] * 4.0**-level
 
 
 def _resnet_floats(inputs: int, outputs: int) -> int:

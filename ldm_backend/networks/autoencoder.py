@@ -11,7 +11,7 @@ from ..config.model import FirstStageConfig
 from ..errors import InputError, short_repr
 from ..kernels.fast_norm import group_norm
 from ..kernels.weight_forms import in_forms
-from .layers import Downsample, Layers, MidBlock, ResnetBlock, Upsample
+from .layers import Attention, Downsample, Layers, MidBlock, ResnetBlock, Upsample
 
 _EPS = 1e-6  # of every GroupNorm in a first stage (CompVis model.py:38); the UNet has 1e-5
 
@@ -48,11 +48,11 @@ class Encoder(nn.Module):
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(channels):
             inputs = [channels[max(level - 1, 0)]] + [width] * (config.layers_per_block - 1)
-            block = Level(layers, inputs, width)
+            block = Level(layers, inputs, width, attended=level in config.encoder_attention)
             if level < len(channels) - 1:
                 block.downsamplers.append(Downsample(layers, width, pad_both_sides=False))
             self.down_blocks.append(block)
-        self.mid_block = MidBlock(layers, channels[-1])
+        self.mid_block = MidBlock(layers, channels[-1], config.mid_block_add_attention)
         self.conv_norm_out = layers.norm(channels[-1])
         self.conv_out = layers.conv(channels[-1], out_channels)
 
@@ -77,11 +77,11 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.block_out_channels[::-1]  # coarsest first
         self.conv_in = layers.conv(config.latent_channels, channels[0])
-        self.mid_block = MidBlock(layers, channels[0])
+        self.mid_block = MidBlock(layers, channels[0], config.mid_block_add_attention)
         self.up_blocks = nn.ModuleList()
         for level, width in enumerate(channels):
             inputs = [channels[max(level - 1, 0)]] + [width] * config.layers_per_block
-            block = Level(layers, inputs, width)
+            block = Level(layers, inputs, width, attended=len(channels) - 1 - level in config.decoder_attention)
             if level < len(channels) - 1:
                 block.upsamplers.append(Upsample(layers, width))
             self.up_blocks.append(block)
@@ -103,17 +103,29 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Module):
-    """The resnets of one resolution, then the change of resolution that its owner adds, if any."""
+    """The resnets of one resolution, then the change of resolution that its owner adds, if any.
 
-    def __init__(self, layers: Layers, inputs: list[int], channels: int) -> None:
+    Args:
+        layers: Settings of the network.
+        inputs: Channels that each resnet reads.
+        channels: That each writes.
+        attended: An attention follows each resnet.
+    """
+
+    def __init__(self, layers: Layers, inputs: list[int], channels: int, attended: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(layers, c, channels) for c in inputs)
+        self.attentions = nn.ModuleList(Attention(layers, channels) for _ in inputs if attended)
         self.downsamplers = nn.ModuleList()
         self.upsamplers = nn.ModuleList()
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C, H, W), halved or doubled where the level ends so."""
-        for layer in (*self.resnets, *self.downsamplers, *self.upsamplers):
+        for index, resnet in enumerate(self.resnets):
+            h = resnet(h)
+            if self.attentions:
+                h = self.attentions[index](h)
+        for layer in (*self.downsamplers, *self.upsamplers):
             h = layer(h)
         return h
 

@@ -35,10 +35,10 @@ class KLModel(nn.Module):
         super().__init__()
         self.config = config
         layers = first_stage_layers(config, operations, dtype, device)
-        moments = 2 * config.latent_channels  # mean and log variance
-        self.encoder = Encoder(layers, config, moments)
-        self.quant_conv = layers.conv(moments, moments, kernel=1, padding=0)
-        self.post_quant_conv = layers.conv(config.latent_channels, config.latent_channels, kernel=1, padding=0)
+        self.encoder = Encoder(layers, config, 2 * config.latent_channels)
+        # Mean and log variance.
+        self.quant_conv = layers.conv(2 * config.latent_channels, 2 * config.z_channels, kernel=1, padding=0)
+        self.post_quant_conv = layers.conv(config.z_channels, config.latent_channels, kernel=1, padding=0)
         self.decoder = Decoder(layers, config)
 
     @property

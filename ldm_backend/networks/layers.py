@@ -273,14 +273,16 @@ class Upsample(Formed):
 
 
 class MidBlock(nn.Module):
-    """Resnet, attention, resnet at the coarsest level."""
+    """Resnet, attention, resnet at the coarsest level; without attention where the network has none there."""
 
-    def __init__(self, layers: Layers, channels: int) -> None:
+    def __init__(self, layers: Layers, channels: int, attended: bool = True) -> None:
         super().__init__()
         self.resnets = nn.ModuleList([ResnetBlock(layers, channels, channels) for _ in range(2)])
-        self.attentions = nn.ModuleList([Attention(layers, channels)])
+        self.attentions = nn.ModuleList([Attention(layers, channels)] if attended else [])
 
     def forward(self, x: Tensor, temb: TimeInput = None) -> Tensor:
         """Map (N, C, H, W) and the embedding, if any, to the same shape."""
         x = self.resnets[0](x, temb)
-        return self.resnets[1](self.attentions[0](x), temb)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x, temb)

@@ -1,13 +1,14 @@
 """Decoding of large latents tile by tile, with the picture of the undivided decoder.
 
-Two things in a decoder look at the whole image: the attention of the middle block, and the mean and variance of every
-GroupNorm. Tiles that each use their own differ in colour and contrast, which shows as seams. Here all tiles use those
-of the whole image, so they agree where they meet and nothing needs blending.
+Two things in a decoder look at the whole image: attention, and the mean and variance of every GroupNorm. Tiles that
+each use their own differ in colour and contrast, which shows as seams. Here all tiles use those of the whole image, so
+they agree where they meet and nothing needs blending.
 
 The decoder is cut into stages. A stage reads a whole tensor and writes a whole tensor, tile by tile, each tile read
 with the margin that its convolutions need. For each GroupNorm inside, the stage first runs over all tiles up to that
 norm to measure it. So that this repeats little, a stage is a single resnet. Only the finest level is one stage
-together with the output, because its features, kept whole, would take more memory than everything else.
+together with the output, because its features, kept whole, would take more memory than everything else. With attention
+in that level, which needs them whole, it is cut like the others.
 """
 
 from __future__ import annotations
@@ -98,19 +99,23 @@ def _stages(decoder: Decoder) -> list[_Stage | _AttentionStage]:
     levels: list[Any] = list(decoder.up_blocks)
     stages: list[_Stage | _AttentionStage] = [
         _Stage((decoder.conv_in, middle.resnets[0]), 1),
-        _AttentionStage(middle.attentions[0]),
+        *(_AttentionStage(attention, 1) for attention in middle.attentions),
         _Stage((middle.resnets[1],), 1),
     ]
     grow: tuple[nn.Module, ...] = ()
     scale = 1
-    *coarse, finest = levels
-    for level in coarse:
-        for resnet in level.resnets:
+    for level in levels:
+        if level is levels[-1] and not level.attentions:
+            break
+        for index, resnet in enumerate(level.resnets):
             stages.append(_Stage((*grow, resnet), scale))
+            stages += [_AttentionStage(attention, scale) for attention in level.attentions[index : index + 1]]
             grow = ()
-        grow = tuple(level.upsamplers)
-        scale *= 2
-    stages.append(_Stage((*grow, *finest.resnets, decoder.conv_norm_out, decoder.conv_out), scale))
+        if level is not levels[-1]:
+            grow = tuple(level.upsamplers)
+            scale *= 2
+    rest = () if levels[-1].attentions else tuple(levels[-1].resnets)
+    stages.append(_Stage((*grow, *rest, decoder.conv_norm_out, decoder.conv_out), scale))
     return stages
 
 
@@ -177,17 +182,19 @@ class _AttentionStage:
     """Each cell looks at all cells: keys and values are kept whole, the queries go in groups."""
 
     attention: Attention
+    scale: int  # cells for each latent cell along one side
 
     def runs(self, height: int, width: int, tile: int) -> int:
-        """How often `run` ticks."""
-        return len(_tiles(height, width, tile)) + math.ceil(height * width / _queries(height * width))
+        """How often `run` ticks, for a latent of this size."""
+        cells = height * width * self.scale**2
+        return len(_tiles(height, width, tile)) + math.ceil(cells / _queries(cells))
 
     def run(self, x: Tensor, tile: int, device: torch.device, tick: Callable[[], None]) -> Tensor:
         """Map (1, C, H, W) to the same shape, in place."""
         layer = self.attention
         height, width = x.shape[2:]
         moments = []
-        for region in _tiles(height, width, tile):
+        for region in _tiles(height, width, tile * self.scale):
             moments.append(_moments(region.of(x).to(device), layer.group_norm))
             tick()
         scale, shift = (factor[..., 0] for factor in _affine(layer.group_norm, moments))

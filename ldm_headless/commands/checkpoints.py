@@ -64,7 +64,8 @@ def convert(
 
     checkpoint = read_checkpoint(source, weights.value, config, scale_factor)
     if to is Layout.FOLDER:
-        convert_to_folder(checkpoint, out, dtype.value)
+        for limit in convert_to_folder(checkpoint, out, dtype.value):
+            say(f"{limit} This project reads the folder.", "yellow")
     else:
         convert_to_single_file(checkpoint, out, dtype.value)
     say(f"layout {checkpoint.layout}, weights: {_WEIGHTS_TEXT[checkpoint.weights]}, written as {dtype.value}")

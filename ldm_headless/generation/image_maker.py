@@ -12,6 +12,7 @@ import ldm_backend
 from ldm_backend.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from ldm_backend.checkpoints.hub import local_path
 from ldm_backend.checkpoints.inspection import sha256_of
+from ldm_backend.checkpoints.shards import weight_files
 from ldm_backend.checkpoints.single_file import config_to_json
 from ldm_backend.networks.precision import FORMATS, resolve
 from ldm_backend.pipeline import latent_size
@@ -169,7 +170,8 @@ def machine_name(device: str) -> str:
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
     """Identifies what `load` would build: the weight files, which weights of them, and the configuration."""
-    files = [sha256_of(file) for file in (checkpoint.unet_file, checkpoint.first_stage_file)]
+    ends = (checkpoint.unet_file, checkpoint.first_stage_file)
+    files = [sha256_of(file) for end in ends for file in weight_files(end)]
     text = json.dumps([files, checkpoint.weights, config_to_json(checkpoint.config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

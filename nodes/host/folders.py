@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import folder_paths
 
-from ...ldm_backend.checkpoints.checkpoint import single_files
-from ...ldm_backend.checkpoints.file_names import SINGLE_FILE_ENDINGS, WEIGHT_NAMES
+from ...ldm_backend.checkpoints.locations import SINGLE_FILE_ENDINGS, WEIGHT_NAMES, single_files
 from ...ldm_backend.errors import CheckpointError, short_repr
 
 FOLDER_KIND = "ldm"

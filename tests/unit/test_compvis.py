@@ -38,7 +38,7 @@ def test_every_published_tensor_finds_its_place(name):
     """The names and shapes that the original code builds are exactly those that we take, all of them."""
     config = RELEASES[name]
     tensors = {key: torch.empty(shape, device="meta") for key, shape in published_shapes(name).items()}
-    _, unet, first_stage = from_compvis(TensorFile(Path("a.ckpt"), tensors), config, "raw")
+    unet, first_stage = from_compvis(TensorFile(Path("a.ckpt"), tensors), config, "raw")
     for found, module in (
         (unet, UNet(config.unet, device="meta")),
         (first_stage, build_first_stage(config.first_stage, device="meta")),
@@ -103,7 +103,7 @@ def test_heads_are_split_in_the_original_order(tiny):
     qkv_weight = torch.randn((48, 16, 1), generator=generator)
     state = compvis_state_dict(tiny.config, tiny.unet.state_dict(), tiny.first_stage.state_dict(), None)
     state["model.diffusion_model.middle_block.1.qkv.weight"] = qkv_weight
-    _, weights, _ = from_compvis(TensorFile(Path("a.ckpt"), state), tiny.config, "raw")
+    weights, _ = from_compvis(TensorFile(Path("a.ckpt"), state), tiny.config, "raw")
     unet = UNet(tiny.config.unet)
     unet.load_state_dict(weights)
     attention: Any = unet.mid_block.attentions[0]
@@ -200,9 +200,9 @@ def test_yaml_beside_the_file_is_used(tmp_path):
 BAD_YAML = {
     "another network": ("ldm.models.autoencoder.VQModelInterface", "os.system", "target is .os.system."),
     "conditional": ("cond_stage_config: __is_unconditional__", "cond_stage_config: {a: 1}", "cond_stage_config"),
-    "attention in the first stage": ("attn_resolutions: []", "attn_resolutions: [32]", "attn_resolutions"),
-    "missing": ("model_channels: 224", "model_canals: 224", "model_channels missing"),
-    "a text for a number": ("n_embed: 8192", "n_embed: many", "num_vq_embeddings is 'many'"),
+    "another attention in the first stage": ("attn_resolutions: []", "attn_type: linear", "attn_type is 'linear'"),
+    "misspelt": ("model_channels: 224", "model_canals: 224", "unknown settings model_canals"),
+    "a text for a number": ("n_embed: 8192", "n_embed: many", "n_embed is 'many'"),
     "infinite": ("linear_end: 0.0195", "linear_end: .inf", "linear_end is inf"),
 }
 

@@ -58,7 +58,7 @@ BAD = [
     ("unet/config.json", {"layers_per_block": True}, "expected int"),
     ("unet/config.json", {"norm_eps": "1e-5"}, "expected float"),
     ("vqvae/config.json", {"norm_type": "spatial"}, "norm_type"),
-    ("vqvae/config.json", {"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]}, "AttnDown"),
+    ("vqvae/config.json", {"down_block_types": ["DownEncoderBlock2D", "AttnDownBlock2D"]}, "AttnDown"),
     ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'.*squaredcos"),
     ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "flow_prediction.*v_prediction"),
     ("scheduler/scheduler_config.json", {"clip_sample": "yes"}, "clip_sample is 'yes'"),

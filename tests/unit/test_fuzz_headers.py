@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from ldm_backend.checkpoints.checkpoint import read_checkpoint, read_json
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ldm_backend.checkpoints.configuration import read_json
 from ldm_backend.checkpoints.first_stage import load_first_stage
 from ldm_backend.checkpoints.single_file import config_from_metadata, config_to_json
 from ldm_backend.checkpoints.tensor_files import read_tensor_file

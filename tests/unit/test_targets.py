@@ -185,7 +185,7 @@ BAD = [
     ({"given_betas": ["a"]}, "'a'"),
     ({"v_posterior": 0.5}, "v_posterior is 0.5"),
     ({"beta_schedule": "cosine", "cosine_s": -1}, "cosine_s is -1"),
-    ({"timesteps": 10**9}, "num_train_timesteps 1000000000"),
+    ({"timesteps": 10**9}, "timesteps 1000000000"),
 ]
 
 

@@ -62,4 +62,6 @@ def _as_there(key: str, parts: Iterable[tuple[Source, Tensor]]) -> Tensor:
         tensor = torch.stack(heads, dim=1).reshape(-1, *tensor.shape[1:])
     if tensor.ndim == 2 and (".qkv." in key or ".1.proj_out." in key):
         return tensor[..., None]  # Conv1d
-    return tensor[..., None, None] if tensor.ndim == 2 and ".attn_1." in key else tensor  # 1x1 Conv2d
+    return (
+        tensor[..., None, None] if tensor.ndim == 2 and (".attn_1." in key or ".attn." in key) else tensor
+    )  # 1x1 Conv2d

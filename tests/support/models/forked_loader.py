@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 import torch.utils.serialization  # noqa: F401 - when they are first used: a file must not seem to have caused that
-import yaml  # noqa: F401 - likewise
 
 import ldm_backend
 import ldm_backend.checkpoints.first_stage
+import ldm_backend.config.omega_yaml  # likewise, and PyYAML with it
 import ldm_backend.pipeline
 
 LIMIT = 5  # seconds

@@ -1,0 +1,186 @@
+"""Which configuration a checkpoint has: what was given, else what lies in it or beside it; never a guess."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..config.compvis_yaml import read_compvis_model
+from ..config.model import FirstStageConfig, KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ..config.presets import PRESETS
+from ..config.strict_json import build
+from ..errors import CheckpointError, ConfigError, first_names, printable
+from .locations import find_yaml
+from .single_file import config_from_metadata
+from .tensor_files import TensorFile
+
+_MAX_JSON = 2**20  # bytes; a configuration has about 1 kB
+
+Given = LDMConfig | str | Path | None  # what a user may say: a configuration, a preset, a YAML, or nothing
+
+
+@dataclass(frozen=True)
+class FoundConfig:
+    """A configuration and what its source says about the checkpoint.
+
+    Attributes:
+        source: Where it is from, for messages.
+        scale_factor: That of a YAML; None where the configuration alone says it, or nothing does.
+        scale_by_std: Training measured the scale factor, and only the checkpoint has it.
+        use_ema: Of a YAML, None where it does not say.
+    """
+
+    config: LDMConfig
+    source: str
+    scale_factor: float | None = None
+    scale_by_std: bool = False
+    use_ema: bool | None = None
+
+    def scaled(self, path: Path, measured: float | None, asked: float | None) -> LDMConfig:
+        """The configuration with the scale factor that counts.
+
+        Args:
+            path: Of the checkpoint.
+            measured: What training left in the checkpoint.
+            asked: What the user says, which goes first.
+
+        Raises:
+            ConfigError: Nobody says the factor, or two say different ones.
+        """
+        factor = asked if asked is not None else measured
+        if factor is None:
+            if self.scale_by_std:
+                raise ConfigError(
+                    f"{path}: no scale_factor, which {self.source} (scale_by_std) says that training measured and left "
+                    "in the checkpoint. Say it with scale_factor, or take the checkpoint as training wrote it."
+                )
+            return self.config
+        said = self.scale_factor
+        if (
+            asked is None
+            and not self.scale_by_std
+            and said is not None
+            and not math.isclose(said, factor, rel_tol=1e-6)
+        ):
+            raise ConfigError(
+                f"{path}: scale_factor is {factor:.6g} in the checkpoint and {said:.6g} in {self.source}. Say which is "
+                "right with scale_factor."
+            )
+        stage = build(partial(replace, self.config.first_stage), str(path), {"scale_factor": float(factor)})
+        return replace(self.config, first_stage=stage)
+
+
+def given_config(config: LDMConfig | str | Path, scale_factor: float | None = None) -> FoundConfig:
+    """What a user says: see `read_checkpoint`.
+
+    Raises:
+        ConfigError: Neither a preset nor a file, or a file of another family.
+    """
+    if isinstance(config, LDMConfig):
+        return FoundConfig(config, "the configuration that was given")
+    if str(config) in PRESETS:
+        preset = PRESETS[str(config)]
+        # The released KL model was trained with scale_by_std; its preset cannot know the number.
+        return FoundConfig(preset, f"the preset {config}", scale_by_std=isinstance(preset.first_stage, KLConfig))
+    if Path(config).is_file():
+        return _from_yaml(Path(config), scale_factor)
+    raise ConfigError(f"config is {str(config)!r}: neither a file nor one of {', '.join(PRESETS)}.")
+
+
+def file_config(file: TensorFile, config: Given, scale_factor: float | None) -> FoundConfig:
+    """What was given, else a file's own metadata, else the YAML beside it.
+
+    Raises:
+        ConfigError: There is none, or it is of another family.
+    """
+    if config is not None:
+        return given_config(config, scale_factor)
+    own = config_from_metadata(file.metadata, str(file.path))
+    if own is not None:
+        return FoundConfig(own, "its metadata")
+    if (yaml := find_yaml(file.path)) is not None:
+        return _from_yaml(yaml, scale_factor)
+    raise ConfigError(
+        f"{file.path}: no configuration, and its tensors cannot tell the attention heads, the scale factor and the "
+        f"betas. Say which model it is (config {', '.join(PRESETS)}), or put its config.yaml beside it."
+    )
+
+
+def folder_config(root: Path, unet: str, stage: str, scale_factor: float | None) -> LDMConfig:
+    """The configuration of a Hugging Face folder, of its folders `unet` and `stage`.
+
+    Raises:
+        CheckpointError: A file is missing or no JSON.
+        ConfigError: Not this family.
+    """
+    files = [root / unet / "config.json", root / stage / "config.json", root / "scheduler" / "scheduler_config.json"]
+    if missing := [str(file.relative_to(root)) for file in files if not file.is_file()]:
+        raise CheckpointError(
+            f"{root}: {', '.join(missing)} missing; a Hugging Face folder has a configuration for each of its parts. "
+            "Copy the configuration files of the model beside its weights, or say which model it is with config."
+        )
+    parts = {
+        "unet": UNetConfig.from_dict(read_json(files[0]), str(files[0])),
+        "first_stage": first_stage_config(read_json(files[1]), files[1], scale_factor),
+        "schedule": ScheduleConfig.from_dict(read_json(files[2]), str(files[2])),
+    }
+    return build(LDMConfig, str(root), parts)
+
+
+def first_stage_config(data: dict[str, Any], file: Path, scale_factor: float | None = None) -> FirstStageConfig:
+    """The configuration of a first stage, whichever kind its class says; without a class, its folder's name says it.
+
+    Args:
+        data: Of the file.
+        file: Where it is.
+        scale_factor: Replaces that of the file, whatever stands there.
+
+    Raises:
+        ConfigError: Of another class, or not this family.
+    """
+    usual = KLConfig if file.parent.name == "vae" else VQConfig
+    stage_class = {"AutoencoderKL": KLConfig, "VQModel": VQConfig}.get(str(data.get("_class_name")), usual)
+    if scale_factor is not None:
+        data = {key: value for key, value in data.items() if key != "scaling_factor"} | {"scale_factor": scale_factor}
+    return stage_class.from_dict(data, str(file))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: Unreadable, or not an object.
+    """
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_JSON + 1)
+        if len(content) > _MAX_JSON:
+            raise CheckpointError(f"{file}: more than {_MAX_JSON} bytes; a configuration has about a thousand.")
+        data = json.loads(content.decode("utf-8"), object_pairs_hook=_without_twins)
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
+        raise CheckpointError(f"{file}: not valid JSON ({printable(str(error))}). Download the file again.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file}: holds a {type(data).__name__}; expected a JSON object of settings.")
+    return data
+
+
+def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that is there twice is an error, for each program would read it differently."""
+    pairs = list(pairs)
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{first_names({key for key in keys if keys.count(key) > 1})} is there twice")
+    return found
+
+
+def _from_yaml(file: Path, scale_factor: float | None) -> FoundConfig:
+    model = read_compvis_model(file, scale_factor)
+    return FoundConfig(model.config, str(file), model.scale_factor, model.scale_by_std, model.use_ema)

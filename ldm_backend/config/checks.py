@@ -1,0 +1,46 @@
+"""Ranges that the configurations of all networks share. Imports only errors."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from ..errors import ConfigError, short_repr
+
+# Upper limits: several times the largest published model, and low enough that a damaged or hostile file is refused here
+# and not after minutes of building layers.
+_MAX_LEVELS = 10  # each halves the side
+_MAX_LAYERS = 16  # of a level
+_MAX_CODES = 2**20  # 64 times the largest published codebook
+_MAX_WIDTH = 8192  # channels, heads, groups, and the side of images and latents
+_LIMITS = {"layers_per_block": _MAX_LAYERS, "num_vq_embeddings": _MAX_CODES}  # by field; others have _MAX_WIDTH
+
+
+def check_choice(where: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError unless the value is one of these."""
+    if value not in allowed:
+        raise ConfigError(f"{where} holds {short_repr(value)}; supported are {', '.join(allowed)}.")
+
+
+def check_common(part: str, config: Any) -> None:
+    """Ranges that the networks share, so that a bad file fails here and not inside a layer.
+
+    Fields whose metadata say "checked" have checks of their own.
+    """
+    if not 1 <= (levels := len(config.block_out_channels)) <= _MAX_LEVELS:
+        what = f"has {levels} entries" if levels else "is empty"
+        raise ConfigError(f"{part}: block_out_channels {what}; expected one a level, at most {_MAX_LEVELS}.")
+    for item in fields(config):
+        value = getattr(config, item.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        limit = _LIMITS.get(item.name, _MAX_WIDTH)
+        if not item.metadata.get("checked") and any(type(n) in (int, float) and not 0 < n <= limit for n in numbers):
+            raise ConfigError(
+                f"{part}: {item.name} is {short_repr(value)}; expected positive numbers, at most {limit}."
+            )
+    for channels in config.block_out_channels:
+        if channels % config.norm_num_groups:
+            raise ConfigError(
+                f"{part}: {channels} channels cannot be normalised in norm_num_groups {config.norm_num_groups} groups; "
+                "use a divisor."
+            )
