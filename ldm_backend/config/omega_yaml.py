@@ -54,7 +54,7 @@ def read_omega_yaml(file: Path) -> Mapping[str, Any]:
             # A few lines of aliases can stand for billions of entries, and deep nesting takes PyYAML quadratic time.
             if depth > _MAX_DEPTH or isinstance(event, yaml.AliasEvent):
                 raise ConfigError(f"has aliases (*name) or deeper levels than {_MAX_DEPTH}; write it plainly.")
-        data = yaml.load(text, _Loader)  # noqa: S506 - a safe loader, see above
+        data = yaml.load(text, _Loader)  # nosec B506  # noqa: S506 - a safe loader, see above
         if not isinstance(data, Mapping):
             raise ConfigError(f"holds a {type(data).__name__}; expected a mapping with the entry `model`.")
         return _Resolver(data).resolved(data, 0)

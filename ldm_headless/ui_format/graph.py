@@ -4,9 +4,12 @@ Both schemas are read: 0.4 (links are arrays) and 1 (links are objects), which o
 subgraphs are always objects. Reroute points on links are drawing only and are left out. Imports the errors only.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from ldm_backend.errors import first_names, printable, short_repr
 
 from ..errors import WorkflowError
 
@@ -121,9 +124,10 @@ def parse_ui(document: Mapping[str, Any], source: str) -> UIWorkflow:
     """
     try:
         workflow = UIWorkflow(_graph(document), dict(_definitions(document)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WorkflowError(
-            f"{source} is a damaged UI-format workflow ({type(error).__name__}: {error}); save it again in ComfyUI"
+            f"{source} is a damaged UI-format workflow ({type(error).__name__}: {printable(str(error))}); save it "
+            "again in ComfyUI"
         ) from error
     _refuse_group_nodes(workflow, source)
     return workflow
@@ -139,6 +143,8 @@ def _definitions(document: Mapping[str, Any]) -> Iterable[tuple[str, Graph]]:
 def _graph(entry: Mapping[str, Any]) -> Graph:
     nodes = [_node(node) for node in entry["nodes"]]
     links = [_link(link) for link in entry.get("links") or [] if link is not None]
+    if twice := [node_id for node_id, count in Counter(node.id for node in nodes).items() if count > 1]:
+        raise ValueError(f"several nodes have the id {first_names(twice)}")
     return Graph(
         name=str(entry.get("name") or ""),
         nodes={node.id: node for node in nodes},
@@ -151,12 +157,30 @@ def _graph(entry: Mapping[str, Any]) -> Graph:
 def _ports(entries: object) -> tuple[Port, ...]:
     # The root's entry has another meaning in some files; only a subgraph's ports have names.
     ports = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return tuple(Port(str(port["name"]), _type(port.get("type")), tuple(port.get("linkIds") or ())) for port in ports)
+    return tuple(Port(str(port["name"]), _type(port.get("type")), _link_ids(port.get("linkIds"))) for port in ports)
 
 
 def _link(entry: Mapping[str, Any] | list[Any]) -> Link:
     named = entry if isinstance(entry, Mapping) else dict(zip(_LINK_FIELDS, entry, strict=False))
-    return Link(int(named["id"]), str(named["origin_id"]), int(named["origin_slot"]), str(named["target_id"]))
+    link_id = _link_id(named["id"])
+    if link_id is None:
+        raise ValueError("a link has no id")
+    return Link(link_id, str(named["origin_id"]), int(named["origin_slot"]), str(named["target_id"]))
+
+
+def _link_ids(entry: object) -> tuple[int, ...]:
+    """The links of an output; entries that are null stand for none."""
+    ids = [_link_id(each) for each in entry] if isinstance(entry, list) else []
+    return tuple(each for each in ids if each is not None)
+
+
+def _link_id(value: object) -> int | None:
+    """A link's number, which some programs write as a text; None where there is no link."""
+    if value is None or type(value) is int:
+        return value
+    if isinstance(value, str | float) and str(int(value)) == str(value).removesuffix(".0"):
+        return int(value)
+    raise ValueError(f"a link has the id {short_repr(value)}; expected a whole number")
 
 
 def _node(entry: Mapping[str, Any]) -> Node:
@@ -172,7 +196,7 @@ def _node(entry: Mapping[str, Any]) -> Node:
         mode=int(entry.get("mode") or 0),
         inputs=inputs,
         outputs=tuple(
-            OutputSlot(_type(slot.get("type")), tuple(slot.get("links") or ())) for slot in entry.get("outputs") or []
+            OutputSlot(_type(slot.get("type")), _link_ids(slot.get("links"))) for slot in entry.get("outputs") or []
         ),
         values=values if isinstance(values, list | dict) else [],
         properties=dict(entry.get("properties") or {}),
@@ -183,7 +207,7 @@ def _node(entry: Mapping[str, Any]) -> Node:
 
 def _input(slot: Mapping[str, Any]) -> InputSlot:
     widget = (slot.get("widget") or {}).get("name")
-    return InputSlot(str(slot.get("name", "")), _type(slot.get("type")), slot.get("link"), widget)
+    return InputSlot(str(slot.get("name", "")), _type(slot.get("type")), _link_id(slot.get("link")), widget)
 
 
 def _type(kind: object) -> str:

@@ -6,12 +6,20 @@ Imports the graph, the editors, the node types, the instances, their promoted va
 from collections.abc import Mapping
 from typing import Any
 
+from ldm_backend.errors import printable
+
 from ..errors import MissingNodesError, WorkflowError
 from .editors import editor_of
 from .graph import BYPASSED, MUTED, Graph, InputSlot, Node, UIWorkflow
 from .instances import EDITOR_ONLY, Instance, Scope, Widget
 from .node_types import NodeType
 from .promoted_values import has_views, load_promoted
+
+MOST_NODES = 20_000
+"""That a workflow may unfold into. Large ones have hundreds; a subgraph that is used twice in each of fifteen levels
+would have 32,768 times as many as the file."""
+
+_MOST_TOLD = 12  # missing types in a message
 
 
 class Unfolding:
@@ -35,9 +43,12 @@ class Unfolding:
         self._viewed = {each.type for each in inside if each.type in workflow.subgraphs and has_views(each)}
         self._kinds: dict[str, NodeType] = {}
         self._missing: dict[str, list[str]] = {}
+        self._unfolded = 0
         self.root = self._scope(workflow.root, None)
         if self._missing:
-            listed = "; ".join(f"{kind}: {', '.join(places)}" for kind, places in self._missing.items())
+            kinds = list(self._missing.items())
+            listed = "; ".join(f"{printable(kind)}: {printable(', '.join(at), 200)}" for kind, at in kinds[:_MOST_TOLD])
+            listed += f"; and {len(kinds) - _MOST_TOLD} more types" if len(kinds) > _MOST_TOLD else ""
             raise MissingNodesError(
                 f"{source} uses node types that the host does not have ({listed}); install the packs that bring them, "
                 "or delete, mute or bypass these nodes. Nodes that are a pack's JavaScript alone need a browser: "
@@ -51,6 +62,12 @@ class Unfolding:
         return scope
 
     def _instance(self, node: Node, scope: Scope) -> Instance:
+        self._unfolded += 1
+        if self._unfolded > MOST_NODES:
+            raise WorkflowError(
+                f"the subgraphs unfold into more than {MOST_NODES} nodes; use them fewer times in each other, or "
+                "export the prompt with Export (API)"
+            )
         path = f"{scope.owner.path}:{node.id}" if scope.owner else node.id
         definition = self._workflow.subgraphs.get(node.type)
         if definition is not None:

@@ -1,27 +1,27 @@
-"""Workflows inside pictures: ComfyUI writes the prompt and the graph of a picture into its metadata.
+"""Workflows inside pictures and latents: ComfyUI writes prompt and graph of what it saves into its metadata.
 
-Imports the errors, and Pillow when a picture is read.
+Imports the errors, picture_texts and the JSON reader.
 """
 
-import io
 from typing import Any
 
 from ..errors import JSONError, WorkflowError
 from ..files.json_text import parse_json
+from .picture_texts import PNG, DamagedPictureError, exif_texts, png_texts
 
 _KEYS = ("prompt", "workflow")
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"RIFF", b"\xff\xd8\xff")
+_SIGNATURES = (PNG, b"RIFF", b"\xff\xd8\xff")
 
 
-def is_picture(data: bytes) -> bool:
-    """Whether a file is a PNG, WEBP or JPEG, by its first bytes."""
-    return data.startswith(_SIGNATURES)
+def is_carrier(data: bytes) -> bool:
+    """Whether a file is a PNG, WEBP or JPEG, or safetensors as `.latent` files are, by its first bytes."""
+    return data.startswith(_SIGNATURES) or data[8:9] == b"{"
 
 
 def read_embedded(data: bytes, source: str) -> dict[str, Any]:
-    """What a picture carries: `prompt` (API format), `workflow` (UI format), both or one.
+    """What such a file carries: `prompt` (API format), `workflow` (UI format), both or one.
 
-    Only metadata are read, not pixels.
+    Only metadata are read.
 
     Args:
         data: The file.
@@ -30,18 +30,15 @@ def read_embedded(data: bytes, source: str) -> dict[str, Any]:
     Raises:
         WorkflowError: It is damaged or carries neither.
     """
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-            # WEBP and JPEG: EXIF texts such as "workflow:{...}", whatever their tag.
-            for value in image.getexif().values():
-                key, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
-                if colon:
-                    texts.setdefault(key.lower(), text)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if data.startswith(_SIGNATURES):
+            texts = png_texts(data) if data.startswith(PNG) else exif_texts(data)
+        else:
+            texts = _safetensors_texts(data)
+    except DamagedPictureError as error:
         raise WorkflowError(f"{source} is a damaged picture: {error}; expected one that ComfyUI saved") from error
+    except JSONError as error:
+        raise WorkflowError(f"{source} has a damaged header ({error}); expected one that ComfyUI saved") from error
     found = {key: texts[key] for key in _KEYS if key in texts}
     if not found:
         raise WorkflowError(
@@ -52,3 +49,12 @@ def read_embedded(data: bytes, source: str) -> dict[str, Any]:
         return {key: parse_json(text) for key, text in found.items()}
     except JSONError as error:
         raise WorkflowError(f"{source} carries a workflow that is not JSON: {error}") from error
+
+
+def _safetensors_texts(data: bytes) -> dict[str, str]:
+    length = int.from_bytes(data[:8], "little")
+    if length > len(data) - 8:
+        raise JSONError("it ends within its header")
+    header = parse_json(data[8 : 8 + length])
+    texts = header.get("__metadata__") if isinstance(header, dict) else None
+    return {key: text for key, text in texts.items() if isinstance(text, str)} if isinstance(texts, dict) else {}

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm_backend.errors import LDMError, printable
+
 from ..errors import JSONError, WorkflowError
 from ..files.json_text import not_finite, parse_json
 from ..ui_format.export import export_prompt
 from ..ui_format.graph import is_ui_format
-from .embedded import is_picture, read_embedded
+from .embedded import is_carrier, read_embedded
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -37,7 +39,7 @@ class Workflow:
 
 
 def load_workflow(path: str | Path) -> Workflow:
-    """Read and check a workflow file: JSON in API or UI format, or a PNG, WEBP or JPEG with either inside.
+    """Read and check a workflow file: JSON in API or UI format, or a picture or latent with either inside.
 
     Raises:
         WorkflowError: The file is missing or holds something else.
@@ -47,9 +49,11 @@ def load_workflow(path: str | Path) -> Workflow:
     except OSError as error:
         raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}") from error
     source = str(path)
-    if is_picture(data):
+    if is_carrier(data):
         found = read_embedded(data, source)
         graph, prompt = found.get("workflow"), found.get("prompt")
+        if graph == {} and prompt is not None:  # what programs write that have no editor
+            graph = None
         if graph is not None and not is_ui_format(graph):
             raise WorkflowError(f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}")
         _check_finite(graph, source)
@@ -58,10 +62,23 @@ def load_workflow(path: str | Path) -> Workflow:
         document = parse_json(data)
     except JSONError as error:
         raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow or picture saved by ComfyUI") from error
+    document = _unwrapped(document)
     if is_ui_format(document):
         _check_finite(document, source)
         return Workflow(source, document, None)
     return Workflow(source, None, check_prompt(document, source))
+
+
+def _unwrapped(document: Any) -> Any:
+    """The prompt in what is sent to `/prompt`, or in one entry of `/history`; anything else as it is."""
+    if isinstance(document, dict) and len(document) == 1:
+        (entry,) = document.values()  # by the id of the prompt
+        if isinstance(entry, dict) and isinstance(entry.get("prompt"), list) and "outputs" in entry:
+            document = entry
+    inner = document.get("prompt") if isinstance(document, dict) else None
+    if isinstance(inner, list) and len(inner) > 2:  # number, id, prompt, what was sent with it, nodes that were asked
+        return inner[2]
+    return inner if isinstance(inner, dict) and "class_type" not in inner else document
 
 
 def to_prompt(workflow: Workflow, object_info: Mapping[str, Any]) -> Prompt:
@@ -78,7 +95,19 @@ def to_prompt(workflow: Workflow, object_info: Mapping[str, Any]) -> Prompt:
         return workflow.prompt
     if workflow.ui is None:
         raise WorkflowError(f"{workflow.source} holds neither a prompt nor a graph")
-    prompt = export_prompt(workflow.ui, object_info, workflow.source)
+    try:
+        prompt = export_prompt(workflow.ui, object_info, workflow.source)
+    except WorkflowError as error:
+        if type(error) is not WorkflowError or workflow.source in str(error):
+            raise
+        raise WorkflowError(f"{workflow.source}: {printable(str(error), 1000)}") from error
+    except LDMError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise WorkflowError(
+            f"{workflow.source}: the graph is damaged in a way that stops its conversion ({type(error).__name__}: "
+            f"{printable(str(error))}); open it in ComfyUI and use Export (API)"
+        ) from error
     if not prompt:
         raise WorkflowError(f"{workflow.source} has no node that would run: add one, or unmute the ones there")
     return prompt
