@@ -21,7 +21,7 @@ from torch import Tensor
 from ldm_backend.checkpoints.first_stage import load_first_stage
 from ldm_backend.errors import InputError, LDMError
 from ldm_backend.networks.first_stage import FirstStage
-from ldm_backend.views.images import from_uint8
+from ldm_backend.views.images import as_channels, from_uint8
 from ldm_backend.views.latent_rgb import (
     Cells,
     LatentRGB,
@@ -60,7 +60,13 @@ def image_cells(first_stage: FirstStage, images: Iterable[Tensor]) -> Cells:
     Raises: InputError: no images, or a size or number of channels that does not fit.
     """
     device = place_of(first_stage)
-    parts = [paired_cells(first_stage.encode(image.to(device)), image, first_stage.downscale) for image in images]
+    channels = first_stage.config.in_channels
+    parts = [
+        paired_cells(
+            first_stage.encode(as_channels(image.to(device), channels)), as_channels(image, 3), first_stage.downscale
+        )
+        for image in images
+    ]
     if not parts:
         raise InputError("No images to fit on; give at least one.")
     return Cells(torch.cat([part.latents for part in parts]), torch.cat([part.colours for part in parts]))

@@ -130,7 +130,7 @@ def generate(
         width: likewise.
 
     Returns:
-        uint8 (N, H, W, 3).
+        uint8 (N, H, W, 3); (N, H, W, 1) of a model of grey pictures.
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
@@ -242,7 +242,7 @@ def evaluation(model: LatentDiffusion) -> Denoiser:
 
 @torch.no_grad()
 def decode_to_uint8(model: LatentDiffusion, z: Tensor) -> np.ndarray:
-    """Quantise and decode (N, C, h, w) latents to uint8 (N, H, W, 3).
+    """Quantise and decode (N, C, h, w) latents to uint8 (N, H, W, 3), or (N, H, W, 1) of grey pictures.
 
     On the CPU one by one: the decoder needs the most memory, and together they would be no faster there.
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+# What exFAT and some network folders say, which know no links.
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 
 SCRATCH_PREFIX = ".ldm-partial-"  # in folders of the user, too: it must say whose they are
 
@@ -100,9 +104,10 @@ def _give_free_name(scratch: Path, path: Path) -> None:
     """Raises: FileExistsError: another file has the name."""
     try:
         os.link(scratch, path)  # fails where the name is taken, which a renaming does not
-    except FileExistsError:
-        raise
-    except OSError:  # exFAT and some network folders know no links: take the name first, then rename
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Take the name first, then rename.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL))
         scratch.replace(path)
 

@@ -119,14 +119,28 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
         problems.append(f"other shapes: {first_names(shapes)}; {first} is {found[first]}, expected {expected[first]}")
     if problems:
         raise CheckpointError(
-            f"{source}: the weights do not fit the configuration ({'; '.join(problems)}). "
-            "Take the configuration and the weights from the same model."
+            f"{source}: the weights do not fit the configuration ({'; '.join(problems)}). {_way_out(expected, found)}"
         )
     module.load_state_dict(
         {key: as_float32(tensor, key, source) for key, tensor in state_dict.items()},
         assign=True,
     )
     module.eval().requires_grad_(False)
+
+
+def _way_out(expected: Mapping[str, object], found: Mapping[str, object]) -> str:
+    """What to do about weights that do not fit."""
+    some = min(expected)
+    prefixes = {key.removesuffix(some) for key in found if key.endswith(f".{some}")}
+    for prefix in prefixes:
+        if all(key.startswith(prefix) for key in found):
+            return f"All names begin with {printable(prefix)}, which is none of the network's: save them without it."
+    if not expected.keys() - found.keys() and all(expected[key] == found[key] for key in expected):
+        return (
+            "A tensor that is not understood may change the picture: take the configuration that the model was trained "
+            "with; if nothing needs these tensors, remove them from the file."
+        )
+    return "Take the configuration and the weights from the same model."
 
 
 def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:

@@ -5,8 +5,7 @@ Nothing that a file names is imported: `target` entries are compared with the kn
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from .model import (
     UNetConfig,
     VQConfig,
 )
-from .strict_json import build, read_fields
+from .strict_json import build, in_their_names, read_fields
 
 _FIRST_STAGES = {"VQModelInterface": "vq", "VQModel": "vq", "AutoencoderKL": "kl"}
 
@@ -102,7 +101,7 @@ def compvis_model_from_yaml(data: Mapping[str, Any], source: str, scale_factor: 
             1.0 if factor is None else factor,
             f"{source}: first_stage_config",
         ),
-        "schedule": _in_yaml_names(
+        "schedule": in_their_names(
             SCHEDULE_NAMES, f"{source}: model.params", lambda: schedule_from_yaml(params, f"{source}: model.params")
         ),
     }
@@ -144,7 +143,7 @@ def _unet_config(section: Mapping[str, Any], source: str) -> UNetConfig:
         "downsample_type": resample,
         "upsample_type": resample,
     }
-    return _in_yaml_names(UNET_NAMES, source, lambda: read_fields(UNetConfig, data, source))
+    return in_their_names(UNET_NAMES, source, lambda: read_fields(UNetConfig, data, source))
 
 
 def _first_stage_config(section: Mapping[str, Any], scale_factor: Any, source: str) -> FirstStageConfig:
@@ -171,10 +170,10 @@ def _first_stage_config(section: Mapping[str, Any], scale_factor: Any, source: s
     }
     if kind == "kl":
         data["embed_dim"] = params.get("embed_dim")
-        return _in_yaml_names(FIRST_STAGE_NAMES, source, lambda: read_fields(KLConfig, data, source))
+        return in_their_names(FIRST_STAGE_NAMES, source, lambda: read_fields(KLConfig, data, source))
     data["num_vq_embeddings"] = _need(params, "n_embed", source)
     data["vq_embed_dim"] = _need(params, "embed_dim", source)
-    return _in_yaml_names(FIRST_STAGE_NAMES, source, lambda: read_fields(VQConfig, data, source))
+    return in_their_names(FIRST_STAGE_NAMES, source, lambda: read_fields(VQConfig, data, source))
 
 
 def _attention(dd: Mapping[str, Any], levels: int, source: str) -> dict[str, Any]:
@@ -207,17 +206,6 @@ def _class_of(section: Mapping[str, Any], known: tuple[str, ...], source: str, a
             "kind, which is not implemented."
         )
     return name
-
-
-def _in_yaml_names(names: Mapping[str, str], source: str, make: Callable[[], Any]) -> Any:
-    """What `make` returns; its errors speak of our fields, and then of the settings that these came from."""
-    try:
-        return make()
-    except ConfigError as error:
-        text = str(error).removeprefix(source)
-        for ours, theirs in names.items():
-            text = re.sub(rf"\b{ours}\b", theirs, text)
-        raise ConfigError(f"{source}{text}") from error
 
 
 def _widths(params: Mapping[str, Any], base: str, factors: str, source: str) -> list[int]:

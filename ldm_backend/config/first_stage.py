@@ -11,7 +11,7 @@ from ..errors import ConfigError, short_repr
 from .checks import check_common
 from .diffusers_json import KL_RULES, VQ_RULES
 from .first_stage_json import check_levels, with_attention_levels, with_block_types
-from .strict_json import JsonRules, read_json_object, write_json_object
+from .strict_json import JsonRules, in_their_names, read_json_object, write_json_object
 
 _log = logging.getLogger("comfyui_ldm")
 
@@ -134,13 +134,13 @@ class KLConfig:
         Raises:
             ConfigError: A key that is unknown, missing or has an unsupported value.
         """
-        data = with_attention_levels(data, source)
+        data, names = with_attention_levels(data, source), {}
         if "scaling_factor" in data:
-            data["scale_factor"] = data.pop("scaling_factor")
+            data["scale_factor"], names = data.pop("scaling_factor"), {"scale_factor": "scaling_factor"}
         elif "scale_factor" not in data:
             _log.warning("%s: no scaling_factor; diffusers' default %s is taken.", source, _KL_SCALING)
             data["scale_factor"] = _KL_SCALING
-        return read_json_object(cls, data, source, KL_RULES)
+        return in_their_names(names, source, lambda: read_json_object(cls, data, source, KL_RULES))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON that both this project and diffusers' AutoencoderKL read back as the same network.

@@ -7,7 +7,8 @@ would be read differently by different programs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -76,6 +77,23 @@ def build(cls: Any, source: str, values: Mapping[str, Any]) -> Any:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def in_their_names(names: Mapping[str, str], source: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns; its errors speak of our fields, and then of the settings of the file that they came from.
+
+    Args:
+        names: Ours -> those of the file.
+        source: At the beginning of its errors; it stays as it is.
+        make: Reads the settings.
+    """
+    try:
+        return make()
+    except ConfigError as error:
+        text = str(error).removeprefix(source)
+        for ours, theirs in names.items():
+            text = re.sub(rf"\b{ours}\b", theirs, text)
+        raise ConfigError(f"{source}{text}") from error
 
 
 def write_json_object(config: Any, rules: JsonRules) -> dict[str, Any]:

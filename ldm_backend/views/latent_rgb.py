@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from ..networks.first_stage import FirstStage
+from .images import as_channels
 
 # The probe is a mosaic of 8x8 codes, each 2x2 latent cells. On the demo's first stage this explains 0.79 of the colour
 # variance of decoded portraits, against 0.90 for a fit on those portraits themselves; 6x6 codes of 4x4 cells: 0.70.
@@ -59,7 +60,7 @@ def fit_cells(cells: Cells) -> LatentRGB:
 def probe_cells(first_stage: FirstStage) -> Cells:
     """The decoded mosaic that `fit_latent_rgb` fits on."""
     z = repeat(_mosaic(first_stage), "n c h w -> n c (h down) (w across)", down=_BLOCK, across=_BLOCK)
-    return paired_cells(z, first_stage.decode(z).clamp(-1.0, 1.0), first_stage.downscale)
+    return paired_cells(z, as_channels(first_stage.decode(z).clamp(-1.0, 1.0), 3), first_stage.downscale)
 
 
 def place_of(network: nn.Module) -> torch.device:

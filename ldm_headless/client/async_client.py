@@ -178,12 +178,12 @@ class AsyncComfyClient(HttpClient):
         return entry, queued
 
     async def outputs(self, prompt_id: str) -> list[FileRef]:
-        """The files of a finished prompt, in the order in which the host lists its nodes.
+        """The images of a finished prompt, in the order in which the host lists its nodes; see `all_outputs`.
 
         Raises:
             ServerError: The prompt has not finished, or the host has forgotten it.
         """
-        return list((await self.all_outputs(prompt_id)).files)
+        return [file for file in (await self.all_outputs(prompt_id)).files if file.kind == "images"]
 
     async def all_outputs(self, prompt_id: str) -> Outputs:
         """What a finished prompt left: files, texts, and what is neither.

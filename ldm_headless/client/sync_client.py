@@ -76,7 +76,7 @@ class ComfyClient:
         return self._wait(self._client.knows(prompt_id))
 
     def outputs(self, prompt_id: str) -> list[FileRef]:
-        """The files of a finished prompt, in the order in which the host lists its nodes."""
+        """The images of a finished prompt, in the order in which the host lists its nodes; see `all_outputs`."""
         return self._wait(self._client.outputs(prompt_id))
 
     def all_outputs(self, prompt_id: str) -> Outputs:

@@ -72,7 +72,7 @@ def _encoder(path: Path) -> Features:
     import torch
 
     from ldm_backend import load_first_stage
-    from ldm_backend.views.images import from_uint8
+    from ldm_backend.views.images import as_channels, from_uint8
 
     first_stage = load_first_stage(path)
     kept: list[Any] = []
@@ -81,7 +81,7 @@ def _encoder(path: Path) -> Features:
     def extract(images: np.ndarray) -> np.ndarray:
         kept.clear()
         with torch.no_grad():
-            first_stage.encode(from_uint8(images))
+            first_stage.encode(as_channels(from_uint8(images), first_stage.config.in_channels))
         return kept[0].double().mean(dim=(2, 3)).numpy()
 
     width = first_stage.config.block_out_channels[-1]

@@ -18,21 +18,24 @@ _COMPRESS_LEVEL = 4  # as LDM Save Image
 
 
 def encode_png(pixels: np.ndarray, info: Mapping[str, Any]) -> bytes:
-    """A PNG of uint8 (H, W, 3), with `info` as JSON in it; the same bytes for the same arguments."""
+    """A PNG of uint8 (H, W, 3), or grey (H, W, 1), with JSON of `info` in it; of the same arguments the same bytes."""
     texts = PngInfo()
     texts.add_text(CHUNK, json.dumps(info))
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=texts, compress_level=_COMPRESS_LEVEL)
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
+        file, "PNG", pnginfo=texts, compress_level=_COMPRESS_LEVEL
+    )
     return file.getvalue()
 
 
 def pixels_sha256(pixels: np.ndarray) -> str:
-    """SHA-256 of the bytes of uint8 (H, W, 3)."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    """SHA-256 of the bytes of uint8 (H, W, 3); of grey (H, W, 1) as `read_png` gives it back."""
+    colours = np.broadcast_to(pixels, (*pixels.shape[:-1], 3)) if pixels.shape[-1] == 1 else pixels
+    return hashlib.sha256(np.ascontiguousarray(colours).tobytes()).hexdigest()
 
 
 def read_png(source: Path | BinaryIO, name: str | None = None) -> np.ndarray:
-    """Pixels as uint8 (H, W, 3).
+    """Pixels as uint8 (H, W, 3), of a grey picture too.
 
     Args:
         source: A file, by path or open.

@@ -20,13 +20,14 @@ from ...ldm_backend.checkpoints.file_marks import FileMark
 from ...ldm_backend.config.model import FirstStageConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kernels.fp32 import fp32
+from ...ldm_backend.memory.mapped import trim
 from ...ldm_backend.memory.estimates import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
 from ...ldm_backend.networks.autoencoder import check_latent
 from ...ldm_backend.networks.decoding import decoded, decoded_in_tiles, most_at_once
 from ...ldm_backend.networks.first_stage import FirstStage, build_first_stage
 from ...ldm_backend.networks.precision import set_first_stage_precision
 from ...ldm_backend.networks.tiled_decode import MIN_TILE
-from ...ldm_backend.views.images import to_unit
+from ...ldm_backend.views.images import as_channels, to_unit
 from .layers import host_layers
 from .memory import check_first_stage, make_chunks
 
@@ -64,6 +65,7 @@ class LDMVAE(comfy.sd.VAE):
         )
         self.size = None  # the host measures the new network when it asks
         self.latent_channels = first_stage.config.z_channels
+        self.output_channels = first_stage.config.out_channels  # of the host's tiles; an IMAGE has 3
         self.downscale_ratio = self.upscale_ratio = first_stage.downscale
         self.working_dtypes = [torch.float32]  # a code that flips at lower precision is a visible change
         # Of one image, as the host reckons: (N, C, H, W) of an image, (N, C, h, w) of a latent.
@@ -91,7 +93,9 @@ class LDMVAE(comfy.sd.VAE):
         self.load(self.memory_used_decode(samples_in.shape, torch.float32))
         images = self._empty_images(samples_in.shape)
         for part, made in decoded(first_stage, samples_in, self.device, self._decoding):
-            images[part] = to_unit(made)
+            images[part] = to_unit(as_channels(made, 3))
+            del made
+        trim()  # what decoding took would else stay with the C library, by chance between what is kept
         return images
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
@@ -130,7 +134,11 @@ class LDMVAE(comfy.sd.VAE):
         check_latent(samples, self.first_stage_model.config)
         self.file.check()
         with fp32():
-            return super().decode_tiled(samples, *args, **kwargs)
+            return as_channels(super().decode_tiled(samples, *args, **kwargs), 3, dim=-1)
+
+    def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
+        """(N, H, W, 3) images cut to multiples of the downscale, with as many channels as the encoder takes."""
+        return as_channels(super().vae_encode_crop_pixels(pixels), self.first_stage_model.config.in_channels, dim=-1)
 
     def decode_exactly_tiled(self, samples: Tensor, tile: int, node_id: str | None) -> Tensor:
         """Like `decode` in bounded memory; unlike `decode_tiled`, the host's, without a difference in the picture.
@@ -162,7 +170,9 @@ class LDMVAE(comfy.sd.VAE):
         for index, latent in enumerate(samples.split(1)):
             latent = latent.to(self.device, torch.float32)
             made = decoded_in_tiles(first_stage, latent, tile, self._decoding, partial(report, index))
-            images[index] = to_unit(made)[0]
+            images[index] = to_unit(as_channels(made, 3))[0]
+            del made
+        trim()
         return images
 
     def _check_decode(self, shape: torch.Size, tiled: bool) -> None:
@@ -180,7 +190,7 @@ class LDMVAE(comfy.sd.VAE):
     def _empty_images(self, shape: torch.Size) -> Tensor:
         """(N, H, W, 3) for the pictures of latents of this shape, where results wait."""
         config = self.first_stage_model.config
-        size = (shape[0], shape[2] * config.downscale, shape[3] * config.downscale, config.out_channels)
+        size = (shape[0], shape[2] * config.downscale, shape[3] * config.downscale, 3)
         return torch.empty(size, dtype=torch.float32, device=self.output_device)
 
     def load(self, needed: int) -> None:

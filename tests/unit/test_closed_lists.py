@@ -307,3 +307,36 @@ def test_references_cannot_grow_without_end(tmp_path):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"model": {}, "data": levels | {"l12": 1}}))
     with pytest.raises(ConfigError, match="its references stand for more than"):
         read_compvis_model(tmp_path / "a.yaml")
+
+
+def test_messages_speak_of_the_settings_of_the_file():
+    """YAML names for YAML, diffusers' for JSON."""
+    data = small_yaml()
+    params = data["model"]["params"]
+    for section, name, value, message in (
+        (params["unet_config"]["params"], "num_res_blocks", -1, "num_res_blocks is -1"),
+        (params["unet_config"]["params"], "num_head_channels", -1, "num_head_channels is None and num_heads None"),
+        (params["unet_config"]["params"], "model_channels", 33, "33 channels cannot be"),
+        (params["first_stage_config"]["params"]["ddconfig"], "z_channels", "x", "z_channels is 'x'"),
+        (params["first_stage_config"]["params"], "embed_dim", 10**9, "embed_dim is 1000000000"),
+        (params, "linear_start", -1.0, "linear_start -1.0, linear_end"),
+    ):
+        kept = section[name]
+        section[name] = value
+        with pytest.raises(ConfigError, match=message) as error:
+            ldm_config_from_yaml(data, "a.yaml")
+        assert "Only unconditional" not in str(error.value)
+        section[name] = kept
+    with pytest.raises(ConfigError, match=r"vae/config.json: scaling_factor is 'many'; expected float"):
+        KLConfig.from_dict(KLConfig().to_dict() | {"scaling_factor": "many"})
+
+
+def test_a_prefix_before_all_names_is_called_that(tiny_folder):
+    file = tiny_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    good = {key: tensor.clone() for key, tensor in load_file(file).items()}
+    save_file({f"net.{key}": tensor for key, tensor in good.items()}, file)
+    with pytest.raises(CheckpointError, match=r"All names begin with net\., .*: save them without it"):
+        load_all(read_checkpoint(tiny_folder))
+    save_file(good | {"more": torch.zeros(1)}, file)
+    with pytest.raises(CheckpointError, match=r"unexpected keys: more.*not understood may change the picture"):
+        load_all(read_checkpoint(tiny_folder))

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ldm_backend.config.model import LDMConfig, VQConfig
+from ldm_backend.config.model import LDMConfig
+from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
-from ldm_backend.networks.vq import VQModel
 
 
 def write_model_folder(folder: Path, config: LDMConfig) -> Path:
     """A model of that configuration, always with the same weights."""
-    assert isinstance(config.first_stage, VQConfig)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = {"unet": (config.unet, UNet(config.unet)), "vqvae": (config.first_stage, VQModel(config.first_stage))}
+        unet, stage = UNet(config.unet), build_first_stage(config.first_stage)
+    parts = {"unet": (config.unet, unet), "vqvae": (config.first_stage, stage)}
     for name, (part, module) in parts.items():
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text(json.dumps(part.to_dict()))
