@@ -20,8 +20,8 @@ from ...ldm_backend.checkpoints.file_marks import FileMark
 from ...ldm_backend.config.model import FirstStageConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kernels.fp32 import fp32
-from ...ldm_backend.memory.mapped import trim
 from ...ldm_backend.memory.estimates import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
+from ...ldm_backend.memory.mapped import trim
 from ...ldm_backend.networks.autoencoder import check_latent
 from ...ldm_backend.networks.decoding import decoded, decoded_in_tiles, most_at_once
 from ...ldm_backend.networks.first_stage import FirstStage, build_first_stage
