@@ -6,6 +6,7 @@ Imports only the standard library. What comes out of a file goes into a message 
 from __future__ import annotations
 
 import reprlib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -72,6 +73,11 @@ def printable(text: str, limit: int = 100) -> str:
     """A text out of a file, fit for a message or a terminal: cut after `limit`, control characters as escapes."""
     cut = text if len(text) <= limit else f"{text[:limit]}..."
     return cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those names that are there more than once, each once, in the order in which they first come."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def first_names(names: list[str] | set[str] | tuple[str, ...], limit: int = 5) -> str:

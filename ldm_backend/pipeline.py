@@ -186,7 +186,7 @@ def latent_size(config: LDMConfig, height: int | None, width: int | None) -> tup
         InputError: A side that the networks cannot halve as often as they do.
     """
     downscale = config.first_stage.downscale
-    unit = downscale * 2 ** (len(config.unet.block_out_channels) - 1)
+    unit = config.unet.size_multiple * downscale
     cells = []
     for name, side in (("height", height), ("width", width)):
         if side is None:

@@ -29,7 +29,7 @@ def replaced_when_done(path: Path, folder: bool = False) -> Iterator[Path]:
     """
     with _scratch_beside(path, folder) as scratch:
         yield scratch
-        _complete(scratch)
+        complete(scratch)
         scratch.replace(path)
         _sync_folder(path.parent)
 
@@ -47,7 +47,7 @@ def named_when_done(paths: Iterator[Path]) -> Iterator[Path]:
     path = next(paths)
     with _scratch_beside(path, folder=False) as scratch:
         yield scratch
-        _complete(scratch)
+        complete(scratch)
         while True:
             try:
                 _give_free_name(scratch, path)
@@ -68,7 +68,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def give_names(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Move finished files to their places on the same disk, in this order.
+    """Move files that are `complete` to their places on the same disk, in this order.
 
     Args:
         moves: From where, to where; what is there is replaced.
@@ -77,7 +77,6 @@ def give_names(moves: Sequence[tuple[Path, Path]]) -> None:
         OSError: It cannot be done.
     """
     for source, target in moves:
-        _complete(source)
         source.replace(target)
     for folder in {target.parent for _, target in moves}:
         _sync_folder(folder)
@@ -112,8 +111,12 @@ def _give_free_name(scratch: Path, path: Path) -> None:
         scratch.replace(path)
 
 
-def _complete(scratch: Path) -> None:
-    """Bring what was written to the disk, and let everybody read it: tempfile allows only the owner."""
+def complete(scratch: Path) -> None:
+    """Bring what was written to the disk, and let everybody read it: tempfile allows only the owner.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     for part in (*scratch.rglob("*"), scratch):
         part.chmod(0o755 if part.is_dir() else 0o644)
         if part.is_dir():

@@ -14,7 +14,7 @@ _HARMLESS = "\n\t\u200c\u200d"  # the last two join letters and emoji
 _STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def printable(text: str) -> str:
+def cleaned(text: str) -> str:
     """The text with everything that steers a terminal as escapes: control characters, directions, half characters."""
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
@@ -24,13 +24,13 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same as `printable`, without a new line."""
-    return printable(text).replace("\n", "\\n").replace("\t", " ")
+    """The same as `cleaned`, without a new line."""
+    return cleaned(text).replace("\n", "\\n").replace("\t", " ")
 
 
 def block(text: str) -> str:
     """The same, with every line but the first set in: one at the margin is ours, whatever the text says."""
-    first, *others = printable(text).split("\n")
+    first, *others = cleaned(text).split("\n")
     return "\n".join([first, *(line if not line or line.startswith(" ") else f"  {line}" for line in others)])
 
 
@@ -46,7 +46,7 @@ def say(text: str, style: str | None = None) -> None:
 
 def result(text: object) -> None:
     """Print a result on standard output."""
-    typer.echo(printable(str(text)))
+    typer.echo(cleaned(str(text)))
 
 
 def guard_logging() -> None:

@@ -14,7 +14,7 @@ from ..config.compvis_yaml import read_compvis_model
 from ..config.model import FirstStageConfig, KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ..config.presets import PRESETS
 from ..config.strict_json import build
-from ..errors import CheckpointError, ConfigError, first_names, printable
+from ..errors import CheckpointError, ConfigError, first_names, printable, repeated
 from .locations import find_yaml
 from .single_file import config_from_metadata
 from .tensor_files import TensorFile
@@ -176,8 +176,7 @@ def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     pairs = list(pairs)
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{first_names({key for key in keys if keys.count(key) > 1})} is there twice")
+        raise ValueError(f"{first_names(repeated(key for key, _ in pairs))} is there twice")
     return found
 
 

@@ -29,7 +29,7 @@ from .shards import read_weights
 from .single_file import FIRST_STAGE_PREFIX, config_from_metadata
 from .tensor_files import StateDict, TensorFile
 
-_log = logging.getLogger("comfyui_ldm")
+logger = logging.getLogger("comfyui_ldm")
 
 # First convolution of an encoder block, with level and block; the norm of an attention inside a level, with that of the
 # encoder, of CompVis' decoder or of diffusers'. Attention of the middle block.
@@ -94,7 +94,7 @@ def _scaled(config: FirstStageConfig, file: TensorFile) -> FirstStageConfig:
     if factor is not None:
         return build(partial(replace, config), str(file.path), {"scale_factor": factor})
     if isinstance(config, KLConfig):
-        _log.warning(
+        logger.warning(
             "%s: no scale_factor in the file; latents are taken as the first stage makes them. Those of its diffusion "
             "model may be scaled, see scale_factor in its YAML.",
             file.path,

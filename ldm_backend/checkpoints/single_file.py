@@ -82,6 +82,8 @@ def in_dtype(tensors: Mapping[str, torch.Tensor], dtype: str, prefix: str = "") 
     written = {}
     for key, tensor in tensors.items():
         written[key] = tensor.to(DTYPES[dtype]).contiguous()
+        if tensor.dtype == DTYPES[dtype]:
+            continue
         if bool(torch.isinf(written[key]).any()) and not bool(torch.isinf(tensor).any()):
             raise CheckpointError(
                 f"{prefix}{printable(key)} holds {float(tensor.abs().max()):.4g}, and {dtype} ends at "
@@ -118,8 +120,7 @@ def config_to_json(config: LDMConfig) -> dict[str, Any]:
 
 def _written(part: Any) -> dict[str, Any]:
     """The fields of a part; those of later releases only where they differ from what older files mean."""
-    usual = {item.name for item in fields(part) if item.metadata.get("later")}
-    usual = {name for name in usual if getattr(part, name) == getattr(type(part)(), name)}
+    usual = {name for name, default in later_defaults(type(part)).items() if getattr(part, name) == default}
     return {key: value for key, value in write_fields(part).items() if key not in usual}
 
 

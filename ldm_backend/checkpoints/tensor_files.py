@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from ..archives.pickle_table import RefusedError, StoredTensor, Table, read_pickle_table
 from ..archives.torch_archive import UnusualArchiveError, make_tensor, read_archive
-from ..errors import CheckpointError, first_names, printable
+from ..errors import CheckpointError, first_names, printable, repeated
 
 StateDict = dict[str, Tensor]
 
@@ -189,8 +188,8 @@ def _unwrapped(path: Path, tensors: StateDict) -> StateDict:
         names = {key: name.removeprefix("module.") for key, name in names.items()}
     unwrapped = {name: tensors[key] for key, name in names.items()}
     if len(unwrapped) < len(tensors):
-        twice = {name for name, count in Counter(names.values()).items() if count > 1}
-        raise CheckpointError(f"{path}: {first_names(twice)} is there with _orig_mod. and without. Remove one.")
+        twice = first_names(repeated(names.values()))
+        raise CheckpointError(f"{path}: {twice} is there with _orig_mod. and without. Remove one.")
     return unwrapped
 
 

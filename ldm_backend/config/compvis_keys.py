@@ -146,8 +146,7 @@ def _check_value(key: str, value: Any, source: str) -> None:
     if any(isinstance(item, str) and "${" in item for item in items):
         raise ConfigError(
             f"{source}: {key} is {short_repr(value)}; of references only those to a value of the same file are "
-            "followed, as "
-            "${model.params.channels}. Write the value itself."
+            "followed, as ${model.params.channels}. Write the value itself."
         )
     if any(isinstance(item, float) and not math.isfinite(item) for item in items):
         raise ConfigError(f"{source}: {key} is {short_repr(value)}; expected a finite number.")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, short_repr
-from .schedule import ScheduleConfig
+from .schedule import COSINE_OFFSET, ScheduleConfig, cosine_betas
 from .strict_json import read_fields
 
 # The entries of model.params that are read here.
@@ -28,7 +28,6 @@ SCHEDULE_KEYS = (
 _BETA_SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear", "cosine": "squaredcos_cap_v2", "sqrt": None}
 _PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 _VARIANCE_TYPES = {0.0: "fixed_small", 1.0: "fixed_large"}
-_COSINE_S = 8e-3  # the one that diffusers knows
 
 
 def schedule_from_yaml(params: Mapping[str, Any], source: str) -> ScheduleConfig:
@@ -70,14 +69,10 @@ def _other_betas(config: ScheduleConfig, params: Mapping[str, Any], source: str)
     if params["beta_schedule"] == "sqrt":
         rise = (config.beta_end - config.beta_start) / max(steps - 1, 1)
         return [math.sqrt(config.beta_start + index * rise) for index in range(steps)]
-    offset = params.get("cosine_s", _COSINE_S)
+    offset = params.get("cosine_s", COSINE_OFFSET)
     if type(offset) not in (int, float) or not 0.0 <= offset < 1.0:
         raise ConfigError(f"{source}: cosine_s is {short_repr(offset)}; expected a number from 0 to below 1.")
-    if offset == _COSINE_S:
-        return None
-    signal = [math.cos((index / steps + offset) / (1.0 + offset) * math.pi / 2) ** 2 for index in range(steps + 1)]
-    pairs = zip(signal[:-1], signal[1:], strict=True)
-    return [min(max(1.0 - after / before, 0.0), 0.999) for before, after in pairs]
+    return None if offset == COSINE_OFFSET else cosine_betas(steps, offset)
 
 
 def _chosen(params: Mapping[str, Any], key: str, default: Any, names: Mapping[Any, Any], source: str) -> Any:

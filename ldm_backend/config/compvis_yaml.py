@@ -69,16 +69,6 @@ def read_compvis_model(file: Path, scale_factor: float | None = None) -> CompVis
     return compvis_model_from_yaml(read_omega_yaml(file), str(file), scale_factor)
 
 
-def read_compvis_yaml(file: Path) -> LDMConfig:
-    """The configuration alone, see `read_compvis_model`."""
-    return read_compvis_model(file).config
-
-
-def ldm_config_from_yaml(data: Mapping[str, Any], source: str) -> LDMConfig:
-    """The configuration in parsed YAML; see `read_compvis_model`."""
-    return compvis_model_from_yaml(data, source).config
-
-
 def compvis_model_from_yaml(data: Mapping[str, Any], source: str, scale_factor: float | None = None) -> CompVisModel:
     """Translate parsed YAML; see `read_compvis_model`."""
     check_keys(data, TOP, source)
@@ -126,8 +116,7 @@ def _unet_config(section: Mapping[str, Any], source: str) -> UNetConfig:
     if head_dim == -1 and upsample_heads not in (-1, heads):
         raise ConfigError(
             f"{source}: num_heads_upsample is {short_repr(upsample_heads)} and num_heads {short_repr(heads)}; "
-            "expected the same "
-            "number of heads on both ways. Such a network is not implemented."
+            "expected the same number of heads on both ways. Such a network is not implemented."
         )
     data = {
         "sample_size": _need(params, "image_size", source),
@@ -182,8 +171,7 @@ def _attention(dd: Mapping[str, Any], levels: int, source: str) -> dict[str, Any
     if type(side) is not int or not isinstance(sides, list) or any(type(item) is not int for item in sides):
         raise ConfigError(
             f"{source}: resolution is {short_repr(side)} and attn_resolutions {short_repr(sides)}; expected a "
-            "number and a list "
-            "of them."
+            "number and a list of them."
         )
     if dd.get("attn_type") == "none":  # then the blocks that attention would follow are followed by nothing
         return {"mid_block_add_attention": False}
@@ -201,9 +189,8 @@ def _class_of(section: Mapping[str, Any], known: tuple[str, ...], source: str, a
     name = target.rpartition(".")[2] if isinstance(target, str) else None
     if name not in known:
         raise ConfigError(
-            f"{source}: target is {short_repr(target)}; known are the classes {', '.join(known)}. The model is of "
-            "another "
-            "kind, which is not implemented."
+            f"{source}: target is {short_repr(target)}; known are the classes {', '.join(known)}. The model is "
+            "of another kind, which is not implemented."
         )
     return name
 

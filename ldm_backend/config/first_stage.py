@@ -11,13 +11,12 @@ from ..errors import ConfigError, short_repr
 from .checks import check_common
 from .diffusers_json import KL_RULES, VQ_RULES
 from .first_stage_json import check_levels, with_attention_levels, with_block_types
-from .strict_json import JsonRules, in_their_names, read_json_object, write_json_object
+from .strict_json import LATER, JsonRules, in_their_names, read_json_object, write_json_object
 
-_log = logging.getLogger("comfyui_ldm")
+logger = logging.getLogger("comfyui_ldm")
 
 _KL_SCALING = 0.18215  # of diffusers' AutoencoderKL where a file has none
-_LATER = {"later": True}  # mark of fields that files of our own format may lack: they were written before these were
-_LEVELS = {"later": True, "checked": True}  # likewise, of fields that `_check` looks at
+_LEVELS = LATER | {"checked": True}  # of fields that `_check` looks at
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,7 @@ class VQConfig:
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 3
-    block_out_channels: tuple[int, ...] = (
-        128,
-        256,
-        512,
-    )  # one entry a level, finest first
+    block_out_channels: tuple[int, ...] = (128, 256, 512)  # one entry a level, finest first
     layers_per_block: int = 2
     num_vq_embeddings: int = 8192
     vq_embed_dim: int = 3
@@ -42,7 +37,7 @@ class VQConfig:
     scale_factor: float = 1.0  # latents of the diffusion model are latents of the first stage times this
     encoder_attention: tuple[int, ...] = field(default=(), metadata=_LEVELS)  # levels where attention follows each
     decoder_attention: tuple[int, ...] = field(default=(), metadata=_LEVELS)  # resnet; 0 is the finest
-    mid_block_add_attention: bool = field(default=True, metadata=_LATER)
+    mid_block_add_attention: bool = field(default=True, metadata=LATER)
 
     def __post_init__(self) -> None:
         _check("vqvae", self)
@@ -70,7 +65,7 @@ class VQConfig:
         data = with_attention_levels(data, source)
         factor = data.pop("scaling_factor", 1.0)
         if factor != 1.0:
-            _log.info(
+            logger.info(
                 "%s: scaling_factor %s is not applied; VQ latents of this family have none.",
                 source,
                 short_repr(factor),
@@ -96,24 +91,18 @@ class KLConfig:
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
-    block_out_channels: tuple[int, ...] = (
-        128,
-        256,
-        512,
-        512,
-    )  # one entry a level, finest first
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)  # one entry a level, finest first
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scale_factor: float = 1.0  # latents of the diffusion model are latents of the first stage times this
     encoder_attention: tuple[int, ...] = field(default=(), metadata=_LEVELS)  # levels where attention follows each
     decoder_attention: tuple[int, ...] = field(default=(), metadata=_LEVELS)  # resnet; 0 is the finest
-    mid_block_add_attention: bool = field(default=True, metadata=_LATER)
-    embed_dim: int | None = field(default=None, metadata=_LATER)  # channels of the latents, where not latent_channels
+    mid_block_add_attention: bool = field(default=True, metadata=LATER)
+    embed_dim: int | None = field(default=None, metadata=LATER)  # channels of the latents, where not latent_channels
 
     def __post_init__(self) -> None:
-        if (
-            self.embed_dim == self.latent_channels
-        ):  # one way to say it, so that equal networks have equal configurations
+        # One way to say it, so that equal networks have equal configurations.
+        if self.embed_dim == self.latent_channels:
             object.__setattr__(self, "embed_dim", None)
         _check("vae", self)
 
@@ -138,7 +127,7 @@ class KLConfig:
         if "scaling_factor" in data:
             data["scale_factor"], names = data.pop("scaling_factor"), {"scale_factor": "scaling_factor"}
         elif "scale_factor" not in data:
-            _log.warning("%s: no scaling_factor; diffusers' default %s is taken.", source, _KL_SCALING)
+            logger.warning("%s: no scaling_factor; diffusers' default %s is taken.", source, _KL_SCALING)
             data["scale_factor"] = _KL_SCALING
         return in_their_names(names, source, lambda: read_json_object(cls, data, source, KL_RULES))
 

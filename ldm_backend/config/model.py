@@ -85,6 +85,11 @@ class UNetConfig:
                     f"{self.attention_head_dim} or into num_attention_heads {self.num_attention_heads}; use a divisor."
                 )
 
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a latent must be multiples of this (8 for CelebA-HQ), or the skips do not fit."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
     def head_dim(self, channels: int) -> int:
         """Channels of one attention head where the level has `channels`."""
         return self.attention_head_dim or channels // (self.num_attention_heads or 1)

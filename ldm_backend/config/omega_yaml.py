@@ -7,6 +7,7 @@ in `${...}`, such as a variable of the environment or a part of a text, stays as
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConfigError, printable
+from ..errors import ConfigError, printable, repeated
 
 _MAX_BYTES = 2**16  # a configuration has about 2 kB; PyYAML takes seconds for a megabyte
 _MAX_DEPTH = 20  # it has 7 levels, and no aliases
@@ -30,7 +31,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping; an error names a key that is there twice."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        if twice := repeated(keys):
             raise ConfigError(f"{printable(str(twice[0]))} is there twice in one section. Remove one of them.")
         return super().construct_mapping(node, deep)
 
@@ -45,9 +46,11 @@ def read_omega_yaml(file: Path) -> Mapping[str, Any]:
         ConfigError: No readable YAML, or more than a configuration can need; the message names the file.
     """
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{file.stat().st_size} bytes; a configuration has a few thousand.")
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size > _MAX_BYTES:
+                raise ConfigError(f"{size} bytes; a configuration has a few thousand.")
+            text = opened.read(_MAX_BYTES).decode("utf-8")
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -12,6 +12,8 @@ from .diffusers_json import SCHEDULE_DEFAULTS, SCHEDULE_RULES
 from .strict_json import LATER, read_json_object, write_json_object
 
 _MAX_TIMESTEPS = 100_000
+COSINE_OFFSET = 8e-3  # of squaredcos_cap_v2, the one that diffusers knows
+_MOST_OF_COSINE = 0.999  # what a beta of the cosine schedule is cut to
 _SCHEDULE_CHOICES = {
     "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
     "prediction_type": ("epsilon", "sample", "v_prediction"),
@@ -20,6 +22,13 @@ _SCHEDULE_CHOICES = {
 }
 # Other names of the same; DPM-Solver's class has none where the network gives no variance.
 _VARIANCE_TYPES = {"None": "fixed_small", "fixed_small_log": "fixed_small"}
+
+
+def cosine_betas(steps: int, offset: float) -> list[float]:
+    """The betas of Nichol and Dhariwal, arXiv 2102.09672 eq. 17, for so many timesteps."""
+    signal = [math.cos((index / steps + offset) / (1.0 + offset) * math.pi / 2) ** 2 for index in range(steps + 1)]
+    pairs = zip(signal[:-1], signal[1:], strict=True)
+    return [min(max(1.0 - after / before, 0.0), _MOST_OF_COSINE) for before, after in pairs]
 
 
 @dataclass(frozen=True)

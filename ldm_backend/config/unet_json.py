@@ -50,8 +50,7 @@ def from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, Any]:
         if found.get(resample) != "resnet":
             raise ConfigError(
                 f"{source}: {key} holds {resnet} and {resample} is {short_repr(found.get(resample))}; supported is "
-                "'resnet' "
-                "with it. A network that mixes both is not implemented."
+                "'resnet' with it. A network that mixes both is not implemented."
             )
         found[key] = [plain if kind == resnet else kind for kind in types]
     groups, usual = found.pop("attn_norm_num_groups", None), found.get("norm_num_groups", 32)
@@ -64,8 +63,7 @@ def from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, Any]:
         if type(heads) is not int or heads < 1 or dims != _head_dims(found, heads):
             raise ConfigError(
                 f"{source}: attention_head_dim is {short_repr(dims)} and num_attention_heads {short_repr(heads)}; "
-                "expected a "
-                "number, or the channels of each level divided by num_attention_heads."
+                "expected a number, or the channels of each level divided by num_attention_heads."
             )
         found["attention_head_dim"] = None
     return found

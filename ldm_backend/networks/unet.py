@@ -93,8 +93,8 @@ class UNet(Formed):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of a latent must be multiples of this (8 for CelebA-HQ), or the skips do not fit."""
-        return 2 ** (len(self.config.block_out_channels) - 1)
+        """See `UNetConfig.size_multiple`."""
+        return self.config.size_multiple
 
     def check_input(self, shape: tuple[int, ...] | torch.Size) -> None:
         """Raise InputError if a latent of this shape cannot pass, with the nearest shape that can."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from ..config.model import ScheduleConfig
-
-_MOST = 0.999  # what a beta of the cosine schedule is cut to
+from ..config.schedule import COSINE_OFFSET, ScheduleConfig, cosine_betas
 
 
 def betas_of(config: ScheduleConfig) -> Tensor:
@@ -38,11 +34,7 @@ def _scaled_linear(config: ScheduleConfig) -> Tensor:
 
 
 def _squaredcos(config: ScheduleConfig) -> Tensor:
-    """Nichol and Dhariwal, arXiv 2102.09672 eq. 17."""
-    steps = config.num_train_timesteps
-    signal = [math.cos((index / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for index in range(steps + 1)]
-    betas = [min(1.0 - after / before, _MOST) for before, after in zip(signal[:-1], signal[1:], strict=True)]
-    return torch.tensor(betas, dtype=torch.float64)
+    return torch.tensor(cosine_betas(config.num_train_timesteps, COSINE_OFFSET), dtype=torch.float64)
 
 
 def _with_zero_snr(betas: Tensor) -> Tensor:

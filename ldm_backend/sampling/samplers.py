@@ -1,8 +1,8 @@
 """Samplers as plain functions over one model call, in the variance-preserving space of the papers.
 
 They know nothing of networks, hosts or files: `denoiser(x_t, t)` is any function that predicts the noise, or what else
-the schedule's configuration says. `sample`
-runs one by name; the functions themselves are for those who need their arguments.
+the schedule's configuration says. `sample` runs one by name; the functions themselves are for those who need their
+arguments.
 """
 
 from __future__ import annotations

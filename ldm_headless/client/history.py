@@ -98,11 +98,6 @@ def read_outputs(entry: Mapping[str, Any]) -> Outputs:
     return Outputs(tuple(files.values()), tuple(dict.fromkeys(texts)), tuple(dict.fromkeys(left)), cached)
 
 
-def image_refs(entry: Mapping[str, Any]) -> list[FileRef]:
-    """The files of a history entry."""
-    return list(read_outputs(entry).files)
-
-
 def result_of(outputs: Outputs) -> Outputs:
     """That part of the outputs which is the result: of each kind what was saved, or what was previewed if nothing was.
 
@@ -118,11 +113,6 @@ def result_of(outputs: Outputs) -> Outputs:
     if not files and not outputs.texts:
         raise NoImageError(_nothing(outputs.cached, left))
     return Outputs(files, outputs.texts, left, outputs.cached)
-
-
-def result_images(refs: Sequence[FileRef]) -> list[FileRef]:
-    """The files among these that are the result; see `result_of`."""
-    return list(result_of(Outputs(tuple(refs))).files)
 
 
 def _nothing(cached: bool, left: Sequence[str]) -> str:

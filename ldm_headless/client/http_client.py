@@ -71,9 +71,8 @@ class HttpClient:
             raise OutputGoneError(
                 f"{self.base_url} ran the prompt but no longer has its file {printable(ref.filename)} (node "
                 f"{printable(ref.node_id)}): it was deleted or moved there, or the server took the node from its "
-                "cache. "
-                'Change a seed or another value, or empty its cache (POST /free with {"free_memory": true}) and run '
-                "it again"
+                'cache. Change a seed or another value, or empty its cache (POST /free with {"free_memory": true}) and '
+                "run it again"
             )
         received.check(self.base_url)
 

@@ -70,8 +70,7 @@ class ReceivedFile:
         if extension(self._ref.filename) and not fits(self._ref.filename, self._head):
             raise OutputFileError(
                 f"{server} gave for {name} what is no such file: it begins with {short_repr(self._head[:24])}. Is "
-                "something "
-                "between you and the server, such as a login (LDM_SERVER_TOKEN, --header-file)?"
+                "something between you and the server, such as a login (LDM_SERVER_TOKEN, --header-file)?"
             )
 
     def _name(self) -> str:

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..terminal import one_line, printable
+from ..terminal import cleaned, one_line
 
 _PIPE_WIDTH = 240  # columns of a table that no terminal shows, so that its lines stay whole
 
@@ -16,9 +16,7 @@ def print_table(rows: list[tuple[str, str]]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in rows:
-        table.add_row(
-            Text(one_line(label)), Text(printable(value))
-        )  # as Text: to rich, [brackets] in a path are a style
+        table.add_row(Text(one_line(label)), Text(cleaned(value)))  # as Text: to rich, [brackets] in a path are a style
     console = Console()
     if not console.is_terminal:
         console.width = _PIPE_WIDTH

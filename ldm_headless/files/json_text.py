@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ldm_backend.errors import printable
+from ldm_backend.errors import printable, repeated
 
 from ..errors import JSONError
 
@@ -61,9 +61,7 @@ _Place = tuple[Any, ...]  # (place of what it lies in, key or index); () for the
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise JSONError(f"an object has the key {printable(twice)!r} twice")
+        raise JSONError(f"an object has the key {printable(repeated(key for key, _ in pairs)[0])!r} twice")
     return found
 
 

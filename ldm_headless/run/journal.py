@@ -85,7 +85,7 @@ class Journal:
             content = self.path.read_bytes() if self.path.exists() else b""
             self.scratch = [name.decode() for name in _SCRATCH.findall(content)]
             if fresh and self.path.exists():
-                os.replace(self.path, _free_name(self.path))
+                os.replace(self.path, free_name(self.path))
                 content = b""
             complete = self._read(content, header)
             self._stream: IO[bytes] = os.fdopen(os.open(self.path, _FLAGS, 0o666), "ab")
@@ -173,9 +173,10 @@ class Journal:
         )
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
+    """The path, or if something is there already the same with a number."""
     number, candidate = 1, path
-    while candidate.exists():
+    while os.path.lexists(candidate):
         number += 1
         candidate = path.with_stem(f"{path.stem}-{number}")
     return candidate

@@ -4,14 +4,13 @@ Save Checkpoint and other nodes of ComfyUI tell no output; what they write would
 the journal, file_kinds and the errors.
 """
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..client.file_kinds import extension
 from ..errors import OutputError
-from .journal import is_safe_name
+from .journal import free_name, is_safe_name
 
 
 def rescue(store: Path, told: Iterable[tuple[str, str]], out: Path) -> tuple[list[Path], list[str]]:
@@ -51,8 +50,4 @@ def rescue(store: Path, told: Iterable[tuple[str, str]], out: Path) -> tuple[lis
 def _free(path: Path, out: Path) -> Path:
     if not path.parent.resolve().is_relative_to(out.resolve()):
         raise OutputError(f"{path} leads out of {out} through a link; use another --out")
-    number, candidate = 1, path
-    while os.path.lexists(candidate):
-        number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return candidate
+    return free_name(path)

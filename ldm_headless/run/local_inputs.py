@@ -187,8 +187,7 @@ def _local_file(path: Path, kinds: Mapping[str, Any], target: str) -> LocalFile:
     if suffix not in kinds or not fits(path.name, head):
         raise WorkflowError(
             f"{path} cannot be used for {printable(target)}: expected a file that is one of {', '.join(kinds)} by "
-            "its name "
-            "and by how it begins"
+            "its name and by how it begins"
         )
     return LocalFile(path.absolute(), f"ldm-{digest[:32]}{suffix}", size)
 

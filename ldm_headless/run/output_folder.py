@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ldm_backend.whole_files import SCRATCH_PREFIX, give_names
+from ldm_backend.whole_files import SCRATCH_PREFIX, complete, give_names
 
 from ..errors import OutputError
 from .journal import Header, Journal, SavedFile
@@ -160,8 +160,8 @@ def _digest(path: Path) -> str:
 
 def _measure(path: Path) -> tuple[int, str]:
     """Size and checksum of a file, which is on the disk then."""
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
+    complete(path)
+    with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return stream.tell(), digest
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm_backend.errors import repeated
+
 from ..errors import JSONError, WorkflowError
 from ..files.json_text import parse_json
 from ..seed_ranges import parse_seeds
@@ -60,7 +62,7 @@ def expand(
     numbers = parse_seeds(seeds) if seeds is not None else []
     _check_size([*(len(axis) for axis in axes), len(numbers) or 1])
     keys = [key for axis in axes for key in dict.fromkeys(key for row in axis for key in row)]
-    twice = {key for key in keys if keys.count(key) > 1} | ({"seed"} if numbers and "seed" in keys else set())
+    twice = set(repeated(keys)) | ({"seed"} if numbers and "seed" in keys else set())
     if twice:
         raise WorkflowError(
             f"{', '.join(sorted(twice))} is given twice by --set, --sweep, --table and the seeds; keep one"

@@ -4,12 +4,11 @@ Both schemas are read: 0.4 (links are arrays) and 1 (links are objects), which o
 subgraphs are always objects. Reroute points on links are drawing only and are left out. Imports the errors only.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldm_backend.errors import first_names, printable, short_repr
+from ldm_backend.errors import first_names, printable, repeated, short_repr
 
 from ..errors import WorkflowError
 
@@ -143,7 +142,7 @@ def _definitions(document: Mapping[str, Any]) -> Iterable[tuple[str, Graph]]:
 def _graph(entry: Mapping[str, Any]) -> Graph:
     nodes = [_node(node) for node in entry["nodes"]]
     links = [_link(link) for link in entry.get("links") or [] if link is not None]
-    if twice := [node_id for node_id, count in Counter(node.id for node in nodes).items() if count > 1]:
+    if twice := repeated(node.id for node in nodes):
         raise ValueError(f"several nodes have the id {first_names(twice)}")
     return Graph(
         name=str(entry.get("name") or ""),

@@ -43,9 +43,8 @@ class LDMLatentFormat(comfy.latent_formats.LatentFormat):
     def __init__(self, config: LDMConfig, first_stage: FirstStage) -> None:
         self.scale_factor = 1.0  # the first stage applies its own
         self.latent_channels = config.first_stage.z_channels
-        self.spacial_downscale_ratio = (
-            config.first_stage.downscale
-        )  # the host's spelling; read by hosts newer than 0.3.75
+        # The host's spelling; read by hosts newer than 0.3.75.
+        self.spacial_downscale_ratio = config.first_stage.downscale
         self._first_stage = first_stage
 
     @cached_property

@@ -20,7 +20,7 @@ from torch.nn.functional import conv2d, group_norm
 
 from ldm_backend.checkpoints.first_stage import load_first_stage
 from ldm_backend.checkpoints.key_maps import compvis_first_stage_sources
-from ldm_backend.config.compvis_yaml import ldm_config_from_yaml
+from ldm_backend.config.compvis_yaml import compvis_model_from_yaml
 from ldm_backend.config.model import KLConfig, LDMConfig, VQConfig
 from ldm_backend.errors import CheckpointError
 from ldm_backend.networks.autoencoder import Level
@@ -64,7 +64,7 @@ def zoo_yaml(name: str) -> dict[str, Any]:
 
 
 def config_of(name: str) -> LDMConfig:
-    return ldm_config_from_yaml(zoo_yaml(name), f"{name}.yaml")
+    return compvis_model_from_yaml(zoo_yaml(name), f"{name}.yaml").config
 
 
 def random_stage(config: VQConfig | KLConfig) -> FirstStage:
@@ -184,7 +184,7 @@ def test_embed_dim_other_than_z_channels(kind, tmp_path):
     params = data["model"]["params"]
     params["first_stage_config"]["params"]["embed_dim"] = 5
     params["unet_config"]["params"] |= {"in_channels": 5, "out_channels": 5}
-    config = ldm_config_from_yaml(data, "a.yaml").first_stage
+    config = compvis_model_from_yaml(data, "a.yaml").config.first_stage
     assert config.z_channels == 5
     assert config.latent_channels == 3
     stage = random_stage(config)

@@ -19,7 +19,7 @@ import ldm_backend
 from ldm_backend.checkpoints.checkpoint import WEIGHTS
 from ldm_backend.checkpoints.inspection import inspect_checkpoint
 from ldm_backend.checkpoints.single_file import DTYPES, config_to_json
-from ldm_backend.config.compvis_yaml import ldm_config_from_yaml
+from ldm_backend.config.compvis_yaml import compvis_model_from_yaml
 from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
 from ldm_headless import cli
@@ -60,7 +60,7 @@ def ldm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 def compvis(tmp_path: Path) -> Path:
     """A tiny model in the released layout: model.ckpt, whose averaged weights are twice the raw ones, and its YAML."""
     data = small_yaml()
-    config = ldm_config_from_yaml(data, "config.yaml")
+    config = compvis_model_from_yaml(data, "config.yaml").config
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet(config.unet).state_dict()

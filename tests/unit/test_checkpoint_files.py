@@ -16,7 +16,7 @@ import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ldm_backend.checkpoints.file_marks import FileMark
 from ldm_backend.checkpoints.inspection import inspect_checkpoint
-from ldm_backend.config.compvis_yaml import ldm_config_from_yaml
+from ldm_backend.config.compvis_yaml import compvis_model_from_yaml
 from ldm_backend.errors import CheckpointError, ConfigError, LDMError
 from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
@@ -160,7 +160,7 @@ def test_a_name_with_and_without_a_wrapper(tiny_folder):
 def trained(tmp_path):
     """A small model of CompVis: state and YAML."""
     data = small_yaml()
-    config = ldm_config_from_yaml(data, "a.yaml")
+    config = compvis_model_from_yaml(data, "a.yaml").config
     unet, stage = UNet(config.unet).state_dict(), build_first_stage(config.first_stage).state_dict()
     return compvis_state_dict(config, unet, stage, None), yaml.safe_dump(data), config
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from ldm_backend.checkpoints.checkpoint import Checkpoint, load_into, read_checkpoint
 from ldm_backend.checkpoints.conversion import convert_to_single_file
 from ldm_backend.checkpoints.first_stage import load_first_stage
-from ldm_backend.config.compvis_yaml import ldm_config_from_yaml, read_compvis_model, read_compvis_yaml
+from ldm_backend.config.compvis_yaml import compvis_model_from_yaml, read_compvis_model
 from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
 from ldm_backend.errors import CheckpointError, ConfigError, LDMError
 from ldm_backend.networks.first_stage import build_first_stage
@@ -45,7 +45,7 @@ def load_all(checkpoint: Checkpoint) -> None:
 def released(tmp_path) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
     """A CompVis checkpoint as training leaves it: folder, tensors, YAML."""
     data = small_yaml()
-    config = ldm_config_from_yaml(data, "config.yaml")
+    config = compvis_model_from_yaml(data, "config.yaml").config
     unet, stage = UNet(config.unet), build_first_stage(config.first_stage)
     state = compvis_state_dict(config, unet.state_dict(), stage.state_dict(), unet.state_dict())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
@@ -144,7 +144,7 @@ def test_an_unknown_setting_of_yaml_is_an_error(tmp_path, place, name, value):
     section[name] = value
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(ConfigError, match="unknown settings"):
-        read_compvis_yaml(tmp_path / "a.yaml")
+        read_compvis_model(tmp_path / "a.yaml")
 
 
 # (section below model.params, setting, value) -> what the message says
@@ -177,18 +177,18 @@ def test_a_setting_that_changes_the_network_is_refused(place, name, value, messa
         section = section[key]
     section[name] = value
     with pytest.raises(ConfigError, match=message):
-        ldm_config_from_yaml(data, "a.yaml")
+        compvis_model_from_yaml(data, "a.yaml")
 
 
 def test_heads_of_the_way_up_count_where_heads_are_a_number():
     data = small_yaml()
     unet = data["model"]["params"]["unet_config"]["params"]
     unet["num_heads_upsample"] = 4
-    assert ldm_config_from_yaml(data, "a.yaml")  # num_head_channels says all
+    assert compvis_model_from_yaml(data, "a.yaml").config  # num_head_channels says all
     del unet["num_head_channels"]
     unet["num_heads"] = 8
     with pytest.raises(ConfigError, match="num_heads_upsample is 4 and num_heads 8"):
-        ldm_config_from_yaml(data, "a.yaml")
+        compvis_model_from_yaml(data, "a.yaml")
 
 
 def test_settings_that_cannot_change_a_picture_are_no_reason_to_refuse():
@@ -201,10 +201,10 @@ def test_settings_that_cannot_change_a_picture_are_no_reason_to_refuse():
     data["model"]["target"] = "mylab.diffusion.LatentDiffusion"
     params["unet_config"]["target"] = "mylab.nets.UNetModel"
     params["first_stage_config"]["target"] = "taming.fork.VQModelInterface"
-    assert ldm_config_from_yaml(data, "a.yaml") == ldm_config_from_yaml(plain, "a.yaml")
+    assert compvis_model_from_yaml(data, "a.yaml").config == compvis_model_from_yaml(plain, "a.yaml").config
     data["model"]["target"] = "mylab.diffusion.LatentUpscaleDiffusion"
     with pytest.raises(ConfigError, match="LatentUpscaleDiffusion"):
-        ldm_config_from_yaml(data, "a.yaml")
+        compvis_model_from_yaml(data, "a.yaml")
 
 
 def test_the_scale_factor_is_somebodys_word(released):
@@ -272,7 +272,7 @@ def test_two_keys_of_one_name_are_an_error(tiny_folder, tmp_path):
         read_checkpoint(tiny_folder)
     (tmp_path / "a.yaml").write_text("model:\n  target: a\n  target: b\n")
     with pytest.raises(ConfigError, match="target is there twice"):
-        read_compvis_yaml(tmp_path / "a.yaml")
+        read_compvis_model(tmp_path / "a.yaml")
 
 
 def test_numbers_and_references_are_those_of_omegaconf(tmp_path):
@@ -288,7 +288,7 @@ def test_numbers_and_references_are_those_of_omegaconf(tmp_path):
     text = yaml.safe_dump(data).replace("0.0015", "15e-4").replace("0.0195", "1.95E-2")
     (tmp_path / "a.yaml").write_text(text)
     plain = small_yaml()
-    assert read_compvis_yaml(tmp_path / "a.yaml") == ldm_config_from_yaml(plain, "a.yaml")
+    assert read_compvis_model(tmp_path / "a.yaml").config == compvis_model_from_yaml(plain, "a.yaml").config
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_reference_that_cannot_be_followed_is_refused_where_it_matters(tmp_pat
     data["model"]["params"]["timesteps"] = text
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(ConfigError, match=r"timesteps is '.*only those to a value of the same file are followed"):
-        read_compvis_yaml(tmp_path / "a.yaml")
+        read_compvis_model(tmp_path / "a.yaml")
 
 
 def test_references_cannot_grow_without_end(tmp_path):
@@ -324,7 +324,7 @@ def test_messages_speak_of_the_settings_of_the_file():
         kept = section[name]
         section[name] = value
         with pytest.raises(ConfigError, match=message) as error:
-            ldm_config_from_yaml(data, "a.yaml")
+            compvis_model_from_yaml(data, "a.yaml")
         assert "Only unconditional" not in str(error.value)
         section[name] = kept
     with pytest.raises(ConfigError, match=r"vae/config.json: scaling_factor is 'many'; expected float"):

@@ -17,7 +17,7 @@ from ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ldm_backend.checkpoints.compvis import from_compvis
 from ldm_backend.checkpoints.key_maps import compvis_first_stage_sources, compvis_unet_sources
 from ldm_backend.checkpoints.tensor_files import TensorFile
-from ldm_backend.config.compvis_yaml import ldm_config_from_yaml, read_compvis_yaml
+from ldm_backend.config.compvis_yaml import compvis_model_from_yaml, read_compvis_model
 from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
 from ldm_backend.config.presets import CELEBAHQ_256, LSUN_CHURCHES_256, PRESETS
 from ldm_backend.errors import CheckpointError, ConfigError
@@ -30,7 +30,7 @@ RELEASES = {"celeba256": CELEBAHQ_256, "lsun_churches256": LSUN_CHURCHES_256}
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_released_yaml_is_the_preset(name):
-    assert read_compvis_yaml(DATA / f"{name}.yaml") == RELEASES[name]
+    assert read_compvis_model(DATA / f"{name}.yaml").config == RELEASES[name]
 
 
 @pytest.mark.parametrize("name", RELEASES)
@@ -188,7 +188,7 @@ def test_a_configuration_is_asked_for_with_the_known_answers(ckpt):
 def test_yaml_beside_the_file_is_used(tmp_path):
     """The released layout: a folder with model.ckpt and config.yaml, given as the folder or as the file."""
     data = small_yaml()
-    config = ldm_config_from_yaml(data, "config.yaml")
+    config = compvis_model_from_yaml(data, "config.yaml").config
     unet, first_stage = UNet(config.unet), build_first_stage(config.first_stage)
     torch.save(compvis_state_dict(config, unet.state_dict(), first_stage.state_dict(), None), tmp_path / "model.ckpt")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
@@ -214,7 +214,7 @@ def test_yaml_of_another_family(tmp_path, case):
     assert old in text
     (tmp_path / "config.yaml").write_text(text.replace(old, new))
     with pytest.raises(ConfigError, match=message):
-        read_compvis_yaml(tmp_path / "config.yaml")
+        read_compvis_model(tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- 1", "!!python/object/apply:os.system ['touch pwned']", "\x00"])
@@ -222,7 +222,7 @@ def test_yaml_that_is_none(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.yaml"):
-        read_compvis_yaml(tmp_path / "config.yaml")
+        read_compvis_model(tmp_path / "config.yaml")
     assert not (tmp_path / "pwned").exists()
 
 

@@ -29,7 +29,7 @@ from ldm_backend.checkpoints.configuration import read_json
 from ldm_backend.checkpoints.first_stage import load_first_stage
 from ldm_backend.checkpoints.single_file import config_from_metadata, config_to_json
 from ldm_backend.checkpoints.tensor_files import read_tensor_file
-from ldm_backend.config.compvis_yaml import read_compvis_yaml
+from ldm_backend.config.compvis_yaml import read_compvis_model
 from ldm_backend.config.model import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ldm_backend.errors import LDMError
 
@@ -171,7 +171,7 @@ def test_json_of_diffusers(scratch, config, path, value):
 def test_yaml(scratch, path, value, edits):
     data = yaml.safe_load((DATA / "celeba256.yaml").read_text())
     text = yaml.safe_dump(replace_one(data, path, value)).encode()
-    only_our_error(read_compvis_yaml, scratch / "a.yaml", text if edits is None else edited(text, edits, None))
+    only_our_error(read_compvis_model, scratch / "a.yaml", text if edits is None else edited(text, edits, None))
 
 
 STAGE_KEYS = [

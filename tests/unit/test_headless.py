@@ -15,7 +15,7 @@ import pytest
 
 from ldm_headless import ComfyClient, HeadlessError, ImageRef, find_host
 from ldm_headless.client.events import parse_frame
-from ldm_headless.client.history import image_refs, raise_for_failure
+from ldm_headless.client.history import raise_for_failure, read_outputs
 from ldm_headless.errors import ExecutionError, HostError, PromptInterruptedError, ServerError, WorkflowError
 from ldm_headless.host import install as host_install
 from ldm_headless.host.scratch_folder import ScratchFolder
@@ -56,7 +56,7 @@ def test_the_messages_decide_how_a_prompt_ended() -> None:
 def test_image_references_are_read_and_other_outputs_left() -> None:
     image = {"filename": "a.png", "subfolder": "s", "type": "temp"}
     entry = {"outputs": {"1": {"text": ["hello"]}, "2": {"images": [image]}}}
-    assert image_refs(entry) == [ImageRef("a.png", "s", "temp", "2")]
+    assert read_outputs(entry).files == (ImageRef("a.png", "s", "temp", "2"),)
 
 
 # The client's first contact

@@ -27,7 +27,7 @@ from ldm_headless.client.events import parse_frame
 from ldm_headless.client.file_kinds import KINDS, fits
 from ldm_headless.client.history import FileRef, Outputs, read_outputs, result_of
 from ldm_headless.errors import ConnectionLostError, HeadlessError, NoImageError, OutputFileError, ServerError
-from ldm_headless.terminal import block, printable
+from ldm_headless.terminal import block, cleaned
 
 Ldm = Callable[..., tuple[int, str, str]]
 ANSWERS = int(os.environ.get("LDM_SERVER_ANSWERS", "150"))
@@ -262,7 +262,7 @@ def test_nothing_steers_the_terminal_or_speaks_for_us(ldm: Ldm, server: SmallSer
     assert status == 3
     assert not set(err) & set("\x1b\x07\x9b\u202e\r")
     assert [line for line in err.splitlines() if line.startswith("ldm:")] == [err.splitlines()[0]]
-    assert printable("é 肖像 👩\u200d🎨 \ud800") == "é 肖像 👩\u200d🎨 \\ud800"
+    assert cleaned("é 肖像 👩\u200d🎨 \ud800") == "é 肖像 👩\u200d🎨 \\ud800"
     assert block("a\nldm: b") == "a\n  ldm: b"
 
 

@@ -11,7 +11,7 @@ import torch
 from compvis_writer import small_yaml
 from torch import Tensor
 
-from ldm_backend.config.compvis_yaml import ldm_config_from_yaml
+from ldm_backend.config.compvis_yaml import compvis_model_from_yaml
 from ldm_backend.config.model import ScheduleConfig
 from ldm_backend.editing.inpainting import inpaint, repaint_moves
 from ldm_backend.editing.inversion import invert_ddim
@@ -141,7 +141,7 @@ def test_clipping_holds_where_diffusers_has_it():
 def compvis_schedule(**params: Any) -> ScheduleConfig:
     data = small_yaml()
     data["model"]["params"] |= params
-    return ldm_config_from_yaml(data, "file").schedule
+    return compvis_model_from_yaml(data, "file").config.schedule
 
 
 # As the original computes them, ldm/modules/diffusionmodules/util.py make_beta_schedule.

@@ -22,7 +22,7 @@ from ldm_backend import verification
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ldm_backend.checkpoints.conversion import convert_to_folder, convert_to_single_file
 from ldm_backend.checkpoints.known_weights import KNOWN_FILES, KNOWN_TENSORS, REFERENCES, Reference, reference_for
-from ldm_backend.config.compvis_yaml import read_compvis_yaml
+from ldm_backend.config.compvis_yaml import read_compvis_model
 from ldm_backend.config.model import LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ldm_backend.config.presets import CELEBAHQ_256, LSUN_CHURCHES_256
 from ldm_backend.errors import CheckpointError
@@ -149,7 +149,7 @@ def test_the_published_configurations_are_compared_with_the_published_pixels(dat
     ):
         parts[part] = cls.from_dict(json.loads((data / "ldm-celebahq-256" / f"{name}.json").read_text()))
     assert reference_for(LDMConfig(**parts)) == CELEBAHQ
-    assert reference_for(read_compvis_yaml(data / "compvis" / "celeba256.yaml")) == CELEBAHQ
+    assert reference_for(read_compvis_model(data / "compvis" / "celeba256.yaml").config) == CELEBAHQ
 
 
 @pytest.mark.parametrize(
