@@ -14,16 +14,20 @@ ray_runner with private_host_worker), pools, commands, cli.
 Speaks HTTP to the host and imports neither the host nor torch.
 """
 
-from .client.access import Access
-from .client.async_client import AsyncComfyClient
-from .client.events import Event
-from .client.history import FileRef, ImageRef, Outputs
-from .client.protocol import Queue
-from .client.sync_client import ComfyClient
-from .errors import HeadlessError
-from .host.install import PACK_ROOT, HostLocation, find_host, install_host
-from .host.private_host import PrivateHost
-from .workflows.workflow import load_workflow, to_prompt
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client.access import Access
+    from .client.async_client import AsyncComfyClient
+    from .client.events import Event
+    from .client.history import FileRef, ImageRef, Outputs
+    from .client.protocol import Queue
+    from .client.sync_client import ComfyClient
+    from .errors import HeadlessError
+    from .host.install import PACK_ROOT, HostLocation, find_host, install_host
+    from .host.private_host import PrivateHost
+    from .workflows.workflow import load_workflow, to_prompt
 
 __all__ = [
     "PACK_ROOT",
@@ -43,3 +47,29 @@ __all__ = [
     "load_workflow",
     "to_prompt",
 ]
+
+# Imported at first use: the command itself must not cost what a client of servers takes to import.
+_HOMES = {
+    "Access": "client.access",
+    "AsyncComfyClient": "client.async_client",
+    "ComfyClient": "client.sync_client",
+    "Event": "client.events",
+    "FileRef": "client.history",
+    "HeadlessError": "errors",
+    "HostLocation": "host.install",
+    "ImageRef": "client.history",
+    "Outputs": "client.history",
+    "PACK_ROOT": "host.install",
+    "PrivateHost": "host.private_host",
+    "Queue": "client.protocol",
+    "find_host": "host.install",
+    "install_host": "host.install",
+    "load_workflow": "workflows.workflow",
+    "to_prompt": "workflows.workflow",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

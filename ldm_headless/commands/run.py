@@ -1,54 +1,12 @@
-"""`ldm run`: a workflow, many jobs, one server, several, or a Ray cluster. Imports everything that a run needs."""
+"""`ldm run`: its options. What a run needs is imported when one begins, so that no other command waits for it."""
 
-import asyncio
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..client.access import Access, parse_address, read_access
-from ..client.async_client import AsyncComfyClient
 from ..client.received import MAX_FILE
-from ..errors import HeadlessError, HostError, PromptRejectedError, WorkflowError
-from ..host.install import find_host, own_pack
-from ..host.private_host import PrivateHost
-from ..host.torch_probe import default_threads
-from ..pools.ray_pool import ray_cluster
-from ..run.dry_run import check_all
-from ..run.journal import Header
-from ..run.local_inputs import find_local_inputs
-from ..run.output_folder import OutputFolder
-from ..run.output_names import NameTemplate
-from ..run.plan import Plan
-from ..run.private_host_worker import host_versions
-from ..run.progress import RunProgress
-from ..run.ray_runner import host_needs, run_on_ray
-from ..run.report import check_report_path
-from ..run.run_record import RunRecord
-from ..run.server_runner import Hooks, Runner
-from ..run.sweep import Job, expand
-from ..terminal import console, note
-from ..workflows.validation import structural_problems
-from ..workflows.workflow import Prompt, Workflow, load_workflow, to_prompt, ui_twin
-from .run_output import conclude, print_rescued, reporting
-
-_SHORTEST_WAIT = 10.0  # seconds of a request, also where a server may not be away at all
-
-
-@dataclass(frozen=True)
-class _Options:
-    out: Path
-    name: str | None
-    report: Path | None
-    dry_run: bool
-    fresh: bool
-    wait: float
-    threads: int | None
-    max_file: int
-    access: Access
+from ..errors import WorkflowError
 
 
 def run(
@@ -94,6 +52,11 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in this folder made.")] = False,
 ) -> None:
     """Run a workflow and print the path of each file that it leaves. The same command again runs what is missing."""
+    from ..client.access import Access, read_access
+    from ..run.report import check_report_path
+    from ..run.sweep import expand
+    from .run_jobs import Options, load, run_jobs, run_on_cluster
+
     if seed is not None and seeds is not None:
         raise WorkflowError("--seed and --seeds exclude each other; --seeds takes single numbers too")
     _check_use(ray, workers, threads, servers)
@@ -101,14 +64,13 @@ def run(
     if report is not None:
         check_report_path(report)
     # What is wrong with the command and its files is told before a host is started.
-    source, jobs = _load(workflow), expand(sweeps or [], seeds, table, sets or [])
+    source, jobs = load(workflow), expand(sweeps or [], seeds, table, sets or [])
     access = read_access(header_file, ca_file) if servers else Access()
-    options = _Options(out, name, report, dry_run, fresh, wait, threads, _bytes(max_file), access)
+    options = Options(out, name, report, dry_run, fresh, wait, threads, _bytes(max_file), access)
     if ray is not None and not dry_run:
-        _run_on_ray(source, jobs, options, ray, workers)
-        return
-    with _hosts(servers or [], threads) as (urls, private):
-        asyncio.run(_run(source, jobs, urls, options, private))
+        run_on_cluster(source, jobs, options, ray, workers)
+    else:
+        run_jobs(source, jobs, options, servers or [])
 
 
 def _bytes(gigabytes: float) -> int:
@@ -124,147 +86,3 @@ def _check_use(ray: str | None, workers: int | None, threads: int | None, server
         raise WorkflowError("--threads is for private ComfyUIs; a server has the threads that it was started with")
     if workers is not None and ray is None:
         raise WorkflowError("--workers is for --ray; take --ray local for several workers on this machine")
-
-
-def _load(path: Path) -> Workflow:
-    """The workflow, with the graph of its twin if it has none itself."""
-    source, twin = load_workflow(path), ui_twin(path)
-    return replace(source, ui=load_workflow(twin).ui) if twin and source.ui is None else source
-
-
-@contextmanager
-def _hosts(servers: list[str], threads: int | None) -> Iterator[tuple[list[str], PrivateHost | None]]:
-    """The addresses to use; a private host with this checkout as its only pack unless servers are given."""
-    if servers:
-        yield list({parse_address(url).url: url for url in servers}.values()), None
-        return
-    with ExitStack() as stack:
-        with console.status("starting a private ComfyUI"):
-            host = stack.enter_context(PrivateHost(find_host(), own_pack(), threads=threads))
-        yield [host.url], host
-
-
-async def _run(
-    source: Workflow, jobs: Sequence[Job], urls: list[str], options: _Options, private: PrivateHost | None
-) -> None:
-    async with AsyncExitStack() as stack:
-        timeout = max(options.wait, _SHORTEST_WAIT)
-        opened = [AsyncComfyClient(url, timeout, options.access) for url in urls]
-        clients = [await stack.enter_async_context(client) for client in opened]
-        offers = {client: asyncio.ensure_future(_offer(client, source)) for client in clients}
-        stack.push_async_callback(_dismiss, offers.values())
-        client, prompt, info = await _first(list(offers.values()))
-        inputs = await find_local_inputs(client, source.source, prompt, jobs, info)
-        plan = Plan(source.source, prompt, jobs, source.ui, info, inputs)
-        if options.dry_run:
-            NameTemplate(options.name, plan)
-            for line in check_all(plan):
-                note(line)
-            return
-        with _recording(plan, options) as (record, progress):
-            patience = 0.0 if private else options.wait  # nobody else starts a private host again
-            hooks = Hooks(offers.__getitem__, _Revival(private), progress.on_event)
-            runner = Runner(record, clients, patience, hooks, options.max_file)
-            addresses = [client.base_url for client in clients]
-            with reporting(record, options.report, lambda: {url: runner.dead_servers.get(url) for url in addresses}):
-                await runner.run()
-                if private:
-                    print_rescued(record, private, options.out)
-    conclude(record, runner.dead_servers, private)
-
-
-def _run_on_ray(source: Workflow, jobs: Sequence[Job], options: _Options, address: str, workers: int | None) -> None:
-    """Plan on a private host here, with the checks of any other run; then start those of the workers."""
-    threads = options.threads or default_threads(find_host().python)
-    lost: dict[str, HeadlessError] = {}
-    with ray_cluster(address) as resources:
-        with _hosts([], threads) as ((url,), _):
-            plan, versions = asyncio.run(_plan(url, source, jobs))
-        needs = host_needs(threads, resources)
-        workers = workers or needs.places(resources)
-        with (
-            _recording(plan, options) as (record, _),
-            reporting(record, options.report, lambda: _workers(record) | lost),
-        ):
-            note(f"{workers} host(s) of {threads} CPU thread(s); the cluster has room for {needs.places(resources)}")
-            try:
-                run_on_ray(record, workers, needs, threads, versions)
-            except HeadlessError as error:
-                lost[address] = error
-    conclude(record, lost, None)
-
-
-def _workers(record: RunRecord) -> dict[str, HeadlessError | None]:
-    """The workers that ended a job."""
-    return {result.server: None for result in record.results if result.server}
-
-
-async def _plan(url: str, source: Workflow, jobs: Sequence[Job]) -> tuple[Plan, dict[str, str]]:
-    """The plan by what one host says, and the versions of that host."""
-    async with AsyncComfyClient(url) as client:
-        _, prompt, info = await _offer(client, source)
-        inputs = await find_local_inputs(client, source.source, prompt, jobs, info)
-        return Plan(source.source, prompt, jobs, source.ui, info, inputs), host_versions(await client.system_stats())
-
-
-@contextmanager
-def _recording(plan: Plan, options: _Options) -> Iterator[tuple[RunRecord, RunProgress]]:
-    """The output folder of the run, and what is shown of it."""
-    names = NameTemplate(options.name, plan)
-    header = Header(plan.source, len(plan.jobs), names.text, plan.fingerprint)
-    with OutputFolder(options.out, header, options.fresh) as folder, RunProgress(console, plan) as progress:
-        yield RunRecord(plan, folder, names, progress.on_result), progress
-
-
-_Offer = tuple[AsyncComfyClient, Prompt, dict[str, Any]]
-
-
-async def _offer(client: AsyncComfyClient, source: Workflow) -> _Offer:
-    """A server, the workflow's prompt for it, and its nodes; raises why it cannot run the workflow."""
-    await client.system_stats()
-    info = await client.object_info()
-    prompt = to_prompt(source, info)
-    if problems := structural_problems(prompt, info):
-        raise PromptRejectedError(tuple(problems))
-    return client, prompt, info
-
-
-async def _first(offers: list[asyncio.Future[_Offer]]) -> _Offer:
-    """What the first usable server says. The others may take their time."""
-    errors: list[HeadlessError] = []
-    for offer in asyncio.as_completed(offers):
-        try:
-            return await offer
-        except HeadlessError as error:
-            errors.append(error)
-    for other in errors[1:]:
-        note(str(other))
-    raise errors[0]
-
-
-async def _dismiss(offers: Collection[asyncio.Future[Any]]) -> None:
-    """End the questions to servers that nobody waits for any more."""
-    for offer in offers:
-        offer.cancel()
-    await asyncio.gather(*offers, return_exceptions=True)
-
-
-class _Revival:
-    """Starts the private host again, once: a job that brings it down each time would do so for ever."""
-
-    def __init__(self, private: PrivateHost | None) -> None:
-        self._private = private
-
-    async def __call__(self) -> bool:
-        private, self._private = self._private, None
-        if private is None:
-            return False
-        note(f"the private host went away; starting it again. The end of its log:\n{private.log_tail()}")
-        try:
-            return await asyncio.to_thread(private.revive)
-        except HostError as error:
-            note(str(error))
-            return False
-        except asyncio.CancelledError:
-            private.stop()  # which ends the start in that thread
-            raise

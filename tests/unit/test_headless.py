@@ -246,3 +246,12 @@ def test_the_client_needs_no_torch() -> None:
 def test_every_error_has_its_base_and_exit_code() -> None:
     assert all(issubclass(kind, HeadlessError) for kind in (WorkflowError, ServerError, HostError, ExecutionError))
     assert (WorkflowError.exit_code, ServerError.exit_code, ExecutionError.exit_code) == (2, 4, 1)
+
+
+def test_the_commands_alone_import_nothing_heavy():
+    """`ldm --help` and the shell's completion wait for it; what a command needs is imported when it runs."""
+    program = (
+        "import sys, ldm_headless.cli; print(sorted({'httpx', 'websockets', 'torch', 'ray', 'PIL'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
