@@ -105,7 +105,7 @@ def main() -> None:
         for name in names:
             path = PACK_ROOT / "workflows" / f"{name}.jpg"
             FORMS[name](pictures_of(client, name)).save(path, quality=88)
-            print(path.relative_to(PACK_ROOT))
+            sys.stdout.write(f"{path.relative_to(PACK_ROOT)}\n")
 
 
 if __name__ == "__main__":
