@@ -10,7 +10,9 @@ from ..errors import WorkflowError
 
 
 def run(
-    workflow: Annotated[Path, typer.Argument(help="Workflow in UI or API format, or a picture that carries one.")],
+    workflow: Annotated[
+        Path, typer.Argument(help="Workflow in UI or API format, or a picture or video that carries one.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the images and other files.")] = Path("output"),
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Node id or title; repeatable.")

@@ -1,4 +1,4 @@
-"""Workflow files: read API format, UI format and pictures that carry either, and give the prompt to send.
+"""Workflow files: read API format, UI format and files that carry either, and give the prompt to send.
 
 An API-format prompt maps node ids to `{"class_type": ..., "inputs": {...}, "_meta": {"title": ...}}`; an input is a
 constant or a link `[node id, output index]`. What a file holds is told by its content, never by its name. Imports
@@ -16,7 +16,7 @@ from ..errors import JSONError, WorkflowError
 from ..files.json_text import not_finite, parse_json
 from ..ui_format.export import export_prompt
 from ..ui_format.graph import is_ui_format
-from .embedded import is_carrier, read_embedded
+from .embedded import read_document
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -39,18 +39,18 @@ class Workflow:
 
 
 def load_workflow(path: str | Path) -> Workflow:
-    """Read and check a workflow file: JSON in API or UI format, or a picture or latent with either inside.
+    """Read and check a workflow file: JSON in API or UI format, or what ComfyUI saved with either inside.
 
     Raises:
         WorkflowError: The file is missing or holds something else.
     """
+    source = str(path)
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            text, found = read_document(stream, source)
     except OSError as error:
         raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}") from error
-    source = str(path)
-    if is_carrier(data):
-        found = read_embedded(data, source)
+    if text is None:
         graph, prompt = found.get("workflow"), found.get("prompt")
         if graph == {} and prompt is not None:  # what programs write that have no editor
             graph = None
@@ -59,9 +59,9 @@ def load_workflow(path: str | Path) -> Workflow:
         _check_finite(graph, source)
         return Workflow(source, graph, None if prompt is None else check_prompt(prompt, source))
     try:
-        document = parse_json(data)
+        document = parse_json(text)
     except JSONError as error:
-        raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow or picture saved by ComfyUI") from error
+        raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow or a file saved by ComfyUI") from error
     document = _unwrapped(document)
     if is_ui_format(document):
         _check_finite(document, source)
