@@ -52,6 +52,8 @@ class Options:
 def load(path: Path) -> Workflow:
     """The workflow, with the graph of its twin if it has none itself."""
     source, twin = load_workflow(path), ui_twin(path)
+    if source.note:
+        note(source.note)
     return replace(source, ui=load_workflow(twin).ui) if twin and source.ui is None else source
 
 

@@ -21,7 +21,7 @@ def is_carrier(data: bytes) -> bool:
 def read_embedded(data: bytes, source: str) -> dict[str, Any]:
     """What such a file carries: `prompt` (API format), `workflow` (UI format), both or one.
 
-    Only metadata are read.
+    Only metadata are read. A graph that nothing can read beside a prompt is left out, and `unreadable` says why.
 
     Args:
         data: The file.
@@ -45,10 +45,15 @@ def read_embedded(data: bytes, source: str) -> dict[str, Any]:
             f"{source} carries no workflow; expected a picture that ComfyUI saved with its metadata, "
             "not one that another program has written again"
         )
-    try:
-        return {key: parse_json(text) for key, text in found.items()}
-    except JSONError as error:
-        raise WorkflowError(f"{source} carries a workflow that is not JSON: {error}") from error
+    parsed: dict[str, Any] = {}
+    for key, text in found.items():
+        try:
+            parsed[key] = parse_json(text)
+        except JSONError as error:
+            if key == "prompt" or "prompt" not in found:
+                raise WorkflowError(f"{source} carries a workflow that is not JSON: {error}") from error
+            parsed["unreadable"] = f"it is not JSON: {error}"
+    return parsed
 
 
 def _safetensors_texts(data: bytes) -> dict[str, str]:
