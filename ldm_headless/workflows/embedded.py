@@ -51,7 +51,8 @@ _CARRIERS = (
 def read_document(stream: BinaryIO, source: str) -> tuple[bytes | None, dict[str, Any]]:
     """What a file holds: a text, or what it carries: `prompt` (API format), `workflow` (UI format), both or one.
 
-    Only metadata are read, and no file is believed when it tells how large its parts are.
+    Only metadata are read, and no file is believed when it tells how large its parts are. A graph that nothing can read
+    beside a prompt is left out, and `unreadable` says why.
 
     Args:
         stream: The file.
@@ -86,20 +87,27 @@ def _whole(window: Window) -> bytes:
 
 
 def _workflows(texts: Mapping[str, Any], source: str, name: str) -> dict[str, Any]:
-    try:
-        found = {key: _parsed(texts[key]) for key in _KEYS if key in texts}
-        if not found and str(texts.get("comment", "")).startswith("{"):  # as Video Helper Suite writes
-            comment = _parsed(texts["comment"])
-            found = {key: _parsed(comment[key]) for key in _KEYS if key in comment}
-    except JSONError as error:
-        raise WorkflowError(f"{source} carries a workflow that is not JSON: {error}") from error
+    found = {key: texts[key] for key in _KEYS if key in texts} or _of_comment(texts.get("comment"))
     if not found:
         raise WorkflowError(
             f"{source} carries no workflow; expected a {name} that ComfyUI saved with its metadata, "
             "not one that another program has written again"
         )
-    return found
+    parsed: dict[str, Any] = {}
+    for key, value in found.items():
+        try:
+            parsed[key] = parse_json(value) if isinstance(value, str) else value
+        except JSONError as error:
+            if key == "prompt" or "prompt" not in found:
+                raise WorkflowError(f"{source} carries a workflow that is not JSON: {error}") from error
+            parsed["unreadable"] = f"it is not JSON: {error}"
+    return parsed
 
 
-def _parsed(value: Any) -> Any:
-    return parse_json(value) if isinstance(value, str) else value
+def _of_comment(comment: object) -> dict[str, Any]:
+    """Both out of the JSON that Video Helper Suite writes as a comment."""
+    try:
+        texts = parse_json(comment) if isinstance(comment, str) and comment.startswith("{") else {}
+    except JSONError:
+        return {}  # a comment of somebody else
+    return {key: texts[key] for key in _KEYS if key in texts}

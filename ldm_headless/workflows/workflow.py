@@ -31,11 +31,13 @@ class Workflow:
         source: Where it comes from, for messages.
         ui: The graph in UI format, which the host can embed into saved images.
         prompt: In API format.
+        note: What the user should know of how it was read; empty where all is well.
     """
 
     source: str
     ui: dict[str, Any] | None
     prompt: Prompt | None
+    note: str = ""
 
 
 def load_workflow(path: str | Path) -> Workflow:
@@ -51,13 +53,7 @@ def load_workflow(path: str | Path) -> Workflow:
     except OSError as error:
         raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}") from error
     if text is None:
-        graph, prompt = found.get("workflow"), found.get("prompt")
-        if graph == {} and prompt is not None:  # what programs write that have no editor
-            graph = None
-        if graph is not None and not is_ui_format(graph):
-            raise WorkflowError(f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}")
-        _check_finite(graph, source)
-        return Workflow(source, graph, None if prompt is None else check_prompt(prompt, source))
+        return _carried(found, source)
     try:
         document = parse_json(text)
     except JSONError as error:
@@ -67,6 +63,32 @@ def load_workflow(path: str | Path) -> Workflow:
         _check_finite(document, source)
         return Workflow(source, document, None)
     return Workflow(source, None, check_prompt(document, source))
+
+
+def _carried(found: Mapping[str, Any], source: str) -> Workflow:
+    """What a picture carries. The prompt is what runs: beside a good one, a graph that is none is left out and told."""
+    graph, prompt = found.get("workflow"), found.get("prompt")
+    if prompt is None:
+        if not is_ui_format(graph):
+            raise WorkflowError(f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}")
+        _check_finite(graph, source)
+        return Workflow(source, graph, None)
+    prompt, reason = check_prompt(prompt, source), found.get("unreadable", "")
+    if graph is not None and not is_ui_format(graph):
+        reason = f"it is {_kind(graph)}, no graph in UI format"
+    elif (place := not_finite(graph)) is not None:
+        reason = f"{place} is NaN or infinite"
+    if graph == {}:  # what programs write that have no editor
+        return Workflow(source, None, prompt)
+    if not reason:
+        return Workflow(source, graph, prompt)
+    return Workflow(
+        source,
+        None,
+        prompt,
+        f"{source}: the editor's graph in it cannot be read ({reason}); the prompt beside it is used, and the new "
+        "images carry no graph of the editor",
+    )
 
 
 def _unwrapped(document: Any) -> Any:
