@@ -1,6 +1,6 @@
 """Changes to a prompt: inputs by node and name, and the seed. Imports targets, workflow and the errors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ldm_backend.errors import first_names, printable
@@ -86,9 +86,12 @@ def seed_inputs(prompt: Prompt, object_info: Mapping[str, Any] | None = None) ->
     feeding = {value[0] for value in seeds if is_link(value)}
     places = []
     for node_id, node in prompt.items():
+        numbers = [name for name, value in node["inputs"].items() if type(value) is int]
+        if not numbers:  # as in most nodes: thousands of jobs ask
+            continue
         names = {*_SEEDS, *_controlled_inputs(node, object_info)} - {_PRIMITIVE}
         names |= {_PRIMITIVE} if node_id in feeding else set()
-        places += [(node_id, name) for name, value in node["inputs"].items() if name in names and type(value) is int]
+        places += [(node_id, name) for name in numbers if name in names]
     return places
 
 
@@ -98,8 +101,17 @@ def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
     Raises:
         WorkflowError: It names no input, or no node.
     """
-    name, input_name = parse_target(target)
-    return find_node(prompt, name), input_name
+    return find_inputs(prompt, [target])[target]
+
+
+def find_inputs(prompt: Prompt, targets: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The same for many targets, which looks through the prompt once.
+
+    Raises:
+        WorkflowError: As for `find_input`.
+    """
+    titles, parsed = _Titles(prompt), {target: parse_target(target) for target in targets}
+    return {target: (titles.find(name), input_name) for target, (name, input_name) in parsed.items()}
 
 
 def find_node(prompt: Prompt, name: str) -> str:
