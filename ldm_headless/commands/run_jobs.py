@@ -12,6 +12,7 @@ from ..client.async_client import AsyncComfyClient
 from ..errors import HeadlessError, HostError, PromptRejectedError, WorkflowError
 from ..host.install import find_host, own_pack
 from ..host.private_host import PrivateHost
+from ..host.stopping import run_async
 from ..host.torch_probe import default_threads
 from ..pools.ray_pool import ray_cluster
 from ..run.dry_run import check_all
@@ -73,7 +74,7 @@ def _hosts(servers: list[str], threads: int | None) -> Iterator[tuple[list[str],
 def run_jobs(source: Workflow, jobs: Sequence[Job], options: Options, servers: list[str]) -> None:
     """Run the jobs on these servers, or on a private host."""
     with _hosts(servers, options.threads) as (urls, private):
-        asyncio.run(_run(source, jobs, urls, options, private))
+        run_async(_run(source, jobs, urls, options, private))
 
 
 async def _run(
@@ -112,7 +113,7 @@ def run_on_cluster(source: Workflow, jobs: Sequence[Job], options: Options, addr
     lost: dict[str, HeadlessError] = {}
     with ray_cluster(address) as resources:
         with _hosts([], threads) as ((url,), _):
-            plan, versions = asyncio.run(_plan(url, source, jobs))
+            plan, versions = run_async(_plan(url, source, jobs))
         needs = host_needs(threads, resources)
         workers = workers or needs.places(resources)
         with (
