@@ -8,10 +8,8 @@ has the code of its first failure. They stand on the headless error classes; the
 command, all mean 2.
 """
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -24,6 +22,7 @@ from .commands.generate import generate
 from .commands.run import run
 from .commands.verify import verify
 from .host.install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
+from .host.stopping import end_on_signals, leave
 from .terminal import guard_logging, note, result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -48,12 +47,9 @@ for _command in (run, generate, evaluate, convert, inspect, verify, download):
     app.command()(_command)
 
 
-_stopped_by: list[int] = []
-
-
 def main() -> None:
     """Entry point: errors of ours become one message and an exit code, and SIGTERM ends us as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _stop)
+    end_on_signals()
     guard_logging()
     try:
         app()
@@ -61,19 +57,4 @@ def main() -> None:
         note(str(error), "red")
         sys.exit(getattr(error, "exit_code", 2))
     except SystemExit as end:
-        # Typer makes 130 of every interruption.
-        sys.exit(128 + _stopped_by[0] if _stopped_by else end.code)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C does: within asyncio, which sets a handler of its own, that is cancelling the work."""
-    if _stopped_by:
-        return  # on our way already; a second signal must not break off the cleaning up
-    _stopped_by.append(number)
-    handler = signal.getsignal(signal.SIGINT)
-    if callable(handler) and handler is not signal.default_int_handler:
-        handler(signal.SIGINT, frame)
-    else:
-        # Not KeyboardInterrupt: a Python that sees one pass through `exec` or `eval` of a text, as in the making of
-        # a dataclass, kills itself by SIGINT at its end, whoever caught it.
-        raise SystemExit(128 + number)
+        leave(end)  # Typer makes 130 of every interruption

@@ -1,6 +1,7 @@
 """What became of each job, as typed results and as a JSON file. Imports the plan, whole_files and the errors."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -109,19 +110,15 @@ def write_report(
     Raises:
         OutputError: The disk refuses it.
     """
-    states = [result.state for result in results]
+    states = Counter(result.state for result in results)
+    done = Counter(result.server for result in results if result.state is JobState.DONE)
     report = {
         "format": _FORMAT,
         "workflow": plan.source,
         "seconds": round(seconds, 3),
-        "counts": {state.value: states.count(state) for state in JobState},
+        "counts": {state.value: states[state] for state in JobState},
         "servers": [
-            {
-                "url": url,
-                "done": sum(result.server == url and result.state is JobState.DONE for result in results),
-                "error": str(error) if error else None,
-            }
-            for url, error in servers.items()
+            {"url": url, "done": done[url], "error": str(error) if error else None} for url, error in servers.items()
         ],
         "jobs": [_job(result, plan) for result in results],
     }
