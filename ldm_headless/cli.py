@@ -3,9 +3,9 @@
 Exit codes: 0 done; 1 a node failed, the prompt was lost, no image came, an image cannot be written, workers fail, or a
 checkpoint draws other pixels than it should; 2 wrong usage, workflow file, output folder, checkpoint or configuration,
 a model that cannot be downloaded, or a folder or image set that does not fit the command; 3 refused by the host's
-validation or a dry run; 4 no host, server or Ray cluster; 130 interrupted; 143 ended by SIGTERM. A run of several jobs
-has the code of its first failure. They stand on the headless error classes; the backend's errors, which know of no
-command, all mean 2.
+validation or a dry run; 4 no host, server or Ray cluster; 70 a fault of ours, see fault_log; 130 interrupted; 143 ended
+by SIGTERM. A run of several jobs has the code of its first failure. They stand on the headless error classes; the
+backend's errors, which know of no command, all mean 2.
 """
 
 import signal
@@ -23,6 +23,7 @@ from .commands.evaluate import evaluate
 from .commands.generate import generate
 from .commands.run import run
 from .commands.verify import verify
+from .fault_log import EXIT_CODE, tell
 from .host.install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
 from .terminal import guard_logging, note, result
 
@@ -52,7 +53,7 @@ _stopped_by: list[int] = []
 
 
 def main() -> None:
-    """Entry point: errors of ours become one message and an exit code, and SIGTERM ends us as Ctrl-C does."""
+    """Entry point: every error becomes one message and an exit code, and SIGTERM ends us as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _stop)
     guard_logging()
     try:
@@ -60,6 +61,10 @@ def main() -> None:
     except LDMError as error:
         note(str(error), "red")
         sys.exit(getattr(error, "exit_code", 2))
+    except Exception as error:
+        # The outermost place: whatever comes here is none of ours, and a traceback helps nobody at the terminal.
+        note(tell(error), "red")
+        sys.exit(EXIT_CODE)
     except SystemExit as end:
         # Typer makes 130 of every interruption.
         sys.exit(128 + _stopped_by[0] if _stopped_by else end.code)
