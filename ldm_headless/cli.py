@@ -18,6 +18,7 @@ import typer
 
 from ldm_backend.errors import LDMError
 
+from .commands.arguments import DoorCommand
 from .commands.checkpoints import convert, download, inspect
 from .commands.evaluate import evaluate
 from .commands.generate import generate
@@ -35,7 +36,7 @@ def _root() -> None:
     """Run ComfyUI workflows without a browser; generate and compare images; handle checkpoints."""
 
 
-@app.command()
+@app.command(cls=DoorCommand)
 def install_private_host(
     directory: Annotated[Path, typer.Argument(help="Where to put ComfyUI.")] = PACK_ROOT / ".comfyui",
     constraints: Annotated[Path | None, typer.Option(help="A pip constraints file.")] = None,
@@ -46,7 +47,7 @@ def install_private_host(
 
 
 for _command in (run, generate, evaluate, convert, inspect, verify, download):
-    app.command()(_command)
+    app.command(cls=DoorCommand)(_command)
 
 
 _stopped_by: list[int] = []

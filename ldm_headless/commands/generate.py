@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _MOST_IN_BATCH = 100_000
+_MOST_THREADS = 4096
 _IN_FLIGHT = 2  # one batch is sampled while another one is encoded
 
 
@@ -70,7 +71,9 @@ def generate(
         FirstStagePrecision, typer.Option(help="Of the decoder; fp32 is exact.")
     ] = FirstStagePrecision.FP32,
     compiled: Annotated[bool, typer.Option("--compile", help="Faster, after a slower first step.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker; other numbers round otherwise.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=_MOST_THREADS, help="CPU threads of each worker; other numbers round otherwise.")
+    ] = 1,
     weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
     config: Annotated[str | None, typer.Option(metavar="PRESET|YAML", help="For files without.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images in each WebDataset shard.")] = 1000,
