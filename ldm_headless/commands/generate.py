@@ -83,10 +83,15 @@ def generate(
     width: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
 ) -> None:
     """Make the image of each seed. After an interruption the same command makes what is missing."""
+    from ..files.png import MAX_PIXELS
     from ..generation.image_maker import ImageMaker, Source, settings_of
     from ..generation.job_folder import JobFolder
 
     numbers = tuple(parse_seeds(seeds))
+    if (height or 1) * (width or 1) > MAX_PIXELS:
+        raise JobError(
+            f"--height {height} and --width {width} are more than the {MAX_PIXELS:,} pixels of an image here"
+        )
     with ExitStack() as stack:
         resources = stack.enter_context(ray_cluster(ray)) if ray is not None else None
         source = Source(checkpoint, weights.value, config)

@@ -69,7 +69,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "generation": {"errors", "files", "seed_ranges"},
         "evaluation": {"errors", "files"},
         "commands": {
-            "client", "errors", "evaluation", "generation", "host", "pools", "run", "seed_ranges", "terminal",
+            "client", "errors", "evaluation", "files", "generation", "host", "pools", "run", "seed_ranges", "terminal",
             "workflows",
         },
         "cli": {"commands", "fault_log", "host", "terminal"},
