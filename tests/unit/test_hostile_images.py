@@ -237,11 +237,11 @@ def test_a_small_file_takes_no_more_than_its_size(tmp_path: Path, case: str) -> 
     (tmp_path / name).write_bytes(make())
     program = (
         "import json, resource, sys, time; from pathlib import Path; import test_hostile_images as t;"
-        "path = Path(sys.argv[1]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; at = time.monotonic()\n"
+        "path = Path(sys.argv[1]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; at = time.process_time()\n"
         "try: t.look(path.parent if path.suffix == '.png' else path); told = ''\n"
         "except t.LDMError as error: told = str(error)\n"
         "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
-        "print(json.dumps([told, used / 1024, time.monotonic() - at]))"
+        "print(json.dumps([told, used / 1024, time.process_time() - at]))"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     run = subprocess.run(
