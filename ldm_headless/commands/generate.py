@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ldm_backend.errors import first_names
+
 from ..errors import JobError
-from ..generation.job import NPZ_NAME, Format, Job, Settings
+from ..generation.job import NPZ_NAME, Format, Job, Settings, png_name
 from ..pools.pool import LocalPool, Pool
 from ..pools.ray_pool import Needs, RayPool, ray_cluster
 from ..seed_ranges import parse_seeds
-from ..terminal import console, result
+from ..terminal import console, note, result
 from .checkpoints import Weights
 
 if TYPE_CHECKING:
@@ -81,6 +83,9 @@ def generate(
     workers: Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare all images that are there with the manifest.")
+    ] = False,
 ) -> None:
     """Make the image of each seed. After an interruption the same command makes what is missing."""
     from ..files.png import MAX_PIXELS
@@ -112,7 +117,8 @@ def generate(
         )
         job = Job(settings, numbers, format_, shard_size)
         pool = _pool(partial(ImageMaker, source, settings, job.digest), resources, workers, settings)
-        folder = stack.enter_context(JobFolder(out, job))
+        with console.status("looking at what is there"):
+            folder = stack.enter_context(JobFolder(out, job, verify))
         _run(folder, pool)
     result(out / NPZ_NAME if format_ is Format.NPZ else out)
 
@@ -179,6 +185,9 @@ def _pool(
 def _run(folder: "JobFolder", pool: "Pool[Unit, list[MadeImage]]") -> None:
     """Make and store what is missing, and say how it goes."""
     total, before = len(folder.job.seeds), len(folder.done)
+    if folder.broken:
+        names = first_names([png_name(seed) for seed in folder.broken])
+        note(f"{len(folder.broken)} of {total} were broken ({names}) and are made anew", "yellow")
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
     start = time.monotonic()
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:

@@ -237,7 +237,8 @@ def test_a_small_file_takes_no_more_than_its_size(tmp_path: Path, case: str) -> 
     (tmp_path / name).write_bytes(make())
     program = (
         "import json, resource, sys, time; from pathlib import Path; import test_hostile_images as t;"
-        "path = Path(sys.argv[1]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; at = time.process_time()\n"
+        "path = Path(sys.argv[1]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "at = time.process_time()\n"
         "try: t.look(path.parent if path.suffix == '.png' else path); told = ''\n"
         "except t.LDMError as error: told = str(error)\n"
         "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
