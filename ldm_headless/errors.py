@@ -22,6 +22,12 @@ def _rebuilt(kind: type[HeadlessError], args: tuple[Any, ...], attributes: dict[
     return error
 
 
+class ArgumentError(HeadlessError):
+    """A value of an option or argument that nothing could use."""
+
+    exit_code = 2
+
+
 class WorkflowError(HeadlessError):
     """A workflow file, or a value to set in it, that cannot be used."""
 

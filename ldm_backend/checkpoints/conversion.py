@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
 from ..config.model import KLConfig, LDMConfig
-from ..errors import CheckpointError, check_choice
+from ..errors import CheckpointError, check_choice, printable
 from .checkpoint import Checkpoint
 from .inspection import sha256_of
 from .locations import STAGE_FOLDERS, WEIGHT_NAMES
 from .single_file import DTYPES, in_dtype, write_single_file, written
+
+_MOST_IN_NAME = 255  # characters that a file's name can have
 
 
 def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> str:
@@ -30,14 +33,15 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
     Raises:
         CheckpointError: One of the two exists, or cannot be written.
     """
+    _must_be_new(out)
     checksum = out.with_name(out.name + ".sha256")
-    for new in (out, checksum):
-        _must_be_new(new)
-    metadata = {"weights": checkpoint.weights, "source": checkpoint.path.name, "source_layout": checkpoint.layout}
+    _must_be_new(checksum)
+    source = printable(checkpoint.path.name, _MOST_IN_NAME)
+    metadata = {"weights": checkpoint.weights, "source": source, "source_layout": checkpoint.layout}
     write_single_file(out, checkpoint.config, checkpoint.unet, checkpoint.first_stage, dtype, metadata)
     digest = sha256_of(out)
     with written(checksum) as scratch:
-        scratch.write_text(f"{digest}  {out.name}\n", encoding="utf-8")
+        scratch.write_bytes(f"{digest}  ".encode() + os.fsencode(out.name) + b"\n")
     return digest
 
 

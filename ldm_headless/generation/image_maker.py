@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
@@ -22,7 +22,7 @@ from ldm_backend.throughput import best_batch
 
 from ..errors import GenerationError, JobError
 from ..files.png import encode_png, pixels_sha256
-from .job import Settings, Unit
+from .job import Settings, Unit, picture_info
 from .job_folder import MadeImage
 
 
@@ -96,7 +96,7 @@ class ImageMaker:
         made = []
         for seed, pixels in zip(unit.seeds, images, strict=True):
             if seed in unit.wanted:
-                info = {"seed": seed, "job": self._job, "machine": self._machine, **asdict(s)}
+                info = picture_info(s, self._job, seed, self._machine)
                 made.append(MadeImage(seed, encode_png(pixels, info), pixels_sha256(pixels), self._machine))
         return made
 
