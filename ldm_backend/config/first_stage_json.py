@@ -1,4 +1,4 @@
-"""Where a first stage has attention: levels here, block types of each level in diffusers' JSON. Imports only checks, errors."""
+"""Where a first stage has attention: levels here, block types in diffusers' JSON. Imports only checks and errors."""
 
 from __future__ import annotations
 
