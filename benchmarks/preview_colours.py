@@ -102,10 +102,11 @@ def main() -> None:
     """Read the arguments, fit, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a first stage alone")
+    parser.add_argument("--scale-factor", type=float, help="replaces that of the checkpoint")
     parser.add_argument("--images", type=Path, help="a folder of images to fit on, cut to 256x256")
     arguments = parser.parse_args()
     try:
-        first_stage = load_first_stage(arguments.checkpoint)
+        first_stage = load_first_stage(arguments.checkpoint, scale_factor=arguments.scale_factor)
         probe = probe_cells(first_stage)
         fit = fit_cells(probe)
         lines = described(fit, "the probe, as ComfyUI's previews", probe)

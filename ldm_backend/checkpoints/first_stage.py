@@ -5,7 +5,6 @@ All that a first stage needs is visible in its tensors, so a file without config
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,8 +28,6 @@ from .shards import read_weights
 from .single_file import FIRST_STAGE_PREFIX, config_from_metadata
 from .tensor_files import StateDict, TensorFile
 
-logger = logging.getLogger("comfyui_ldm")
-
 # First convolution of an encoder block, with level and block; the norm of an attention inside a level, with that of the
 # encoder, of CompVis' decoder or of diffusers'. Attention of the middle block.
 _RESNET = re.compile(r"encoder\.(?:down\.|down_blocks\.)(\d{1,3})\.(?:block|resnets)\.(\d{1,3})\.conv1\.weight")
@@ -50,31 +47,35 @@ _INFERRED_FROM = {
 }
 
 
-def load_first_stage(path: str | Path, device: str | torch.device = "cpu") -> FirstStage:
+def load_first_stage(
+    path: str | Path, device: str | torch.device = "cpu", scale_factor: float | None = None
+) -> FirstStage:
     """Load a first stage.
 
     Args:
         path: A first stage alone (CompVis or diffusers keys), any whole checkpoint, or a Hugging Face folder.
         device: Where it goes.
+        scale_factor: Replaces that of the file; 1.0 for latents as the first stage makes them. A whole original
+            checkpoint with a KL first stage and without its factor, which may be in its YAML alone, needs it.
 
     Raises:
-        CheckpointError: Missing, damaged, refused or unfitting files.
+        CheckpointError: Missing, damaged, refused or unfitting files, or nobody says the scale factor.
         ConfigError: Not this family.
     """
-    config, tensors = read_first_stage(path)
+    config, tensors = read_first_stage(path, scale_factor)
     module = build_first_stage(config, skip_init, device="meta")
     load_into(module, tensors, f"{path} (first stage)")
     return module.to(torch.device(device))
 
 
-def read_first_stage(path: str | Path) -> tuple[FirstStageConfig, StateDict]:
+def read_first_stage(path: str | Path, scale_factor: float | None = None) -> tuple[FirstStageConfig, StateDict]:
     """Configuration and tensors of a first stage under our names; see `load_first_stage`."""
     path = Path(path)
     for part in STAGE_FOLDERS:
         if (path / part / "config.json").is_file():
             path = path / part
     if (path / "config.json").is_file():
-        config = first_stage_config(read_json(path / "config.json"), path / "config.json")
+        config = first_stage_config(read_json(path / "config.json"), path / "config.json", scale_factor)
         return config, with_current_names(read_weights(find_weights(path)))
     if path.is_dir() and (single := find_single_file(path)):
         path = single
@@ -84,22 +85,30 @@ def read_first_stage(path: str | Path) -> tuple[FirstStageConfig, StateDict]:
         if inner:
             own = config_from_metadata(file.metadata, str(path))
             config, tensors = _from_tensors(TensorFile(path, inner), own.first_stage if own else None)
-            return (config, tensors) if own else (_scaled(config, file), tensors)
-    return _from_tensors(file, None)
+            factor = scale_factor if own or scale_factor is not None else _measured(config, file)
+            return _scaled(config, path, factor), tensors
+    config, tensors = _from_tensors(file, None)
+    return _scaled(config, path, scale_factor), tensors
 
 
-def _scaled(config: FirstStageConfig, file: TensorFile) -> FirstStageConfig:
-    """With the scale factor that a whole checkpoint holds."""
+def _scaled(config: FirstStageConfig, path: Path, factor: float | None) -> FirstStageConfig:
+    """With another scale factor, if there is one."""
+    return config if factor is None else build(partial(replace, config), str(path), {"scale_factor": float(factor)})
+
+
+def _measured(config: FirstStageConfig, file: TensorFile) -> float | None:
+    """The scale factor that a whole original checkpoint holds; VQ latents of this family have none.
+
+    Raises:
+        CheckpointError: There is none, and only a YAML can say whether it is 1.
+    """
     factor = scale_factor_of(file)
-    if factor is not None:
-        return build(partial(replace, config), str(file.path), {"scale_factor": factor})
-    if isinstance(config, KLConfig):
-        logger.warning(
-            "%s: no scale_factor in the file; latents are taken as the first stage makes them. Those of its diffusion "
-            "model may be scaled, see scale_factor in its YAML.",
-            file.path,
+    if factor is None and isinstance(config, KLConfig):
+        raise CheckpointError(
+            f"{file.path}: no scale_factor, by which the latents of its diffusion model are multiplied. Say it with "
+            "scale_factor: the number in its YAML, or 1.0 for latents as the first stage makes them."
         )
-    return config
+    return factor
 
 
 def _from_tensors(file: TensorFile, config: FirstStageConfig | None) -> tuple[FirstStageConfig, StateDict]:

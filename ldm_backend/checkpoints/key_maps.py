@@ -109,22 +109,24 @@ def _unet_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
     width = config.block_out_channels[-1]
     yield from _down_layers(config)
     yield from _resnet("mid_block.resnets.0", "middle_block.0", width, width)
-    yield from _attention("mid_block.attentions.0", "middle_block.1", width)
+    if config.add_attention:
+        yield from _attention("mid_block.attentions.0", "middle_block.1", width)
     yield from _resnet("mid_block.resnets.1", "middle_block.2", width, width)
     yield from _up_layers(config)
 
 
 def _down_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
     widths, inputs, number = config.block_out_channels, config.block_out_channels[0], 1
-    for level, (width, kind) in enumerate(zip(widths, config.down_block_types, strict=True)):
+    levels = zip(widths, config.down_block_types, config.shrinks, strict=True)
+    for level, (width, kind, shrink) in enumerate(levels):
         block = f"down_blocks.{level}"
         for layer in range(config.layers_per_block):
             yield from _resnet(f"{block}.resnets.{layer}", f"input_blocks.{number}.0", inputs, width)
             if "Attn" in kind:
                 yield from _attention(f"{block}.attentions.{layer}", f"input_blocks.{number}.1", width)
             inputs, number = width, number + 1
-        if level < len(widths) - 1:
-            convolution = "op" if config.downsample_type == "conv" else None
+        if shrink:
+            convolution = "op" if shrink == "conv" else None
             yield from _resample(f"{block}.downsamplers.0", f"input_blocks.{number}.0", convolution, width)
             number += 1
 
@@ -136,15 +138,15 @@ def _up_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
     for level, width in enumerate(widths):
         skips += [width] * (layers + (level < len(widths) - 1))
     inputs = widths[-1]
-    for index, kind in enumerate(config.up_block_types):
+    for index, (kind, grow) in enumerate(zip(config.up_block_types, config.grows, strict=True)):
         level = len(widths) - 1 - index
         block, width, attention = f"up_blocks.{index}", widths[level], "Attn" in kind
         for layer in range(layers + 1):
             yield from _resnet(f"{block}.resnets.{layer}", f"output_blocks.{number}.0", inputs + skips.pop(), width)
             if attention:
                 yield from _attention(f"{block}.attentions.{layer}", f"output_blocks.{number}.1", width)
-            if level and layer == layers:
-                convolution = "conv" if config.upsample_type == "conv" else None
+            if grow and layer == layers:
+                convolution = "conv" if grow == "conv" else None
                 theirs = f"output_blocks.{number}.{1 + attention}"
                 yield from _resample(f"{block}.upsamplers.0", theirs, convolution, width)
             inputs, number = width, number + 1

@@ -47,7 +47,13 @@ def weight_files(path: Path) -> tuple[Path, ...]:
 
 def _places(index: Path) -> dict[str, str]:
     """Tensor -> name of its file."""
-    places = read_json(index).get("weight_map")
+    found = read_json(index)
+    if unknown := found.keys() - {"weight_map", "metadata"}:
+        raise CheckpointError(
+            f"{index}: unknown keys {first_names(unknown)}; expected weight_map and metadata. Remove them if nothing "
+            "needs them."
+        )
+    places = found.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index}: weight_map is {short_repr(places)}; expected the file of each tensor.")
     for file in places.values():

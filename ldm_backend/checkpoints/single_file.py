@@ -140,7 +140,9 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         )
     try:
         data = json.loads(metadata["ldm_config"])
-        unet, first_stage, schedule = (dict(data[name]) for name in ("unet", "first_stage", "schedule"))
+        unet, first_stage, schedule = (dict(data.pop(name)) for name in ("unet", "first_stage", "schedule"))
+        if data:
+            raise ValueError(f"keys unknown: {first_names(data.keys())}")
         first_stage_class = {stage.kind: stage for stage in FIRST_STAGE_CONFIGS}[first_stage.pop("kind")]
         for cls, part in ((UNetConfig, unet), (first_stage_class, first_stage), (ScheduleConfig, schedule)):
             known = {item.name for item in fields(cls)}
@@ -148,7 +150,10 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
                 raise ValueError(f"keys missing or unknown: {first_names(other)}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {printable(str(error))}"
-        raise CheckpointError(f"{source}: its metadata holds no valid configuration ({reason}).") from error
+        raise CheckpointError(
+            f"{source}: its metadata holds no valid configuration ({reason}). Convert the checkpoint again, or update "
+            "comfyui-ldm if a newer one wrote it."
+        ) from error
     parts = {
         "unet": read_fields(UNetConfig, unet, f"{source}: unet"),
         "first_stage": read_fields(first_stage_class, first_stage, f"{source}: first_stage"),

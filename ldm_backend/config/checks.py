@@ -13,20 +13,21 @@ _MAX_LEVELS = 10  # each halves the side
 _MAX_LAYERS = 16  # of a level
 _MAX_CODES = 2**20  # 64 times the largest published codebook
 _MAX_WIDTH = 8192  # channels, heads, groups, and the side of images and latents
+NOT_IMPLEMENTED = "Another is not implemented here: run the model with the program that trained it."
+CHECKED = {"checked": True}  # in the metadata of fields that have checks of their own
 _LIMITS = {"layers_per_block": _MAX_LAYERS, "num_vq_embeddings": _MAX_CODES}  # by field; others have _MAX_WIDTH
 
 
-def check_choice(where: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ConfigError unless the value is one of these."""
+def check_choice(where: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise ConfigError unless the value is one of these; another would make another network."""
     if value not in allowed:
-        raise ConfigError(f"{where} holds {short_repr(value)}; supported are {', '.join(allowed)}.")
+        raise ConfigError(
+            f"{where} holds {short_repr(value)}; supported are {', '.join(map(str, allowed))}. {NOT_IMPLEMENTED}"
+        )
 
 
 def check_common(part: str, config: Any) -> None:
-    """Ranges that the networks share, so that a bad file fails here and not inside a layer.
-
-    Fields whose metadata say "checked" have checks of their own.
-    """
+    """Ranges that the networks share, so that a bad file fails here and not inside a layer."""
     if not 1 <= (levels := len(config.block_out_channels)) <= _MAX_LEVELS:
         what = f"has {levels} entries" if levels else "is empty"
         raise ConfigError(f"{part}: block_out_channels {what}; expected one a level, at most {_MAX_LEVELS}.")

@@ -5,16 +5,13 @@ Imports only strict_json.
 
 from .strict_json import JsonRules
 
+_CONDITIONAL = "The model takes a class beside the noise; only models that take none run here."
+_SILU = ("silu", "swish")  # two names of one function
 UNET_RULES = JsonRules(
     class_names=("UNet2DModel",),
     fixed={
-        "act_fn": ("silu",),
-        "add_attention": (True,),
-        "center_input_sample": (False,),
+        "act_fn": _SILU,
         "class_embed_type": (None,),
-        "downsample_padding": (1,),
-        "flip_sin_to_cos": (True,),
-        "freq_shift": (0,),
         "mid_block_scale_factor": (1,),
         "mid_block_type": ("UNetMidBlock2D",),
         "num_class_embeds": (None,),
@@ -28,11 +25,12 @@ UNET_RULES = JsonRules(
         *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"),
     ),
     required=("attention_head_dim",),  # in no tensor's shape
+    reasons=dict.fromkeys(("class_embed_type", "num_class_embeds"), _CONDITIONAL),
 )
 VQ_RULES = JsonRules(
     class_names=("VQModel",),
     fixed={
-        "act_fn": ("silu",),
+        "act_fn": _SILU,
         "lookup_from_codebook": (False,),
         "norm_type": ("group",),
     },
@@ -47,7 +45,7 @@ VQ_RULES = JsonRules(
 KL_RULES = JsonRules(
     class_names=("AutoencoderKL",),
     fixed={
-        "act_fn": ("silu",),
+        "act_fn": _SILU,
         "latents_mean": (None,),
         "latents_std": (None,),
         "shift_factor": (None,),

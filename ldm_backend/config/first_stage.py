@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..errors import ConfigError, short_repr
-from .checks import check_common
+from .checks import CHECKED, check_common
 from .diffusers_json import KL_RULES, VQ_RULES
 from .first_stage_json import check_levels, with_attention_levels, with_block_types
 from .strict_json import LATER, JsonRules, in_their_names, read_json_object, write_json_object
@@ -16,7 +16,7 @@ from .strict_json import LATER, JsonRules, in_their_names, read_json_object, wri
 logger = logging.getLogger("comfyui_ldm")
 
 _KL_SCALING = 0.18215  # of diffusers' AutoencoderKL where a file has none
-_LEVELS = LATER | {"checked": True}  # of fields that `_check` looks at
+_LEVELS = LATER | CHECKED
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a first stage has attention: levels here, block types of each level in diffusers' JSON. Imports only errors."""
+"""Where a first stage has attention: levels here, block types in diffusers' JSON. Imports only checks and errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, short_repr
+from .checks import NOT_IMPLEMENTED
 
 # Key of the JSON -> our field, and the two block types: without and with attention after each resnet.
 _TYPES = {
@@ -33,7 +34,9 @@ def with_attention_levels(data: Mapping[str, Any], source: str) -> dict[str, Any
             )
         for kind in types:
             if kind not in (plain, attended):
-                raise ConfigError(f"{source}: {key} is {short_repr(kind)}; supported is {plain!r} or {attended!r}.")
+                raise ConfigError(
+                    f"{source}: {key} is {short_repr(kind)}; supported is {plain!r} or {attended!r}. {NOT_IMPLEMENTED}"
+                )
         widths = found.get("block_out_channels")
         if isinstance(widths, list | tuple) and len(widths) != len(types):
             raise ConfigError(

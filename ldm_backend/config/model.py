@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
-from .checks import check_choice, check_common
+from .checks import CHECKED, check_choice, check_common
 from .diffusers_json import UNET_RULES
 from .first_stage import FIRST_STAGE_CONFIGS, FirstStageConfig, KLConfig, VQConfig
 from .schedule import ScheduleConfig
-from .strict_json import read_json_object, write_json_object
-from .unet_json import from_diffusers, to_diffusers
+from .strict_json import LATER, read_json_object, write_json_object
+from .unet_json import check_ways, each_way, from_diffusers, to_diffusers
 
 __all__ = [
     "FIRST_STAGE_CONFIGS",
@@ -47,8 +47,17 @@ class UNetConfig:
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     resnet_time_scale_shift: str = "default"  # "scale_shift": the time embedding scales and shifts (Churches)
-    downsample_type: str = "conv"  # "resnet": a resnet with average pooling (Churches)
-    upsample_type: str = "conv"  # "resnet": a resnet with nearest-neighbour doubling (Churches)
+    # "resnet": a resnet with average pooling or with nearest-neighbour doubling (Churches). One for each block but the
+    # last where they differ, in the order of the block types; those with attention are alike.
+    downsample_type: str | tuple[str, ...] = "conv"
+    upsample_type: str | tuple[str, ...] = "conv"
+    # What models trained with diffusers may have besides.
+    add_attention: bool = field(default=True, metadata=LATER)  # in the middle
+    attn_norm_num_groups: int | None = field(default=None, metadata=LATER | CHECKED)  # of it, if other; 0: no norm
+    center_input_sample: bool = field(default=False, metadata=LATER)
+    downsample_padding: int = field(default=1, metadata=LATER | CHECKED)  # 0: only right and bottom, as DDPM
+    flip_sin_to_cos: bool = field(default=True, metadata=LATER)  # cosines first in the time embedding
+    freq_shift: int = field(default=0, metadata=LATER | CHECKED)  # of its frequencies; DDPM has 1
 
     def __post_init__(self) -> None:
         check_common("unet", self)
@@ -67,9 +76,23 @@ class UNetConfig:
             self.resnet_time_scale_shift,
             ("default", "scale_shift"),
         )
-        for name in ("downsample_type", "upsample_type"):
-            check_choice(f"unet: {name}", getattr(self, name), ("conv", "resnet"))
+        for name, types in (("downsample_type", self.down_block_types), ("upsample_type", self.up_block_types)):
+            check_ways(f"unet: {name}", getattr(self, name), types)
+        self._check_details()
         self._check_heads()
+
+    def _check_details(self) -> None:
+        for name, allowed in (("downsample_padding", (0, 1)), ("freq_shift", (0, 1))):
+            check_choice(f"unet: {name}", getattr(self, name), allowed)
+        width, groups = self.block_out_channels[-1], self.attn_norm_num_groups
+        if self.freq_shift and self.block_out_channels[0] < 4:
+            raise ConfigError("unet: freq_shift is 1; expected 0 where block_out_channels begins below 4. Set it to 0.")
+        unnormed = groups == 0 and self.resnet_time_scale_shift == "scale_shift"
+        if groups is not None and not unnormed and (groups < 1 or width % groups):
+            raise ConfigError(
+                f"unet: attn_norm_num_groups is {groups}; expected a divisor of {width}, the last of "
+                "block_out_channels. Write down what the model was trained with."
+            )
 
     def _check_heads(self) -> None:
         if (self.attention_head_dim is None) == (self.num_attention_heads is None):
@@ -78,7 +101,7 @@ class UNetConfig:
                 f"{self.num_attention_heads}; exactly one of them must be a number."
             )
         attended = [c for c, kind in zip(self.block_out_channels, self.down_block_types, strict=True) if "Attn" in kind]
-        for channels in {*attended, self.block_out_channels[-1]}:
+        for channels in sorted({*attended, self.block_out_channels[-1]} if self.add_attention else set(attended)):
             if channels % (self.attention_head_dim or self.num_attention_heads or 1):
                 raise ConfigError(
                     f"unet: {channels} channels cannot be split into heads of attention_head_dim "
@@ -89,6 +112,16 @@ class UNetConfig:
     def size_multiple(self) -> int:
         """Height and width of a latent must be multiples of this (8 for CelebA-HQ), or the skips do not fit."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def shrinks(self) -> tuple[str | None, ...]:
+        """How each block on the way down ends: "conv", "resnet" or None."""
+        return each_way(self.downsample_type, len(self.down_block_types))
+
+    @property
+    def grows(self) -> tuple[str | None, ...]:
+        """How each block on the way up ends: "conv", "resnet" or None."""
+        return each_way(self.upsample_type, len(self.up_block_types))
 
     def head_dim(self, channels: int) -> int:
         """Channels of one attention head where the level has `channels`."""

@@ -1,4 +1,4 @@
-"""Between configuration dataclasses and JSON objects, without guessing. Imports only errors.
+"""Between configuration dataclasses and JSON objects, without guessing. Imports only checks and errors.
 
 A key is a field of the dataclass, or a key whose one supported value is known, or one known to be without influence;
 anything else is refused. Keys whose diffusers default is not what this family has must be written down: an absent one
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, first_names, short_repr
+from .checks import NOT_IMPLEMENTED
 
 # Of fields that came after the first release: files of before do not hold them, and mean their defaults.
 LATER = {"later": True}
@@ -30,12 +31,14 @@ class JsonRules:
         fixed: Keys with the only values that the family uses. A list in a file is checked entry by entry.
         ignored: Keys without influence here.
         required: Keys that a file must hold.
+        reasons: Of fixed keys, why other values are refused, where it is not that nobody has implemented them.
     """
 
     class_names: tuple[str, ...]
     fixed: Mapping[str, tuple[Any, ...]]
     ignored: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_json_object(cls: Any, data: Mapping[str, Any], source: str, rules: JsonRules) -> Any:
@@ -47,7 +50,8 @@ def read_json_object(cls: Any, data: Mapping[str, Any], source: str, rules: Json
     found_class = data.get("_class_name", rules.class_names[0])
     if found_class not in rules.class_names:
         raise ConfigError(
-            f"{source}: _class_name is {short_repr(found_class)}; expected {' or '.join(rules.class_names)}."
+            f"{source}: _class_name is {short_repr(found_class)}; expected {' or '.join(rules.class_names)}. "
+            f"{NOT_IMPLEMENTED}"
         )
     _check_keys(cls, data, source, rules)
     for key, allowed in rules.fixed.items():
@@ -55,7 +59,8 @@ def read_json_object(cls: Any, data: Mapping[str, Any], source: str, rules: Json
         for value in values:
             if value not in allowed:
                 raise ConfigError(
-                    f"{source}: {key} is {short_repr(value)}; supported is {' or '.join(map(repr, allowed))}."
+                    f"{source}: {key} is {short_repr(value)}; supported is {' or '.join(map(repr, allowed))}. "
+                    f"{rules.reasons.get(key, NOT_IMPLEMENTED)}"
                 )
     return read_fields(cls, data, source)
 
@@ -142,7 +147,10 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
             return value
         elif one is float and type(value) is int and abs(value) < 2**53:
             return float(value)
-    raise ConfigError(f"{where} is {short_repr(value)}; expected {' or '.join(map(_in_words, allowed))}.")
+    expected = " or ".join(map(_in_words, allowed))
+    raise ConfigError(
+        f"{where} is {short_repr(value)}; expected {expected}. Write down what the model was trained with."
+    )
 
 
 def _in_words(kind: Any) -> str:

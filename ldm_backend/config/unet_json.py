@@ -1,9 +1,11 @@
-"""How diffusers' UNet2DModel is told what CompVis' UNets have beyond CelebA-HQ. Imports only errors.
+"""How diffusers' UNet2DModel is told what our networks have beyond CelebA-HQ. Imports only checks and errors.
 
-- Resnets between levels: its plain blocks have them under another name, `Resnet...Block2D`.
+- Resnets between levels: its plain blocks have them under another name, `Resnet...Block2D`. `downsample_type` and
+  `upsample_type` are of its blocks with attention alone.
 - Scale-shift: then the attention in the middle has a norm only if its groups are written down.
-- A fixed number of heads: it knows only channels of a head, one number for all levels. Where no number serves all, a
-  list is written, one entry a level: UNet2DModel stops at it, where it would build another network from a number.
+- A fixed number of heads: it knows only channels of a head, one number for all levels, or null for one head. Where no
+  number serves all, a list is written, one entry a level: UNet2DModel stops at it, where it would build another network
+  from a number.
 """
 
 from __future__ import annotations
@@ -12,27 +14,57 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, short_repr
+from .checks import NOT_IMPLEMENTED, check_choice
 
-_RESNET_BLOCKS = {
+_WAYS = ("conv", "resnet")
+# Key of the block types -> key of the way in which blocks with attention end, and the types without attention.
+_BLOCKS = {
     "down_block_types": ("downsample_type", "DownBlock2D", "ResnetDownsampleBlock2D"),
     "up_block_types": ("upsample_type", "UpBlock2D", "ResnetUpsampleBlock2D"),
 }
+_OLD_PREFIX = "UNetRes"  # of the block types in 2022; diffusers drops it
+
+
+def each_way(ways: str | tuple[str, ...], blocks: int) -> tuple[str | None, ...]:
+    """How each block ends, from one way for all or one for each but the last, which changes no size."""
+    return (*((ways,) * (blocks - 1) if isinstance(ways, str) else ways), None)
+
+
+def check_ways(where: str, ways: str | tuple[str, ...], types: tuple[str, ...]) -> None:
+    """Raise ConfigError unless these are ways in which blocks of such types can end."""
+    for way in (ways,) if isinstance(ways, str) else ways:
+        check_choice(where, way, _WAYS)
+    each = each_way(ways, len(types))
+    if len(each) != len(types):
+        raise ConfigError(
+            f"{where} has {len(each) - 1} entries for {len(types)} blocks; expected one for each but the last. Write "
+            "one for all, or one for each."
+        )
+    if len({way for way, kind in zip(each, types, strict=True) if way and "Attn" in kind}) > 1:
+        raise ConfigError(
+            f"{where} is {short_repr(ways)}; expected the same for all blocks with attention. {NOT_IMPLEMENTED}"
+        )
 
 
 def to_diffusers(data: Mapping[str, Any]) -> dict[str, Any]:
     """Our settings under diffusers' names -> what UNet2DModel reads as this network."""
     written = dict(data)
-    for key, (resample, plain, resnet) in _RESNET_BLOCKS.items():
-        types = list(written[key])
-        if written[resample] == "resnet":  # the last block of either way changes no size
-            types[:-1] = [resnet if kind == plain else kind for kind in types[:-1]]
-        written[key] = types
-    scale_shift = written["resnet_time_scale_shift"] == "scale_shift"
-    written["attn_norm_num_groups"] = written["norm_num_groups"] if scale_shift else None
-    if (heads := written["num_attention_heads"]) is None:
-        del written["num_attention_heads"]
-    elif heads > 1:
-        written["attention_head_dim"] = _head_dims(written, heads)
+    for key, (resample, plain, resnet) in _BLOCKS.items():
+        types, ways = list(written[key]), written[resample]
+        each = each_way(ways if isinstance(ways, str) else tuple(ways), len(types))
+        attended = [way for way, kind in zip(each, types, strict=True) if way and kind != plain]
+        written[resample] = ways if isinstance(ways, str) else (*attended, _WAYS[0])[0]
+        written[key] = [
+            resnet if way == "resnet" and kind == plain else kind for way, kind in zip(each, types, strict=True)
+        ]
+    groups = written["attn_norm_num_groups"]
+    if groups is None and written["add_attention"] and written["resnet_time_scale_shift"] == "scale_shift":
+        written["attn_norm_num_groups"] = written["norm_num_groups"]
+    elif groups == 0:
+        written["attn_norm_num_groups"] = None
+    heads = written.pop("num_attention_heads")
+    if heads is not None and heads > 1:
+        written |= {"num_attention_heads": heads, "attention_head_dim": _head_dims(written, heads)}
     return written
 
 
@@ -43,30 +75,66 @@ def from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, Any]:
         ConfigError: Settings that only together make another network.
     """
     found = dict(data)
-    for key, (resample, plain, resnet) in _RESNET_BLOCKS.items():
-        types = found.get(key)
-        if not isinstance(types, list | tuple) or resnet not in types:
-            continue
-        if found.get(resample) != "resnet":
-            raise ConfigError(
-                f"{source}: {key} holds {resnet} and {resample} is {short_repr(found.get(resample))}; supported is "
-                "'resnet' with it. A network that mixes both is not implemented."
-            )
-        found[key] = [plain if kind == resnet else kind for kind in types]
-    groups, usual = found.pop("attn_norm_num_groups", None), found.get("norm_num_groups", 32)
-    if groups not in (None, usual):
+    for key, (resample, plain, resnet) in _BLOCKS.items():
+        found |= _block_types(found, key, resample, plain, resnet, source)
+    _take_attention_norm(found, source)
+    widths = found.get("block_out_channels")
+    if isinstance(widths, list | tuple) and widths and found.get("time_embedding_dim") == 4 * widths[0]:
+        del found["time_embedding_dim"]  # the usual one
+    _take_heads(found, source)
+    return found
+
+
+def _block_types(
+    data: Mapping[str, Any], key: str, resample: str, plain: str, resnet: str, source: str
+) -> dict[str, Any]:
+    """Our block types of one way through the network, and how its blocks end."""
+    usual = data.get(resample, _WAYS[0])
+    if usual not in _WAYS:
         raise ConfigError(
-            f"{source}: attn_norm_num_groups is {short_repr(groups)}; supported is {short_repr(usual)} or None."
+            f"{source}: {resample} is {short_repr(usual)}; supported are {', '.join(_WAYS)}. {NOT_IMPLEMENTED}"
         )
+    types = data.get(key)
+    if not isinstance(types, list | tuple):  # for the reader to refuse
+        return {}
+    known = {plain: "conv", resnet: "resnet", f"Attn{plain}": usual}
+    old_names = {_OLD_PREFIX + kind: kind for kind in known}
+    names = [old_names.get(str(kind), kind) for kind in types]
+    ways = [known.get(str(kind), usual) for kind in names[:-1]]  # others are refused by their names
+    return {
+        key: [plain if kind == resnet else kind for kind in names],
+        resample: tuple(ways) if len(set(ways)) > 1 else (*ways, usual)[0],
+    }
+
+
+def _take_attention_norm(found: dict[str, Any], source: str) -> None:
+    """Turn diffusers' groups of the norm in the middle into ours: None as everywhere, 0 for no norm."""
+    groups, usual = found.pop("attn_norm_num_groups", None), found.get("norm_num_groups", 32)
+    if groups is not None and (type(groups) is not int or groups < 1):
+        raise ConfigError(
+            f"{source}: attn_norm_num_groups is {short_repr(groups)}; expected a positive number or null. Write down "
+            "what the model was trained with."
+        )
+    if found.get("add_attention") is False or groups == usual:
+        return
+    if groups is None and found.get("resnet_time_scale_shift") == "scale_shift":
+        groups = 0
+    found["attn_norm_num_groups"] = groups
+
+
+def _take_heads(found: dict[str, Any], source: str) -> None:
+    """Turn diffusers' channels of a head into a number of heads where it is that."""
     heads, dims = found.get("num_attention_heads"), found.get("attention_head_dim")
     if isinstance(dims, list):
         if type(heads) is not int or heads < 1 or dims != _head_dims(found, heads):
             raise ConfigError(
                 f"{source}: attention_head_dim is {short_repr(dims)} and num_attention_heads {short_repr(heads)}; "
-                "expected a number, or the channels of each level divided by num_attention_heads."
+                "expected a number, or the channels of each level divided by num_attention_heads. Write down what the "
+                "model was trained with."
             )
         found["attention_head_dim"] = None
-    return found
+    elif dims is None and heads is None and "attention_head_dim" in found:
+        found["num_attention_heads"] = 1
 
 
 def _head_dims(data: Mapping[str, Any], heads: int) -> list[int] | None:

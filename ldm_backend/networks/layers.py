@@ -14,14 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import (
-    avg_pool2d,
-    interpolate,
-    linear,
-    pad,
-    scaled_dot_product_attention,
-    silu,
-)
+from torch.nn.functional import avg_pool2d, interpolate, linear, pad, scaled_dot_product_attention, silu
 
 from ..kernels.fast_conv import doubled, fast_convolution, fold
 from ..kernels.fast_norm import group_norm
@@ -32,12 +25,14 @@ _FUSED = 256  # widest head that torch's fused attention takes on a card
 _SCORES = 2**25  # query-key pairs of wider heads at once: 128 MB, and as much for their softmax
 
 
-def timestep_embedding(t: Tensor, channels: int) -> Tensor:
-    """Sinusoidal embedding of timesteps, cosines first.
+def timestep_embedding(t: Tensor, channels: int, cosines_first: bool = True, shift: int = 0) -> Tensor:
+    """Sinusoidal embedding of timesteps.
 
     Args:
         t: (N,) timesteps, any real dtype.
-        channels: Even width of the embedding.
+        channels: Width of the embedding; the last of an odd one is 0.
+        cosines_first: As in CompVis; else the sines, as in the code of DDPM.
+        shift: Of the divisor of the exponents; DDPM has 1.
 
     Returns:
         (N, channels) float32.
@@ -45,9 +40,11 @@ def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     Source: CompVis ldm/modules/diffusionmodules/util.py:151-171, i.e. diffusers' flip_sin_to_cos with freq_shift 0.
     """
     half = channels // 2
-    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies[None, :]
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - shift)
+    angles = t.float()[:, None] * torch.exp(-math.log(10000.0) * exponents)[None, :]
+    parts = (angles.cos(), angles.sin()) if cosines_first else (angles.sin(), angles.cos())
+    embedding = torch.cat(parts, dim=1)
+    return pad(embedding, (0, 1)) if channels % 2 else embedding
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,9 @@ class Layers:
     factory: dict[str, Any] = field(default_factory=dict)
     workspace: Workspace = field(default_factory=Workspace)
 
-    def norm(self, channels: int) -> nn.Module:
-        """GroupNorm."""
-        return self.operations.GroupNorm(self.groups, channels, eps=self.eps, **self.factory)
+    def norm(self, channels: int, groups: int | None = None) -> nn.Module:
+        """GroupNorm, of other groups where they are given."""
+        return self.operations.GroupNorm(groups or self.groups, channels, eps=self.eps, **self.factory)
 
     def conv(
         self,
@@ -184,14 +181,19 @@ class ResnetBlock(nn.Module):
 class Attention(Formed):
     """Self-attention over the H*W positions, with a residual connection.
 
+    Args:
+        layers: Settings of the network.
+        channels: C.
+        groups: Of its norm, where they are not those of the network; 0 for no norm.
+
     Attributes:
         form: Weight (3 C, C) and bias of q, k and v in one product.
     """
 
-    def __init__(self, layers: Layers, channels: int) -> None:
+    def __init__(self, layers: Layers, channels: int, groups: int | None = None) -> None:
         super().__init__()
         self.head_dim = layers.head_dim(channels)
-        self.group_norm = layers.norm(channels)
+        self.group_norm = None if groups == 0 else layers.norm(channels, groups)
         self.to_q = layers.linear(channels, channels)
         self.to_k = layers.linear(channels, channels)
         self.to_v = layers.linear(channels, channels)
@@ -199,7 +201,8 @@ class Attention(Formed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        tokens = rearrange(group_norm(self.group_norm, x, activate=False), "n c h w -> n (h w) c")
+        normed = x if self.group_norm is None else group_norm(self.group_norm, x, activate=False)
+        tokens = rearrange(normed, "n c h w -> n (h w) c")
         if self.form is None:
             qkv = [projection(tokens) for projection in (self.to_q, self.to_k, self.to_v)]
         else:
@@ -273,12 +276,19 @@ class Upsample(Formed):
 
 
 class MidBlock(nn.Module):
-    """Resnet, attention, resnet at the coarsest level; without attention where the network has none there."""
+    """Resnet, attention, resnet at the coarsest level.
 
-    def __init__(self, layers: Layers, channels: int, attended: bool = True) -> None:
+    Args:
+        layers: Settings of the network.
+        channels: C.
+        attended: Whether the network has attention there.
+        groups: Of the attention's norm, see `Attention`.
+    """
+
+    def __init__(self, layers: Layers, channels: int, attended: bool = True, groups: int | None = None) -> None:
         super().__init__()
         self.resnets = nn.ModuleList([ResnetBlock(layers, channels, channels) for _ in range(2)])
-        self.attentions = nn.ModuleList([Attention(layers, channels)] if attended else [])
+        self.attentions = nn.ModuleList([Attention(layers, channels, groups)] if attended else [])
 
     def forward(self, x: Tensor, temb: TimeInput = None) -> Tensor:
         """Map (N, C, H, W) and the embedding, if any, to the same shape."""

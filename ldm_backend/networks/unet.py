@@ -62,19 +62,19 @@ class UNet(Formed):
         self.time_embedding = TimeEmbedding(layers, channels[0])
         self.down_blocks = nn.ModuleList()
         previous = channels[0]
-        for level, block_type in enumerate(config.down_block_types):
+        both_sides = config.downsample_padding == 1
+        for level, (block_type, shrink) in enumerate(zip(config.down_block_types, config.shrinks, strict=True)):
             inputs = [previous] + [channels[level]] * (config.layers_per_block - 1)
-            shrink = config.downsample_type if level < len(channels) - 1 else None
-            self.down_blocks.append(DownBlock(layers, inputs, channels[level], "Attn" in block_type, shrink))
+            attended = "Attn" in block_type
+            self.down_blocks.append(DownBlock(layers, inputs, channels[level], attended, shrink, both_sides))
             previous = channels[level]
-        self.mid_block = MidBlock(layers, previous)
+        self.mid_block = MidBlock(layers, previous, config.add_attention, config.attn_norm_num_groups)
         self.up_blocks = nn.ModuleList()
-        for index, block_type in enumerate(config.up_block_types):
+        for index, (block_type, grow) in enumerate(zip(config.up_block_types, config.grows, strict=True)):
             level = len(channels) - 1 - index
             width = channels[level]
             skips = [width] * config.layers_per_block + [channels[max(level - 1, 0)]]  # the last is of the finer level
             inputs = [c + skip for c, skip in zip([previous] + [width] * config.layers_per_block, skips, strict=True)]
-            grow = config.upsample_type if level else None
             self.up_blocks.append(UpBlock(layers, inputs, width, "Attn" in block_type, grow))
             previous = width
         self.conv_norm_out = layers.norm(channels[0])
@@ -195,12 +195,15 @@ class UNet(Formed):
 
     def embed_timesteps(self, t: Tensor, x: Tensor) -> Tensor | Projected:
         """Timesteps (N,) to the embedding (N, 4 C) for the latents `x`, or to what the resnets make of it."""
-        sinusoids = timestep_embedding(t, self.config.block_out_channels[0])
+        config = self.config
+        width = config.block_out_channels[0]
+        sinusoids = timestep_embedding(t, width, config.flip_sin_to_cos, config.freq_shift)
         temb = self.time_embedding(sinusoids).to(self.dtype)
         return temb if self.form is None else Projected(linear(silu(temb), *self.form))
 
     def outer_down(self, x: Tensor, temb: TimeInput, depth: int) -> list[Tensor]:
         """Run conv_in and the `depth` finest levels on the way down; returns every intermediate, for the way up."""
+        x = 2 * x - 1 if self.config.center_input_sample else x
         h = self.conv_in(x.to(self.dtype))
         skips = [h]
         for level, block in enumerate(self.down_blocks[:depth]):

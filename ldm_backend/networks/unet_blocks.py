@@ -34,6 +34,7 @@ class DownBlock(nn.Module):
         channels: C_out.
         attention: An attention after each resnet.
         shrink: How the level ends: "conv", "resnet" or, for the coarsest, None.
+        pad_both_sides: Of the convolution that ends it.
     """
 
     def __init__(
@@ -43,13 +44,14 @@ class DownBlock(nn.Module):
         channels: int,
         attention: bool,
         shrink: str | None,
+        pad_both_sides: bool,
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(layers, c, channels) for c in inputs)
         self.attentions = nn.ModuleList(Attention(layers, channels) for _ in inputs if attention)
         self.downsamplers = nn.ModuleList()
         if shrink == "conv":
-            self.downsamplers.append(Downsample(layers, channels, pad_both_sides=True))
+            self.downsamplers.append(Downsample(layers, channels, pad_both_sides))
         elif shrink == "resnet":
             self.downsamplers.append(ResnetBlock(layers, channels, channels, resample="down"))
 

@@ -74,7 +74,7 @@ def _encoder(path: Path) -> Features:
     from ldm_backend import load_first_stage
     from ldm_backend.views.images import as_channels, from_uint8
 
-    first_stage = load_first_stage(path)
+    first_stage = load_first_stage(path, scale_factor=1.0)  # multiplies what comes after these features
     kept: list[Any] = []
     first_stage.encoder.conv_out.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
 

@@ -95,8 +95,14 @@ def test_heads_that_only_look_like_a_list_of_levels(tmp_path):
     for change in ({"attention_head_dim": [4, 8, 4]}, {"num_attention_heads": 2}, {"num_attention_heads": None}):
         with pytest.raises(ConfigError, match=r"attention_head_dim is \[4, 8"):
             UNetConfig.from_dict(json.loads(json.dumps(data | change)))
-    with pytest.raises(ConfigError, match="ResnetDownsampleBlock2D and downsample_type is 'conv'"):
-        UNetConfig.from_dict(data | {"downsample_type": "conv"})
+    mixed = UNetConfig.from_dict(data | {"downsample_type": "conv"})
+    assert mixed.downsample_type == ("resnet", "conv")
+    assert UNetConfig.from_dict(mixed.to_dict()) == mixed
+    for ways in (("resnet",), ("conv", "conv", "conv")):
+        with pytest.raises(ConfigError, match=f"has {len(ways)} entries for 3 blocks"):
+            replace(CHURCHES, downsample_type=ways)
+    with pytest.raises(ConfigError, match="expected the same for all blocks with attention"):
+        replace(CHURCHES, downsample_type=("resnet", "conv"), down_block_types=("AttnDownBlock2D",) * 3)
     with pytest.raises(TypeError):
         UNet2DModel.from_config(data)
 

@@ -20,7 +20,7 @@ from ldm_backend.checkpoints.checkpoint import Checkpoint, load_into, read_check
 from ldm_backend.checkpoints.conversion import convert_to_single_file
 from ldm_backend.checkpoints.first_stage import load_first_stage
 from ldm_backend.config.compvis_yaml import compvis_model_from_yaml, read_compvis_model
-from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
+from ldm_backend.config.model import KLConfig, LDMConfig, UNetConfig, VQConfig
 from ldm_backend.errors import CheckpointError, ConfigError, LDMError
 from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
@@ -229,6 +229,37 @@ def test_the_scale_factor_is_somebodys_word(released):
     data["model"]["params"]["scale_factor"] = "many"
     (folder / "config.yaml").write_text(yaml.safe_dump(data))
     assert read_checkpoint(file, scale_factor=2).config.first_stage.scale_factor == 2.0
+
+
+@pytest.mark.parametrize("own_buffer", [True, False])
+def test_a_kl_first_stage_of_a_whole_checkpoint_needs_its_factor(tmp_path, own_buffer):
+    """Without its buffer only a YAML knows it, and 1.0 would be a plausible wrong picture."""
+    unet = UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 32),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4,
+        attention_head_dim=8,
+    )
+    config = LDMConfig(unet, KLConfig(block_out_channels=(32, 32), layers_per_block=1))
+    networks = UNet(config.unet), build_first_stage(config.first_stage)
+    state = compvis_state_dict(config, *(network.state_dict() for network in networks), None)
+    file = tmp_path / "whole.ckpt"
+    torch.save(state | ({"scale_factor": torch.tensor(0.25)} if own_buffer else {}), file)
+    if own_buffer:
+        assert load_first_stage(file).config.scale_factor == 0.25
+    else:
+        with pytest.raises(CheckpointError, match=r"no scale_factor.*Say it with scale_factor.*1\.0 for latents"):
+            load_first_stage(file)
+    assert load_first_stage(file, scale_factor=0.5).config.scale_factor == 0.5
+    with pytest.raises(ConfigError, match="scale_factor is -1"):
+        load_first_stage(file, scale_factor=-1)
+    stage = {k.removeprefix("first_stage_model."): t for k, t in state.items() if k.startswith("first_stage_model.")}
+    torch.save(stage, file)  # alone it has latents of its own
+    assert load_first_stage(file).config.scale_factor == 1.0
+    assert load_first_stage(file, scale_factor=0.5).config.scale_factor == 0.5
 
 
 def test_use_ema_false_with_two_sets_of_weights_asks_which(released):

@@ -43,7 +43,11 @@ def test_class_default_scaling_factor_is_not_applied():
 
 
 BAD = [
-    ("unet/config.json", {"attention_head_dim": None}, "attention_head_dim is None"),
+    (
+        "unet/config.json",
+        {"attention_head_dim": None, "num_attention_heads": 10},
+        "attention_head_dim None or into num_attention_heads 10; use a divisor",
+    ),
     ("unet/config.json", {"attention_head_dim": 33}, "heads of attention_head_dim 33"),
     ("unet/config.json", {"act_fn": "gelu"}, "act_fn is 'gelu'; supported is 'silu'"),
     ("unet/config.json", {"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift"),
