@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .checkpoints.checkpoint import load_into, read_checkpoint
 from .checkpoints.file_marks import FileMark
-from .checkpoints.hub import local_path
 from .config.model import LDMConfig
 from .errors import InputError, short_repr
+from .hub.models import local_path
 from .kernels.fast_conv import empty_caches, kernel_bytes
 from .memory.chunks import Chunks
 from .memory.estimates import Size, check_fits, image_bytes, sampling_bytes, unet_bytes

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from .checkpoints.checkpoint import Checkpoint, as_float32, read_checkpoint
 from .checkpoints.file_marks import FileMark
-from .checkpoints.hub import local_path
 from .checkpoints.inspection import inspect_checkpoint
 from .checkpoints.known_weights import KNOWN_FILES, KNOWN_TENSORS, Reference, reference_for
 from .config.model import LDMConfig
 from .errors import CheckpointError
+from .hub.models import local_path
 from .kernels.fast_conv import empty_caches
 from .memory.chunks import Chunks
 from .memory.mapped import release_pages

@@ -33,6 +33,12 @@ def is_index(file: Path) -> bool:
     return file.suffix == ".json" and ".index." in file.name
 
 
+def variant_of(name: str) -> str | None:
+    """The variant whose weights, or index of weights, have this name; None for any other name."""
+    match = None if _SHARD.fullmatch(name) else _VARIANT.fullmatch(name)
+    return match and (match["file"] or match["index"])
+
+
 def is_parts_folder(folder: Path) -> bool:
     """Whether a folder has the Hugging Face layout."""
     return any((folder / name).exists() for name in ("unet", EMA_FOLDER))
@@ -50,8 +56,8 @@ def find_weights(folder: Path) -> Path:
     names = [item.name for item in folder.iterdir()] if folder.is_dir() else []
     variants: dict[str, list[str]] = {}
     for name in sorted(names, reverse=True):  # .safetensors before .bin
-        if (match := _VARIANT.fullmatch(name)) and not _SHARD.fullmatch(name):
-            variants.setdefault(match["file"] or match["index"], []).append(name)
+        if variant := variant_of(name):
+            variants.setdefault(variant, []).append(name)
     if not variants:
         found_names = first_names(names) or "nothing"
         raise CheckpointError(f"{folder}: no weights; expected {' or '.join(WEIGHT_NAMES)}, found {found_names}.")

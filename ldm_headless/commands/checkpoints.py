@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ldm_backend.checkpoints.hub import DEFAULT_REPO, DEFAULT_REVISION
 from ldm_backend.errors import InputError
+from ldm_backend.hub.models import DEFAULT_REPO, DEFAULT_REVISION
 
 from ..host.install import find_host
 from ..terminal import result, say
@@ -99,18 +99,21 @@ def download(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit. Default: the known commit of the default model, or main.")
     ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Of the weights, like fp16. Default: the plain ones, or else the only ones.")
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Default: models/ldm/NAME of the ComfyUI at COMFYUI_PATH.")
     ] = None,
 ) -> None:
     """Download a model, verify it, and print its folder. After an interruption the same command continues."""
-    from ldm_backend.checkpoints import hub
+    from ldm_backend.hub import models
 
     if revision is None and repo == DEFAULT_REPO:
         revision = DEFAULT_REVISION
     out = to or _model_folder(repo)
     try:
-        hub.download(repo, out, revision)
+        models.download(repo, out, revision, variant)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
         say("interrupted: what has arrived is kept, and the same command continues")
         raise

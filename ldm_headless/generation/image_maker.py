@@ -10,10 +10,10 @@ import torch
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import Checkpoint, read_checkpoint
-from ldm_backend.checkpoints.hub import local_path
 from ldm_backend.checkpoints.inspection import sha256_of
 from ldm_backend.checkpoints.shards import weight_files
 from ldm_backend.checkpoints.single_file import config_to_json
+from ldm_backend.hub.models import local_path
 from ldm_backend.networks.precision import FORMATS, resolve
 from ldm_backend.pipeline import latent_size
 from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of

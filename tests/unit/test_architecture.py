@@ -26,7 +26,7 @@ PURE = {"torch", "numpy", "PIL", "safetensors", "einops"}
 
 # Folder -> first names of absolute imports that are allowed beyond the standard library.
 ALLOWED = {
-    "ldm_backend": PURE | {"yaml", "huggingface_hub", "httpx"},  # the last two for hub names, where they are there
+    "ldm_backend": PURE | {"yaml", "huggingface_hub"},  # the last for hub names, where it is there
     "ldm_headless": PURE | {"filelock", "httpx", "websockets", "typer", "rich", "ray", "torch_fidelity", "ldm_backend"},
     "nodes": PURE | HOST,
     "demo": PURE | {"ldm_backend"},
@@ -46,11 +46,12 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
         "checkpoints": {"archives", "config", "errors", "networks", "whole_files"},
+        "hub": {"checkpoints", "errors", "whole_files"},
         "views": {"errors", "kernels", "networks"},
         "throughput": {"checkpoints", "memory"},
-        "pipeline": {"checkpoints", "config", "errors", "kernels", "memory", "networks", "sampling", "views"},
+        "pipeline": {"checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "sampling", "views"},
         "verification": {
-            "checkpoints", "config", "errors", "kernels", "memory", "networks", "pipeline", "views",
+            "checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "pipeline", "views",
         },
         "__init__": {"checkpoints", "errors", "pipeline"},
     },
