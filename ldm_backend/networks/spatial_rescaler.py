@@ -66,5 +66,6 @@ class SpatialRescaler(nn.Module):
                 f"labels are {labels.dtype} of shape {tuple(labels.shape)}; expected whole numbers (N, H, W) with "
                 f"sides that are multiples of {unit}."
             )
-        if labels.numel() and not 0 <= (low := int(labels.min())) <= (high := int(labels.max())) < most:
+        low, high = (int(end) for end in labels.aminmax()) if len(labels) else (0, 0)
+        if low < 0 or high >= most:
             raise InputError(f"labels reach from {low} to {high}; this model knows the labels 0 to {most - 1}.")

@@ -14,6 +14,7 @@ from model_folder import write_model_folder
 from safetensors.torch import save_file
 from torch import Tensor
 
+import ldm_backend
 from ldm_backend.config.conditioning import (
     LowResolutionConfig,
     MaskedImageConfig,
@@ -118,3 +119,8 @@ def write_conditional_folder(folder: Path, config: LDMConfig) -> Path:
 def released_yaml(name: str) -> dict[str, Any]:
     """The published YAML of a model."""
     return yaml.safe_load((DATA / f"{name}.yaml").read_text())
+
+
+def load_conditional(folder: Path, config: LDMConfig) -> ldm_backend.LatentDiffusion:
+    """A model of that configuration on the CPU, by way of a folder that must not be there yet."""
+    return ldm_backend.load(write_conditional_folder(folder, config), "cpu")
