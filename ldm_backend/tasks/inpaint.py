@@ -9,13 +9,13 @@ import torch
 
 from ..conditioning.masked_image import ANY, filled_pixels, masked_image
 from ..conditioning.pictures import as_pictures, reflected
-from ..config.conditioning import INPAINTING, check_task
+from ..config.conditioning import INPAINTING
 from ..errors import InputError
 from ..kernels.fast_conv import empty_caches
 from ..pipeline import LatentDiffusion, decode_to_uint8
 from ..sampling.samplers import AUTO, Callback
 from ..views.images import as_channels
-from .sampling import SAMPLER, STEPS, Sampling, sample_conditioned
+from .sampling import SAMPLER, STEPS, Sampling, begin, sample_conditioned
 
 
 def inpaint(
@@ -59,7 +59,7 @@ def inpaint(
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
-    check_task(model.task, INPAINTING, "inpaint")
+    begin(model, INPAINTING, "inpaint")
     pictures = as_pictures(images, model.config.first_stage.in_channels)
     if images.dtype != np.uint8:
         raise InputError(f"The images are {images.dtype}; expected uint8, so that what is kept stays to the bit.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..config.conditioning import check_task
 from ..config.model import LDMConfig, UNetConfig
 from ..errors import InputError, TooLargeError
 from ..kernels.fast_conv import empty_caches, kernel_bytes
@@ -40,6 +41,23 @@ class Sampling:
     callback: Callback | None = None
 
 
+def begin(model: LatentDiffusion, task: str, caller: str) -> None:
+    """What every task checks before it computes anything.
+
+    Args:
+        model: From `load`.
+        task: That the model must be for.
+        caller: Named in errors.
+
+    Raises:
+        InputError: A model of another task.
+        CheckpointError: A file of the model was changed since it was loaded.
+    """
+    check_task(model.task, task, caller)
+    for file in model.files:
+        file.check()
+
+
 @torch.no_grad()
 def sample_conditioned(
     model: LatentDiffusion, c: Tensor, run: Sampling, tile: int | None = None, divisible: bool = True
@@ -47,7 +65,7 @@ def sample_conditioned(
     """Draw a latent for each image of a conditioning; none depends on its neighbours.
 
     Args:
-        model: From `load`.
+        model: From `load`, checked by `begin`.
         c: (N, C, h, w) what the UNet sees beside the noise, anywhere.
         run: With a seed for each image.
         tile: Latent cells of a tile's side; None takes the whole, and tiles only where that does not fit into memory.
@@ -61,10 +79,7 @@ def sample_conditioned(
         InputError: Another number of seeds than of images, a seed out of range, or a tile that cannot be one.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
-        CheckpointError: A file of the model was changed since it was loaded.
     """
-    for file in model.files:
-        file.check()
     if len(run.seeds) != len(c):
         raise InputError(f"There are {len(run.seeds)} seeds for {len(c)} images; expected one for each.")
     if tile is not None:

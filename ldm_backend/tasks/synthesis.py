@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..conditioning.segmentation import as_labels
-from ..config.conditioning import SEMANTIC_SYNTHESIS, SegmentationConfig, check_task
+from ..config.conditioning import SEMANTIC_SYNTHESIS, SegmentationConfig
 from ..errors import InputError
 from ..kernels.fast_conv import empty_caches
 from ..pipeline import LatentDiffusion, decode_to_uint8, latent_size
 from ..sampling.samplers import AUTO, Callback
-from .sampling import SAMPLER, STEPS, Sampling, sample_conditioned
+from .sampling import SAMPLER, STEPS, Sampling, begin, sample_conditioned
 
 
 def synthesise(
@@ -57,7 +57,7 @@ def synthesise(
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
-    check_task(model.task, SEMANTIC_SYNTHESIS, "synthesise")
+    begin(model, SEMANTIC_SYNTHESIS, "synthesise")
     c = label_channels(model, labels)
     if len(c) == 1:
         c = c.expand(len(seeds), -1, -1, -1)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..conditioning.low_resolution import low_resolution
-from ..config.conditioning import SUPER_RESOLUTION, check_task
+from ..config.conditioning import SUPER_RESOLUTION
 from ..kernels.fast_conv import empty_caches
 from ..pipeline import LatentDiffusion, decode_to_uint8
 from ..sampling.samplers import AUTO, Callback
-from .sampling import SAMPLER, STEPS, Sampling, sample_conditioned
+from .sampling import SAMPLER, STEPS, Sampling, begin, sample_conditioned
 
 
 def upscale(
@@ -53,7 +53,7 @@ def upscale(
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
-    check_task(model.task, SUPER_RESOLUTION, "upscale")
+    begin(model, SUPER_RESOLUTION, "upscale")
     c = low_resolution(images, model.config)
     z = sample_conditioned(model, c, Sampling(seeds, steps, eta, sampler, grid, callback), tile)
     enlarged = decode_to_uint8(model, z)
