@@ -47,7 +47,8 @@ class LDMModelInfo(io.ComfyNode):
         """
         inner = ldm_model_of(model)
         parameters = sum(p.numel() for p in inner.diffusion_model.parameters())
-        info = inner.ldm_source | {"unet_parameters": parameters} | config_to_json(inner.ldm_config)
+        config = inner.ldm_config
+        info = inner.ldm_source | {"task": config.task, "unet_parameters": parameters} | config_to_json(config)
         text = json.dumps(info, indent=2)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 

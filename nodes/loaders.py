@@ -18,6 +18,8 @@ from .host.loading import Choice, load_checkpoint
 from .host.schema import make_schema
 
 AUTO = "auto"
+# Of the models that these nodes draw from: those of other tasks need something beside the noise.
+MODELS = tuple(name for name, preset in PRESETS.items() if preset.conditioning is None)
 
 
 class LDMCheckpointLoader(io.ComfyNode):
@@ -58,7 +60,7 @@ class LDMCheckpointLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "config",
-                    options=[AUTO, *PRESETS],
+                    options=[AUTO, *MODELS],
                     default=AUTO,
                     optional=True,
                     tooltip=(
@@ -147,9 +149,9 @@ class LDMCheckpointLoader(io.ComfyNode):
         Raises:
             LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
         """
-        if config not in (AUTO, *PRESETS):
+        if config not in (AUTO, *MODELS):
             # Only names: a path from a workflow could be any file of this machine.
-            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
+            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(MODELS)}.")
         preset = None if config == AUTO else config
         choice = Choice(checkpoint, weights, preset, precision, compile, vae_precision)
         return io.NodeOutput(*load_checkpoint(choice))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from ..config.model import LDMConfig
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
 from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
-from .configuration import FoundConfig, Given, file_config, folder_config, given_config
+from .conditioner import check_conditioner, conditioner_from_compvis, conditioner_shapes
+from .configuration import FoundConfig, Given, check_folder, file_config, folder_config, given_config
 from .key_maps import current_name
-from .locations import EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
+from .locations import CONDITIONER_FOLDER, EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
 from .shards import read_weights, weight_files
-from .single_file import FIRST_STAGE_PREFIX, UNET_PREFIX, split_parts
+from .single_file import CONDITIONER_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, split_parts
 from .tensor_files import StateDict, TensorFile
 
 logger = logging.getLogger("comfyui_ldm")
@@ -47,6 +48,8 @@ class Checkpoint:
         first_stage_file: Where the first stage's tensors come from; the same for a single file.
         layout: "huggingface", "compvis" or "single-file".
         weights: "ema" or "raw" for a file that holds both or says which it holds, else "only".
+        conditioner: Of what makes the conditioning, where that has weights; see `conditioner_shapes`.
+        conditioner_file: Where these come from, if not from one of the two others.
     """
 
     path: Path
@@ -57,11 +60,19 @@ class Checkpoint:
     config: LDMConfig
     unet: StateDict
     first_stage: StateDict
+    conditioner: StateDict = field(default_factory=dict)
+    conditioner_file: Path | None = None
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The files, or indexes of files, that the networks come from, each once."""
+        found = (self.unet_file, self.first_stage_file, self.conditioner_file)
+        return tuple(dict.fromkeys(file for file in found if file is not None))
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All weight files, each once."""
-        return tuple(dict.fromkeys((*weight_files(self.unet_file), *weight_files(self.first_stage_file))))
+        return tuple(dict.fromkeys(file for source in self.sources for file in weight_files(source)))
 
 
 def read_checkpoint(
@@ -173,10 +184,17 @@ def _read_folder(root: Path, weights: str, config: Given, scale_factor: float | 
         resolved = folder_config(root, unet, stage, scale_factor)
     else:
         resolved = given_config(config, scale_factor).scaled(root, None, scale_factor)
+        check_folder(root, resolved)
     unet_file, stage_file = (find_weights(root / part) for part in (unet, stage))
     tensors, stage_tensors = (with_current_names(read_weights(file)) for file in (unet_file, stage_file))
     chosen = ("ema" if unet == EMA_FOLDER else "raw") if averaged else "only"
-    return Checkpoint(root, unet_file, stage_file, "huggingface", chosen, resolved, tensors, stage_tensors)
+    file, conditioner = None, {}
+    if conditioner_shapes(resolved):
+        file = find_weights(root / CONDITIONER_FOLDER)
+        conditioner = read_weights(file).tensors
+        check_conditioner(resolved, conditioner, file)
+    parts = (tensors, stage_tensors, conditioner)
+    return Checkpoint(root, unet_file, stage_file, "huggingface", chosen, resolved, *parts, file)
 
 
 def with_current_names(file: TensorFile) -> StateDict:
@@ -203,7 +221,8 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
         chosen = _chosen(file, weights, found)
         resolved = found.scaled(path, scale_factor_of(file), scale_factor)
         unet, first_stage = from_compvis(file, resolved, "raw" if file.stored else chosen)
-        return Checkpoint(path, path, path, "compvis", chosen, resolved, unet, first_stage)
+        conditioner = conditioner_from_compvis(file, resolved)
+        return Checkpoint(path, path, path, "compvis", chosen, resolved, unet, first_stage, conditioner)
     unet, first_stage = split_parts(with_current_names(file))
     if not unet or not first_stage:
         raise CheckpointError(_incomplete_message(file))
@@ -218,7 +237,9 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
             f"{path}: holds one set of weights and does not say that it is EMA; take weights 'auto' or 'raw'."
         )
     resolved = file_config(file, config, scale_factor).scaled(path, None, scale_factor)
-    return Checkpoint(path, path, path, "single-file", stored, resolved, unet, first_stage)
+    conditioner = conditioner_of(file.tensors)
+    check_conditioner(resolved, conditioner, path)
+    return Checkpoint(path, path, path, "single-file", stored, resolved, unet, first_stage, conditioner)
 
 
 def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
@@ -237,8 +258,9 @@ def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
 
 
 def _refuse_rest(file: TensorFile) -> None:
-    """Every tensor of our single file belongs to one of the two networks."""
-    if foreign := [key for key in file.tensors if not key.startswith((UNET_PREFIX, FIRST_STAGE_PREFIX))]:
+    """Every tensor of our single file belongs to one of the networks."""
+    prefixes = (UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX)
+    if foreign := [key for key in file.tensors if not key.startswith(prefixes)]:
         raise CheckpointError(
             f"{file.path}: unexpected keys: {first_names(foreign)}; expected {UNET_PREFIX}* and {FIRST_STAGE_PREFIX}*. "
             "A tensor that is not understood may change the picture: if nothing needs them, remove them from the file."

@@ -20,6 +20,7 @@ SINGLE_FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
 INDEX_ENDING = ".index.json"
 
 STAGE_FOLDERS = ("vqvae", "vae")  # of the first stage in a Hugging Face folder, whichever kind it is
+CONDITIONER_FOLDER = "conditioner"  # of what the UNet sees beside the noise, in folders that we wrote
 EMA_FOLDER = "unet_ema"  # of the averaged UNet, where diffusers' EMAModel wrote it beside the other
 
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.\w+")

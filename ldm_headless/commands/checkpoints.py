@@ -141,6 +141,8 @@ def _as_json(info: "CheckpointInfo") -> dict[str, Any]:
         "has_ema": info.has_ema,
         "unet_parameters": info.unet_parameters,
         "first_stage_parameters": info.first_stage_parameters,
+        "conditioner_parameters": info.conditioner_parameters,
+        "task": info.task,
         "dtypes": list(info.dtypes),
         "files": [{"path": str(path), "bytes": size, "sha256": sha256} for path, size, sha256 in info.files],
         "config": config_to_json(info.config) if info.config else None,
@@ -163,6 +165,10 @@ def _summary(info: "CheckpointInfo") -> list[tuple[str, str]]:
         ("first stage", f"{info.first_stage_parameters:,} parameters"),
         ("dtypes", ", ".join(info.dtypes)),
     ]
+    if info.task:
+        rows.insert(2, ("task", info.task))
+    if info.conditioner_parameters:
+        rows.append(("conditioner", f"{info.conditioner_parameters:,} parameters"))
     for path, size, sha256 in info.files:
         rows += [("file", str(path)), ("  size", f"{size:,} bytes"), ("  SHA-256", sha256)]
     return rows if info.config else [*rows, ("config", "none")]

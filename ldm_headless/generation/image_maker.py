@@ -13,6 +13,7 @@ from ldm_backend.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from ldm_backend.checkpoints.inspection import sha256_of
 from ldm_backend.checkpoints.shards import weight_files
 from ldm_backend.checkpoints.single_file import config_to_json
+from ldm_backend.config.conditioning import UNCONDITIONAL, check_task
 from ldm_backend.hub.models import local_path
 from ldm_backend.networks.precision import FORMATS, resolve
 from ldm_backend.pipeline import latent_size
@@ -177,4 +178,6 @@ def checkpoint_hash(checkpoint: Checkpoint) -> str:
 
 
 def _read(source: Source) -> Checkpoint:
-    return read_checkpoint(local_path(source.path), source.weights, source.config)
+    checkpoint = read_checkpoint(local_path(source.path), source.weights, source.config)
+    check_task(checkpoint.config.task, UNCONDITIONAL, "ldm generate")
+    return checkpoint

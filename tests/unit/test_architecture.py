@@ -48,12 +48,16 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "checkpoints": {"archives", "config", "errors", "networks", "whole_files"},
         "hub": {"checkpoints", "errors", "whole_files"},
         "views": {"errors", "kernels", "networks"},
+        "conditioning": {"config", "errors", "memory", "networks", "views"},
         "throughput": {"checkpoints", "memory"},
         "pipeline": {"checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "sampling", "views"},
         "verification": {
             "checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "pipeline", "views",
         },
-        "__init__": {"checkpoints", "errors", "pipeline"},
+        "tasks": {
+            "conditioning", "config", "errors", "kernels", "memory", "pipeline", "sampling", "views",
+        },
+        "__init__": {"checkpoints", "errors", "pipeline", "tasks"},
     },
     "ldm_headless": {
         "errors": set(),
