@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from ..config.model import LDMConfig
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
+from ..locations import CONDITIONER_FOLDER, EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
 from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
 from .conditioner import check_conditioner, conditioner_from_compvis, conditioner_shapes
 from .configuration import FoundConfig, Given, check_folder, file_config, folder_config, given_config
 from .key_maps import current_name
-from .locations import CONDITIONER_FOLDER, EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
 from .shards import read_weights, weight_files
 from .single_file import CONDITIONER_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, split_parts
 from .tensor_files import StateDict, TensorFile

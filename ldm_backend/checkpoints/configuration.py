@@ -16,9 +16,9 @@ from ..config.model import FirstStageConfig, KLConfig, LDMConfig, ScheduleConfig
 from ..config.presets import PRESETS
 from ..config.strict_json import build
 from ..errors import CheckpointError, ConfigError, first_names, printable, repeated, short_repr
+from ..locations import CONDITIONER_FOLDER, find_yaml
 from .compvis import UNET
 from .key_maps import compvis_unet_sources, current_name
-from .locations import CONDITIONER_FOLDER, find_yaml
 from .single_file import UNET_PREFIX, config_from_metadata
 from .tensor_files import StateDict, TensorFile
 

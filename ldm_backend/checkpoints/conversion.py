@@ -14,9 +14,9 @@ from torch import Tensor
 from ..config.conditioning import LowResolutionConfig, conditioning_to_json
 from ..config.model import KLConfig, LDMConfig
 from ..errors import CheckpointError, check_choice, printable
+from ..locations import CONDITIONER_FOLDER, STAGE_FOLDERS, WEIGHT_NAMES
 from .checkpoint import Checkpoint
 from .inspection import sha256_of
-from .locations import CONDITIONER_FOLDER, STAGE_FOLDERS, WEIGHT_NAMES
 from .single_file import DTYPES, in_dtype, write_single_file, written
 
 _MOST_IN_NAME = 255  # characters that a file's name can have

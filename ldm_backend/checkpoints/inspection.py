@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..config.model import LDMConfig
 from ..errors import ConfigError
+from ..locations import EMA_FOLDER, find_single_file, is_parts_folder
 from .checkpoint import Checkpoint, read_checkpoint
 from .compvis import FIRST_STAGE, UNET, has_ema, is_compvis
-from .locations import EMA_FOLDER, find_single_file, is_parts_folder
 from .shards import read_weights
 from .single_file import split_parts
 from .tensor_files import TensorFile

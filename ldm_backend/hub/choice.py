@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from ..checkpoints.locations import INDEX_ENDING, STAGE_FOLDERS, WEIGHT_NAMES, variant_of
 from ..errors import CheckpointError, first_names, printable
+from ..locations import INDEX_ENDING, STAGE_FOLDERS, WEIGHT_NAMES, variant_of
 
 _SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
 _PLAIN = tuple(name for weights in WEIGHT_NAMES for name in (weights, weights + INDEX_ENDING))

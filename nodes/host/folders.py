@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import folder_paths
 
-from ...ldm_backend.checkpoints.locations import SINGLE_FILE_ENDINGS, WEIGHT_NAMES, single_files
 from ...ldm_backend.errors import CheckpointError, short_repr
+from ...ldm_backend.locations import SINGLE_FILE_ENDINGS, WEIGHT_NAMES, single_files
 
 FOLDER_KIND = "ldm"
 DEMO_NAME = "portraits-128"

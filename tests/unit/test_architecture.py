@@ -38,6 +38,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "ldm_backend": {
         "errors": set(),
         "whole_files": set(),
+        "locations": {"errors"},
         "archives": set(),
         "config": {"errors"},
         "memory": {"config", "errors"},
@@ -45,8 +46,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "networks": {"config", "errors", "kernels", "memory"},
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
-        "checkpoints": {"archives", "config", "errors", "networks", "whole_files"},
-        "hub": {"checkpoints", "errors", "whole_files"},
+        "checkpoints": {"archives", "config", "errors", "locations", "networks", "whole_files"},
+        "hub": {"errors", "locations", "whole_files"},
         "views": {"errors", "kernels", "networks"},
         "conditioning": {"config", "errors", "memory", "networks", "views"},
         "throughput": {"checkpoints", "memory"},

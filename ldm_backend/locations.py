@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import CheckpointError, ConfigError, first_names
+from .errors import CheckpointError, ConfigError, first_names
 
 # Weights of one part of the Hugging Face layout, in order of preference; the last is the name of the first uploads.
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "diffusion_model.pt")
