@@ -128,6 +128,8 @@ class JobFolder:
                 check_same_job(found, wanted, str(file))
         if is_new:
             write_whole(file, (json.dumps(wanted, indent=2) + "\n").encode())
+        if self._pending != self.out and os.path.lexists(self._pending) and not _is_own_folder(self._pending):
+            raise JobError(f"{self._pending} is a link or no folder, which no job makes; move it away")
         self._pending.mkdir(exist_ok=True)
         for folder in {self.out, self._pending}:
             for left in folder.glob(SCRATCH_PREFIX + "*"):
@@ -237,3 +239,7 @@ def _seed_of(line: bytes) -> object:
     except ValueError:
         return None
     return entry.get("seed") if isinstance(entry, dict) else None
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()  # through a link, files elsewhere would be written and removed
