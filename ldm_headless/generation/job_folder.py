@@ -155,6 +155,8 @@ class JobFolder:
                 check_same_job(found, wanted, str(file))
         if is_new:
             write_whole(file, (json.dumps(wanted, indent=2) + "\n").encode())
+        if self._pending != self.out and os.path.lexists(self._pending) and not _is_own_folder(self._pending):
+            raise JobError(f"{self._pending} is a link or no folder, which no job makes; move it away")
         self._pending.mkdir(exist_ok=True)
         for folder in {self.out, self._pending}:
             for left in folder.glob(SCRATCH_PREFIX + "*"):
@@ -287,3 +289,7 @@ def _read_job(file: Path) -> object:
     if not file.is_file() or file.stat().st_size > _MAX_JOB:
         raise JobError(f"{file} is no file of `ldm generate`")
     return parse_json(file.read_bytes())
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()  # through a link, files elsewhere would be written and removed
