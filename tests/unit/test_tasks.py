@@ -243,7 +243,7 @@ def test_the_average_of_what_agrees_is_what_it_was():
 
 
 def test_no_seam_where_tiles_disagree():
-    """Tiles that each add a number of their own leave no step: between neighbouring cells a twelfth of it at most."""
+    """Tiles that each add a number of their own leave no step: from one cell to the next an eighth of all at most."""
     numbers = iter(torch.linspace(-1.0, 1.0, 1000).tolist()[::200] * 20)
     x = torch.zeros(1, 1, 40, 200)
     tiled = averaged_over_tiles(lambda x, _: x + next(numbers), x, x, 64, 4)
