@@ -1,10 +1,14 @@
-"""Many runs of one workflow: the product of value lists, table rows and seeds. Imports seed_ranges and the errors."""
+"""Many runs of one workflow: the product of value lists, table rows and seeds.
+
+Imports seed_ranges, the targets of workflows and the errors.
+"""
 
 import csv
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from ldm_backend.errors import repeated
 from ..errors import JSONError, WorkflowError
 from ..files.json_text import parse_json
 from ..seed_ranges import parse_seeds
+from ..workflows.targets import parse_target, split_assignment
 
 MAX_JOBS = 1_000_000
 """More jobs than this are a slip of the pen, such as a seed range with too many digits."""
@@ -68,29 +73,31 @@ def expand(
             f"{', '.join(sorted(twice))} is given twice by --set, --sweep, --table and the seeds; keep one"
         )
     seed_axis = [{"seed": str(number)} for number in numbers] or [{}]
-    return [_job(row, keys) for row in itertools.product(*axes, seed_axis)]
+    inputs = {key: key if key == "seed" else parse_target(key)[1] for key in keys}
+    counts = Counter(inputs.values())
+    named = {key: short if counts[short] == 1 else key for key, short in inputs.items()}
+    return [_job(row, named) for row in itertools.product(*axes, seed_axis)]
 
 
-def _job(parts: tuple[dict[str, str], ...], keys: list[str]) -> Job:
+def _job(parts: tuple[dict[str, str], ...], named: Mapping[str, str]) -> Job:
     values = {key: value for part in parts for key, value in part.items()}
     seed = values.pop("seed", None)
-    inputs = [key.rpartition(".")[2] for key in keys]
-    named = {key: short if inputs.count(short) == 1 else key for key, short in zip(keys, inputs, strict=True)}
     names = {named[key]: value for key, value in values.items()}
     return Job(names if seed is None else {**names, "seed": seed}, values, None if seed is None else int(seed))
 
 
 def _set(text: str) -> dict[str, str]:
-    target, sign, value = text.partition("=")
-    if not sign or "." not in target:
+    parts = split_assignment(text)
+    if parts is None:
         raise WorkflowError(f"cannot read --set {text!r}; expected NODE.INPUT=VALUE")
-    return {target: value}
+    return dict([parts])
 
 
 def _sweep(text: str) -> list[dict[str, str]]:
-    target, sign, values = text.partition("=")
-    if not sign or "." not in target:
+    parts = split_assignment(text)
+    if parts is None:
         raise WorkflowError(f"cannot read --sweep {text!r}; expected NODE.INPUT=a|b|c or NODE.INPUT=[1, 2, 3]")
+    target, values = parts
     listed = _json_list(values)
     if listed is None:
         listed = [part.replace("\\|", "|") for part in _ALTERNATIVES.split(values)]

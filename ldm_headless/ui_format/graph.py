@@ -80,11 +80,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a subgraph, with the links inside that lead to it."""
+    """An input or output of a subgraph, with the links inside that lead to it. `label` is what the user called it."""
 
     name: str
     type: str
     links: tuple[int, ...]
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ def _graph(entry: Mapping[str, Any]) -> Graph:
 def _ports(entries: object) -> tuple[Port, ...]:
     # The root's entry has another meaning in some files; only a subgraph's ports have names.
     ports = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return tuple(Port(str(port["name"]), _type(port.get("type")), _link_ids(port.get("linkIds"))) for port in ports)
+    return tuple(
+        Port(str(port["name"]), _type(port.get("type")), _link_ids(port.get("linkIds")), str(port.get("label") or ""))
+        for port in ports
+    )
 
 
 def _link(entry: Mapping[str, Any] | list[Any]) -> Link:

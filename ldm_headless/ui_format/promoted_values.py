@@ -27,6 +27,14 @@ def has_views(node: Node) -> bool:
     return any(place != _OF_INPUT for place, *_ in _entries(node.properties.get("proxyWidgets")))
 
 
+def views(instance: Instance) -> list[tuple[Instance, str]]:
+    """The views on a subgraph's node: of which node inside, and of which of its widgets."""
+    inside = instance.inner.instances if instance.inner else {}
+    entries = [entry for entry in _entries(instance.node.properties.get("proxyWidgets")) if len(entry) > 1]
+    found = [(inside[place], name) for place, name, *_ in entries if place != _OF_INPUT and place in inside]
+    return [(inner, _plain_name(_named(inner), name)) for inner, name in found]
+
+
 def load_promoted(instance: Instance, is_viewed: bool) -> None:
     """Give the widgets on a subgraph's node their own saved values.
 
@@ -107,13 +115,18 @@ def _settle(instance: Instance, place: str, name: str, value: Any) -> str | None
         _replace_primitive(inner, value)
         return None
     widgets = _named(inner)
-    while name not in widgets and _PREFIX.match(name):
-        name = _PREFIX.sub("", name, count=1)
+    name = _plain_name(widgets, name)
     own = next((port for port, source in _sources(instance).items() if source == (place, name)), None)
     widget = instance.widgets[own] if own is not None else widgets.get(name)
     if widget is not None and value is not None:
         widget.value = value
     return own
+
+
+def _plain_name(widgets: Mapping[str, Widget], name: str) -> str:
+    while name not in widgets and _PREFIX.match(name):
+        name = _PREFIX.sub("", name, count=1)
+    return name
 
 
 def _named(inner: Instance) -> Mapping[str, Widget]:
