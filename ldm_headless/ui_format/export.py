@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ..errors import WorkflowError
 from .graph import BYPASSED, MUTED, SUBGRAPH_INPUT, parse_ui
 from .instances import Instance, Scope, Widget
+from .pack_widgets import FILLS_NAMES
 from .primitives import apply_primitives, push_inwards
 from .text_widgets import MISSING, fill_placeholders, plain_prompt
 from .unfolding import Unfolding
@@ -60,14 +61,18 @@ def export_prompt(
     fill = partial(fill_placeholders, lookup=partial(_lookup, root), now=datetime.now())
     apply_primitives(root, fill)
     push_inwards(root)
+    sent = [instance for instance in root.walk() if _is_sent(instance)]
+    for instance in sent:
+        if instance.surplus:
+            raise WorkflowError(f"{instance}: {instance.surplus}")
     prompt = {
         instance.path: {
             "inputs": _inputs(instance, fill),
             "class_type": instance.kind.name,
             "_meta": {"title": instance.title},
         }
-        for instance in root.walk()
-        if instance.kind is not None and _is_sent(instance)
+        for instance in sent
+        if instance.kind is not None
     }
     for node in prompt.values():
         inputs = node["inputs"].items()
@@ -78,7 +83,7 @@ def export_prompt(
 
 
 def _is_sent(instance: Instance) -> bool:
-    """Whether a node of the host is in the prompt."""
+    """Whether a node counts for the prompt: if it is one of the host, it stands in it."""
     if instance.node.mode in _SILENT:
         return False
     outermost = instance
@@ -119,7 +124,7 @@ def _sent_value(instance: Instance, widget: Widget, fill: _Fill) -> Any:
             return plain_prompt(value)
         except WorkflowError as error:
             raise WorkflowError(f"{instance}: input {kind.name!r}: {error}") from error
-    is_name = kind.name == "filename_prefix" and instance.node.type in instance.scope.editor.saving
+    is_name = kind.name == "filename_prefix" and instance.node.type in instance.scope.editor.saving | FILLS_NAMES
     return fill(value) if is_name and isinstance(value, str) else value
 
 

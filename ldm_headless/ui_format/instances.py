@@ -29,7 +29,10 @@ class Widget:
 
 @dataclass
 class Instance:
-    """A node at one place. `inner` is the inside of a subgraph's node; `kind` is missing for what hosts do not know."""
+    """A node at one place. `inner` is the inside of a subgraph's node; `kind` is missing for what hosts do not know.
+
+    `surplus` says what is wrong with saved values that no widget takes.
+    """
 
     path: str
     node: Node
@@ -39,6 +42,7 @@ class Instance:
     output_types: tuple[str, ...]
     widgets: dict[str, Widget]
     inner: "Scope | None" = field(default=None, repr=False)
+    surplus: str = field(default="", repr=False)
 
     @property
     def is_virtual(self) -> bool:

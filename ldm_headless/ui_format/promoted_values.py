@@ -3,8 +3,8 @@
 Files keep them by place: in the order of the inputs that have a widget or, where the node has the property
 `proxyWidgets`, in the order of its entries. An entry names a node inside and a widget of it, or "-1" and an input.
 Editors differ in what a view is. In the older one it shows the widget inside and has no value of its own. Today's makes
-an input of it when it opens the file, and the value is that on the node. Imports the graph, the instances and the
-errors.
+an input of it when it opens the file, and the value is that on the node. Imports the graph, the instances, the
+saved values and the errors.
 """
 
 import re
@@ -16,6 +16,7 @@ from ..errors import JSONError, WorkflowError
 from ..files.json_text import parse_json
 from .graph import Node
 from .instances import PRIMITIVE, Instance, Widget
+from .saved_values import surplus_of_list
 
 _OF_INPUT = "-1"
 _SET_ASIDE = "proxyWidgetErrorQuarantine"  # values that the editor could not place once, as entries
@@ -49,6 +50,8 @@ def load_promoted(instance: Instance, is_viewed: bool) -> None:
     if isinstance(values, dict):
         values = [values.get(name) for name in instance.widgets]
     entries = _entries(instance.node.properties.get("proxyWidgets"))
+    own = [widget.type for widget in instance.widgets.values()]
+    instance.surplus = surplus_of_list("", False, own, values) if len(values) > len(entries) else ""
     if instance.scope.editor.gives_views:
         if is_viewed and len(values) > len(instance.widgets):
             raise WorkflowError(

@@ -87,7 +87,8 @@ class Unfolding:
             for widget in shape.widgets
             if widget.sent or widget.name not in sent
         }
-        return Instance(path, node, scope, kind, shape.inputs, kind.output_types(node), widgets)
+        outputs = kind.output_types(node)
+        return Instance(path, node, scope, kind, shape.inputs, outputs, widgets, surplus=shape.surplus)
 
     def _kind(self, name: str) -> NodeType:
         if name not in self._kinds:
