@@ -22,8 +22,8 @@ from .pack_widgets import (
     format_of,
     lora_leftovers,
     lora_widgets,
-    plain_spec,
     named,
+    plain_spec,
     with_format,
 )
 from .saved_values import shows_texts, surplus_of_list, surplus_of_names
