@@ -63,13 +63,13 @@ class NodeType:
         self._editor = editor
         try:
             self.title = str(description.get("display_name") or name)
-            self._inputs = _inputs(name, description, editor)
-            self._is_dynamic = any(entry.kind in (CHOICE, GROWING) for entry in self._inputs)
-            built = DynamicNode(self._inputs, editor) if self._is_dynamic else None
+            self.inputs = _inputs(name, description, editor)
+            self._is_dynamic = any(entry.kind in (CHOICE, GROWING) for entry in self.inputs)
+            built = DynamicNode(self.inputs, editor) if self._is_dynamic else None
             self._widgets = built.widgets if built else self._fixed_widgets()
             self._shows_texts = shows_texts(name, description)
             self._formats: dict[str, NodeType] = {}
-            self._outputs = tuple(
+            self.outputs = tuple(
                 "COMBO" if isinstance(kind, list) else str(kind) for kind in description.get("output") or ()
             )
         except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -90,7 +90,7 @@ class NodeType:
         """
         self._refuse_unknown_parts(node)
         if self._is_dynamic:
-            dynamic = DynamicNode(self._inputs, self._editor)
+            dynamic = DynamicNode(self.inputs, self._editor)
             dynamic.restore(node, known_links)
             return NodeShape(tuple(dynamic.slots), tuple(dynamic.widgets), dynamic.values, dynamic.surplus)
         if self.name == "CustomCombo" and self._editor.grows_options:
@@ -98,7 +98,7 @@ class NodeType:
         if self.name == POWER_LORA:
             shape = self._power_lora(node)
         else:
-            kind = self._with_format(format_of(self._inputs, node)) if self.name == VIDEO_COMBINE else self
+            kind = self._with_format(format_of(self.inputs, node)) if self.name == VIDEO_COMBINE else self
             shape = kind._fixed_shape(named(node))
         lost = "" if shape.surplus else _lost_link(node, shape.inputs, known_links)
         return replace(shape, surplus=lost) if lost else shape
@@ -116,7 +116,7 @@ class NodeType:
         """This type with the widgets of a video format."""
         if name not in self._formats:
             kind = copy(self)
-            kind._inputs = with_format(self._inputs, name)
+            kind.inputs = with_format(self.inputs, name)
             kind._widgets = kind._fixed_widgets()
             self._formats[name] = kind
         return self._formats[name]
@@ -129,12 +129,12 @@ class NodeType:
 
     def output_types(self, node: Node) -> tuple[str, ...]:
         """The types of a node's outputs: the host's, then saved outputs that the host lacks."""
-        kinds = self._outputs + tuple(slot.type for slot in node.outputs[len(self._outputs) :])
+        kinds = self.outputs + tuple(slot.type for slot in node.outputs[len(self.outputs) :])
         return tuple("*" if kind == FROM_LINKS else kind for kind in kinds)
 
     def _fixed_widgets(self) -> list[WidgetType]:
         widgets = [
-            each for entry in self._inputs if entry.has_widget(self._editor) for each in entry.widgets(self._editor)
+            each for entry in self.inputs if entry.has_widget(self._editor) for each in entry.widgets(self._editor)
         ]
         if self.name == "PreviewAny" and self._editor.previews_text:
             widgets.append(WidgetType("preview", "MARKDOWN", default="", saved=False))
@@ -143,8 +143,8 @@ class NodeType:
     def _slots(self, node: Node) -> tuple[InputSlot, ...]:
         """The slots of a node; those that only the file has come last."""
         links = {slot.name: slot.link for slot in node.inputs}
-        sockets = [entry for entry in self._inputs if not entry.has_widget(self._editor)]
-        with_widget = [entry for entry in self._inputs if entry.has_widget(self._editor) and self._has_slot(entry)]
+        sockets = [entry for entry in self.inputs if not entry.has_widget(self._editor)]
+        with_widget = [entry for entry in self.inputs if entry.has_widget(self._editor) and self._has_slot(entry)]
         slots = [InputSlot(entry.name, entry.kind, links.get(entry.name)) for entry in sockets]
         slots += [InputSlot(entry.name, entry.kind, links.get(entry.name), entry.name) for entry in with_widget]
         known = {slot.name for slot in slots}
@@ -169,7 +169,7 @@ class NodeType:
     def _without_sockets(self, values: list[Any]) -> list[Any]:
         """Older files keep values of inputs that are sockets (forceInput); whether they do, only their number tells."""
         names = {widget.name for widget in self._widgets}
-        kept = [entry for entry in self._inputs if entry.name in names or entry.wants_socket]
+        kept = [entry for entry in self.inputs if entry.name in names or entry.wants_socket]
         count = sum(2 if entry.options.get("control_after_generate") or entry.name in SEEDS else 1 for entry in kept)
         if count != len(values):
             return values
@@ -189,8 +189,8 @@ class NodeType:
 
     def _refuse_unknown_parts(self, node: Node) -> None:
         """A file may have been saved where this type had inputs that depend on a choice, and its values with them."""
-        builders = {entry.name for entry in self._inputs if entry.kind in (CHOICE, GROWING)}
-        names = {entry.name for entry in self._inputs}
+        builders = {entry.name for entry in self.inputs if entry.kind in (CHOICE, GROWING)}
+        names = {entry.name for entry in self.inputs}
         for name in node.widget_names:
             whole, dot, _ = name.partition(".")
             if dot and whole not in builders and name not in names:
@@ -225,9 +225,8 @@ def _inputs(name: str, description: Mapping[str, Any], editor: Editor) -> list[I
     names += [key for key in order.get("optional") or optional if key in optional and key not in names]
     names += [key for key in [*required, *optional] if key not in names]
     specs = optional | required | added
-    return [
-        Input.read(key, plain_spec(name, specs[key])) for key in [*(key for key in names if key not in added), *added]
-    ]
+    # One that a group node has of a part keeps its place.
+    return [Input.read(key, plain_spec(name, specs[key])) for key in dict.fromkeys([*names, *added])]
 
 
 def _added(name: str, required: Mapping[str, list[Any]], editor: Editor) -> dict[str, list[Any]]:

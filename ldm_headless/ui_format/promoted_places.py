@@ -10,7 +10,7 @@ from typing import Any
 from .graph import parse_ui
 from .instances import PRIMITIVE, Instance
 from .promoted_values import views
-from .unfolding import Unfolding
+from .unfolding import Unfolding, damage_told
 
 Place = tuple[str, str]
 """The id of a node in the prompt, and one of its inputs."""
@@ -36,12 +36,12 @@ def subgraph_nodes(document: Mapping[str, Any], object_info: Mapping[str, Any], 
     Raises:
         WorkflowError: As for `export_prompt`.
     """
-    root = Unfolding(parse_ui(document, source), object_info, source).root
-    return [
-        SubgraphNode(instance.path, instance.title, _inputs(instance))
-        for instance in root.walk()
-        if instance.inner is not None
-    ]
+    with damage_told(source):
+        return [
+            SubgraphNode(instance.path, instance.title, _inputs(instance))
+            for instance in Unfolding(parse_ui(document, source), object_info, source).root.walk()
+            if instance.inner is not None
+        ]
 
 
 def _inputs(instance: Instance) -> dict[str, tuple[frozenset[Place], ...]]:
