@@ -6,6 +6,7 @@ subgraphs are always objects. Reroute points on links are drawing only and are l
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ldm_backend.errors import first_names, printable, repeated, short_repr
@@ -102,6 +103,14 @@ class Graph:
     links: dict[int, Link]
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
+
+    @cached_property
+    def ports_by_name(self) -> dict[str, list[Port]]:
+        """The inputs of a subgraph by their names."""
+        found: dict[str, list[Port]] = {}
+        for port in self.inputs:
+            found.setdefault(port.name, []).append(port)
+        return found
 
 
 @dataclass(frozen=True)

@@ -222,8 +222,8 @@ def _inputs(name: str, description: Mapping[str, Any], editor: Editor) -> list[I
     added = _added(name, required, editor)
     order = description.get("input_order") or {}
     names = [key for key in order.get("required") or required if key in required]
-    names += [key for key in order.get("optional") or optional if key in optional and key not in names]
-    names += [key for key in [*required, *optional] if key not in names]
+    names += [key for key in order.get("optional") or optional if key in optional]
+    names += [*required, *optional]
     specs = optional | required | added
     # One that a group node has of a part keeps its place.
     return [Input.read(key, plain_spec(name, specs[key])) for key in dict.fromkeys([*names, *added])]

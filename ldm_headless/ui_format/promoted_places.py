@@ -63,7 +63,7 @@ def _of_view(inner: Instance, name: str) -> frozenset[Place]:
         return frozenset({(inner.path, name)} if name in inner.widgets else ())
     if inner.node.type == PRIMITIVE and inner.scope.owner is not None:
         return _behind([(inner.scope.owner, inner.node.outputs[0].links if inner.node.outputs else ())])
-    ports = [port for port in inner.inner.graph.inputs if port.name == name] if inner.inner else []
+    ports = inner.inner.graph.ports_by_name.get(name, []) if inner.inner else []
     deeper = [view for view in views(inner) if view[1] == name]
     return _behind([(inner, port.links) for port in ports]) | frozenset(
         place for below, below_name in deeper for place in _of_view(below, below_name)
@@ -83,8 +83,8 @@ def _behind(waiting: list[tuple[Instance, Iterable[int]]]) -> frozenset[Place]:
             if target.kind is not None:
                 places.add((target.path, slot.name))
             elif target.inner is not None:
-                ports = target.inner.graph.inputs
-                waiting.extend((target, port.links) for port in ports if port.name == slot.name)
+                ports = target.inner.graph.ports_by_name.get(slot.name, ())
+                waiting.extend((target, port.links) for port in ports)
             else:
                 waiting.extend((owner, output.links) for output in target.node.outputs[:1])
     return frozenset(places)
