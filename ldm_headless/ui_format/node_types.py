@@ -67,7 +67,8 @@ class NodeType:
             self._is_dynamic = any(entry.kind in (CHOICE, GROWING) for entry in self.inputs)
             built = DynamicNode(self.inputs, editor) if self._is_dynamic else None
             self._widgets = built.widgets if built else self._fixed_widgets()
-            self._shows_texts = shows_texts(name, description)
+            sockets = [] if self._widgets else [entry.kind for entry in self.inputs]
+            self._shows_texts = shows_texts(name, description, sockets)
             self._formats: dict[str, NodeType] = {}
             self.outputs = tuple(
                 "COMBO" if isinstance(kind, list) else str(kind) for kind in description.get("output") or ()

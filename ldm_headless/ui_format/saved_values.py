@@ -55,9 +55,18 @@ _SHOWING = {
 _COUNTING = {"VHS_BatchManager": {"count"}}  # how many prompts the open page has queued
 
 
-def shows_texts(name: str, description: Mapping[str, Any]) -> bool:
-    """Whether nodes of a type save the text that they showed: those of services do, with the state of the request."""
-    return name in _SHOWING or description.get("api_node") is True
+def shows_texts(name: str, description: Mapping[str, Any], sockets: Iterable[str]) -> bool:
+    """Whether nodes of a type save the text that they showed.
+
+    Those of services do, with the state of the request, and nodes that only show what any input, or a text, is.
+
+    Args:
+        name: Of the type.
+        description: The host's.
+        sockets: The kinds of its inputs, if none of them has a widget.
+    """
+    shows_inputs = description.get("output_node") is True and any(kind in ("*", "STRING") for kind in sockets)
+    return name in _SHOWING or description.get("api_node") is True or shows_inputs
 
 
 def surplus_of_list(kind: str, shows: bool, widgets: Sequence[WidgetType], values: Sequence[Any]) -> str:
@@ -77,7 +86,7 @@ def surplus_of_list(kind: str, shows: bool, widgets: Sequence[WidgetType], value
         return _told(f"with {len(values)} values, but has {len(widgets)} here: {shown(widgets)}", unknown)
     try:  # one that slid to the place of another one
         for widget, value in zip(widgets, values, strict=False):
-            if value is not None:
+            if value is not None and widget.sent:
                 check_value(widget, value)
     except WorkflowError as error:
         return "" if kind in _SHOWING else str(error)

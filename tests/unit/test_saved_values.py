@@ -24,6 +24,8 @@ INFO: dict[str, Any] = {
     "Picture": {"input": {"required": {"image": [["a.png", "b.png"], {}]}}, "output": ["IMAGE"]},
     "Service": {"input": {"required": {"prompt": ["STRING", {}]}}, "output": ["IMAGE"], "api_node": True},
     "ShowText|pysssss": {"input": {"required": {"text": ["STRING", {"forceInput": True}]}}, "output": ["STRING"]},
+    "Any Shower": {"input": {"required": {"anything": ["*"]}}, "output": [], "output_node": True},
+    "Previewer": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True},
     "Value": {"input": {}, "output": ["INT"]},
     "Power Lora Loader (rgthree)": {
         "input": {"required": {}, "optional": {"model": ["MODEL"], "clip": ["CLIP"]}, "hidden": {}},
@@ -235,7 +237,9 @@ FILE = {"filename": "a.png", "subfolder": "", "type": "temp"}
         ("Plain", [5, "x"], [[FILE, FILE]]),
         ("Plain", [None, "x"], [""]),
         ("Seeded", [5, "randomize", 9], ["", "", ""]),
+        ("Seeded", [5, "", 9], ["", ""]),
         ("Picture", ["a.png"], ["image"]),
+        ("Any Shower", [], [["a text"]]),
         ("Service", ["x"], ["Status: Completed\nPrice: $0.1", ""]),
         ("ShowText|pysssss", [], [["a text", "another"]]),
         ("ShowText|pysssss", [], ["a text"]),
@@ -273,6 +277,15 @@ def test_a_value_that_slid_is_refused() -> None:
         inputs_of("Plain", [5, 3, ""])
     with pytest.raises(WorkflowError, match="'size' was saved with 'randomize', but takes a number"):
         inputs_of("Plain", ["randomize", "x", "fixed"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("Any Shower", [3]), ("Previewer", ["a text"]), ("Service", ["x", 3]), ("Picture", ["a", "image"])],
+)
+def test_lists_of_what_changes_nothing_end_somewhere(kind: str, values: list[Any]) -> None:
+    with pytest.raises(WorkflowError, match=rf"node 7 \({kind}\): .*Nothing takes"):
+        inputs_of(kind, values)
 
 
 @pytest.mark.parametrize("mode", [2, 4])
