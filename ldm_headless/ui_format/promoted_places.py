@@ -10,7 +10,7 @@ from typing import Any
 from .graph import parse_ui
 from .instances import PRIMITIVE, Instance
 from .promoted_values import views
-from .unfolding import Unfolding
+from .unfolding import Unfolding, damage_told
 
 Place = tuple[str, str]
 """The id of a node in the prompt, and one of its inputs."""
@@ -36,12 +36,12 @@ def subgraph_nodes(document: Mapping[str, Any], object_info: Mapping[str, Any], 
     Raises:
         WorkflowError: As for `export_prompt`.
     """
-    root = Unfolding(parse_ui(document, source), object_info, source).root
-    return [
-        SubgraphNode(instance.path, instance.title, _inputs(instance))
-        for instance in root.walk()
-        if instance.inner is not None
-    ]
+    with damage_told(source):
+        return [
+            SubgraphNode(instance.path, instance.title, _inputs(instance))
+            for instance in Unfolding(parse_ui(document, source), object_info, source).root.walk()
+            if instance.inner is not None
+        ]
 
 
 def _inputs(instance: Instance) -> dict[str, tuple[frozenset[Place], ...]]:
@@ -63,7 +63,7 @@ def _of_view(inner: Instance, name: str) -> frozenset[Place]:
         return frozenset({(inner.path, name)} if name in inner.widgets else ())
     if inner.node.type == PRIMITIVE and inner.scope.owner is not None:
         return _behind([(inner.scope.owner, inner.node.outputs[0].links if inner.node.outputs else ())])
-    ports = [port for port in inner.inner.graph.inputs if port.name == name] if inner.inner else []
+    ports = inner.inner.graph.ports_by_name.get(name, []) if inner.inner else []
     deeper = [view for view in views(inner) if view[1] == name]
     return _behind([(inner, port.links) for port in ports]) | frozenset(
         place for below, below_name in deeper for place in _of_view(below, below_name)
@@ -83,8 +83,8 @@ def _behind(waiting: list[tuple[Instance, Iterable[int]]]) -> frozenset[Place]:
             if target.kind is not None:
                 places.add((target.path, slot.name))
             elif target.inner is not None:
-                ports = target.inner.graph.inputs
-                waiting.extend((target, port.links) for port in ports if port.name == slot.name)
+                ports = target.inner.graph.ports_by_name.get(slot.name, ())
+                waiting.extend((target, port.links) for port in ports)
             else:
                 waiting.extend((owner, output.links) for output in target.node.outputs[:1])
     return frozenset(places)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_backend.errors import LDMError, printable
+from ldm_backend.errors import printable
 
 from ..errors import JSONError, WorkflowError
 from ..files.json_text import not_finite, parse_json
@@ -123,13 +123,6 @@ def to_prompt(workflow: Workflow, object_info: Mapping[str, Any]) -> Prompt:
         if type(error) is not WorkflowError or workflow.source in str(error):
             raise
         raise WorkflowError(f"{workflow.source}: {printable(str(error), 1000)}") from error
-    except LDMError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise WorkflowError(
-            f"{workflow.source}: the graph is damaged in a way that stops its conversion ({type(error).__name__}: "
-            f"{printable(str(error))}); open it in ComfyUI and use Export (API)"
-        ) from error
     if not prompt:
         raise WorkflowError(f"{workflow.source} has no node that would run: add one, or unmute the ones there")
     return prompt
