@@ -15,6 +15,7 @@ import torch
 from ..config.model import FIRST_STAGE_CONFIGS, LDMConfig, ScheduleConfig, UNetConfig
 from ..config.strict_json import build, later_defaults, read_fields, write_fields
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
+from ..json_text import parse_json
 from ..whole_files import replaced_when_done
 from .tensor_files import StateDict
 
@@ -139,14 +140,14 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
             "Update comfyui-ldm."
         )
     try:
-        data = json.loads(metadata["ldm_config"])
+        data = parse_json(metadata["ldm_config"])
         unet, first_stage, schedule = (dict(data[name]) for name in ("unet", "first_stage", "schedule"))
         first_stage_class = {stage.kind: stage for stage in FIRST_STAGE_CONFIGS}[first_stage.pop("kind")]
         for cls, part in ((UNetConfig, unet), (first_stage_class, first_stage), (ScheduleConfig, schedule)):
             known = {item.name for item in fields(cls)}
             if other := (part.keys() - known) | (known - part.keys() - later_defaults(cls).keys()):
                 raise ValueError(f"keys missing or unknown: {first_names(other)}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {printable(str(error))}"
         raise CheckpointError(f"{source}: its metadata holds no valid configuration ({reason}).") from error
     parts = {

@@ -37,6 +37,7 @@ ALLOWED = {
 ROOMS: dict[str, dict[str, set[str]]] = {
     "ldm_backend": {
         "errors": set(),
+        "json_text": {"errors"},
         "whole_files": set(),
         "archives": set(),
         "config": {"errors"},
@@ -45,7 +46,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "networks": {"config", "errors", "kernels", "memory"},
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
-        "checkpoints": {"archives", "config", "errors", "networks", "whole_files"},
+        "checkpoints": {"archives", "config", "errors", "json_text", "networks", "whole_files"},
         "views": {"errors", "kernels", "networks"},
         "throughput": {"checkpoints", "memory"},
         "pipeline": {"checkpoints", "config", "errors", "kernels", "memory", "networks", "sampling", "views"},
