@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,8 @@ from ..config.conditioning import ConditioningConfig, LowResolutionConfig, condi
 from ..config.model import FirstStageConfig, KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ..config.presets import PRESETS
 from ..config.strict_json import build
-from ..errors import CheckpointError, ConfigError, first_names, printable, repeated, short_repr
+from ..errors import CheckpointError, ConfigError, printable, short_repr
+from ..json_text import parse_json
 from ..locations import CONDITIONER_FOLDER, find_yaml
 from .compvis import UNET
 from .key_maps import compvis_unet_sources, current_name
@@ -222,23 +221,14 @@ def read_json(file: Path) -> dict[str, Any]:
             content = opened.read(_MAX_JSON + 1)
         if len(content) > _MAX_JSON:
             raise CheckpointError(f"{file}: more than {_MAX_JSON} bytes; a configuration has about a thousand.")
-        data = json.loads(content.decode("utf-8"), object_pairs_hook=_without_twins)
+        data = parse_json(content.decode("utf-8"))
     except CheckpointError:
         raise
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{file}: not valid JSON ({printable(str(error))}). Download the file again.") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{file}: holds a {type(data).__name__}; expected a JSON object of settings.")
     return data
-
-
-def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; a key that is there twice is an error, for each program would read it differently."""
-    pairs = list(pairs)
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"{first_names(repeated(key for key, _ in pairs))} is there twice")
-    return found
 
 
 def _from_yaml(file: Path, scale_factor: float | None) -> FoundConfig:

@@ -19,6 +19,7 @@ from ..config.conditioning import conditioning_from_json, conditioning_to_json
 from ..config.model import FIRST_STAGE_CONFIGS, LDMConfig, ScheduleConfig, UNetConfig
 from ..config.strict_json import build, later_defaults, read_fields, write_fields
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
+from ..json_text import parse_json
 from ..whole_files import replaced_when_done
 from .tensor_files import StateDict
 
@@ -148,8 +149,9 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
             "Update comfyui-ldm."
         )
     try:
-        data = json.loads(metadata["ldm_config"])
+        data = parse_json(metadata["ldm_config"])
         unet, first_stage, schedule = (dict(data.pop(name)) for name in ("unet", "first_stage", "schedule"))
+        conditioning = data.pop("conditioning", None)  # of models that see something beside the noise
         if data:
             raise ValueError(f"keys unknown: {first_names(data.keys())}")
         first_stage_class = {stage.kind: stage for stage in FIRST_STAGE_CONFIGS}[first_stage.pop("kind")]
@@ -157,7 +159,7 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
             known = {item.name for item in fields(cls)}
             if other := (part.keys() - known) | (known - part.keys() - later_defaults(cls).keys()):
                 raise ValueError(f"keys missing or unknown: {first_names(other)}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {printable(str(error))}"
         raise CheckpointError(
             f"{source}: its metadata holds no valid configuration ({reason}). Convert the checkpoint again, or update "
@@ -168,8 +170,8 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         "first_stage": read_fields(first_stage_class, first_stage, f"{source}: first_stage"),
         "schedule": read_fields(ScheduleConfig, schedule, f"{source}: schedule"),
     }
-    if "conditioning" in data:  # of models that see something beside the noise
-        parts["conditioning"] = conditioning_from_json(data["conditioning"], f"{source}: conditioning")
+    if conditioning is not None:
+        parts["conditioning"] = conditioning_from_json(conditioning, f"{source}: conditioning")
     return build(LDMConfig, source, parts)
 
 

@@ -7,8 +7,9 @@ import struct
 import zlib
 from typing import Any
 
+from ldm_backend.json_text import parse_json
+
 from ..errors import JSONError
-from ..files.json_text import parse_json
 from .window import MOST_BYTES, DamagedCarrierError, Window
 
 _METADATA = re.compile(rb"<metadata[^>]{0,1000}>\s{0,1000}<!\[CDATA\[")

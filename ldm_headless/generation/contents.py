@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ldm_backend.json_text import parse_json
+
 from ..errors import JobError
-from ..files.json_text import parse_json
 from ..files.npz import read_npz
 from ..files.png import encode_png, pixels_sha256, read_png_whole
 from ..files.tar_members import Member, members_of, read_member

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, Self
 
 import filelock
 
+from ldm_backend.json_text import parse_json
 from ldm_backend.whole_files import SCRATCH_PREFIX, replaced_when_done, write_whole
 
 from ..errors import GenerationError, JobError
-from ..files.json_text import parse_json
 from ..files.npz import read_npz
 from .contents import look_into, sound_png, sound_pngs
 from .job import Format, Job, check_same_job, grown_from, png_name

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm_backend.json_text import parse_json
+
 from ..errors import JobError
-from ..files.json_text import parse_json
 from ..files.tar_members import MAX_MEMBER
 from .job import Job, Place
 

@@ -18,10 +18,10 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from ldm_backend.errors import printable, short_repr
+from ldm_backend.json_text import parse_json
 from ldm_backend.whole_files import SCRATCH_PREFIX
 
 from ..errors import OutputError
-from ..files.json_text import parse_json
 
 JOURNAL, LOCK = ".ldm-run.jsonl", ".ldm-run.lock"
 _FORMAT = "ldm-run/1"

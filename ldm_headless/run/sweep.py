@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm_backend.errors import first_names, repeated
+from ldm_backend.json_text import parse_json
 
 from ..errors import JSONError, WorkflowError
-from ..files.json_text import parse_json
 from ..seed_ranges import parse_seeds
 from ..workflows.targets import parse_target, split_assignment
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ldm_backend.json_text import parse_json
+
 from ..errors import JSONError, WorkflowError
-from ..files.json_text import parse_json
 from .graph import Node
 from .instances import PRIMITIVE, Instance, Widget
 from .saved_values import surplus_of_list

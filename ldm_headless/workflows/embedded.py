@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ldm_backend.errors import printable
+from ldm_backend.json_text import parse_json
 
 from ..carriers.documents import glb_texts, safetensors_texts, svg_texts, unpacked
 from ..carriers.pictures import PNG, exif_texts, png_texts
@@ -15,7 +16,6 @@ from ..carriers.sounds import flac_texts, mp3_texts, ogg_texts
 from ..carriers.videos import matroska_texts, mp4_texts
 from ..carriers.window import MOST_BYTES, DamagedCarrierError, Window
 from ..errors import JSONError, WorkflowError
-from ..files.json_text import parse_json
 
 _KEYS = ("prompt", "workflow")
 _HEAD = 4096

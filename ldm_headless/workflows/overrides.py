@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ldm_backend.errors import first_names, printable
+from ldm_backend.json_text import parse_json
 
 from ..errors import JSONError, WorkflowError
-from ..files.json_text import parse_json
 from .targets import parse_target
 from .workflow import Prompt, is_link
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm_backend.errors import printable
+from ldm_backend.json_text import not_finite, parse_json
 
 from ..errors import JSONError, WorkflowError
-from ..files.json_text import not_finite, parse_json
 from ..ui_format.export import export_prompt
 from ..ui_format.graph import is_ui_format
 from .embedded import read_document

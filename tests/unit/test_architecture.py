@@ -37,6 +37,7 @@ ALLOWED = {
 ROOMS: dict[str, dict[str, set[str]]] = {
     "ldm_backend": {
         "errors": set(),
+        "json_text": {"errors"},
         "whole_files": set(),
         "locations": {"errors"},
         "archives": set(),
@@ -46,7 +47,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "networks": {"config", "errors", "kernels", "memory"},
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
-        "checkpoints": {"archives", "config", "errors", "locations", "networks", "whole_files"},
+        "checkpoints": {"archives", "config", "errors", "json_text", "locations", "networks", "whole_files"},
         "hub": {"errors", "locations", "whole_files"},
         "views": {"errors", "kernels", "networks"},
         "conditioning": {"config", "errors", "memory", "networks", "views"},

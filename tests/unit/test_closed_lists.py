@@ -299,7 +299,7 @@ def test_a_given_configuration_counts_for_a_folder(tiny, tiny_folder):
 def test_two_keys_of_one_name_are_an_error(tiny_folder, tmp_path):
     file = tiny_folder / "unet" / "config.json"
     file.write_text(file.read_text().rstrip().removesuffix("}") + ', "attention_head_dim": 4}')
-    with pytest.raises(CheckpointError, match="attention_head_dim is there twice"):
+    with pytest.raises(CheckpointError, match="key 'attention_head_dim' twice"):
         read_checkpoint(tiny_folder)
     (tmp_path / "a.yaml").write_text("model:\n  target: a\n  target: b\n")
     with pytest.raises(ConfigError, match="target is there twice"):

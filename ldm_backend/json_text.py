@@ -1,4 +1,4 @@
-"""JSON out of files: one way to parse it, whatever it holds. Imports the errors only.
+"""JSON out of files, for both packages: one way to parse it, whatever it holds. Imports the errors only.
 
 Python's own parser ends in a RecursionError in deep lists, and gives values that later break what uses them: numbers
 that no float holds, texts that no encoding writes, an object of which one key of two counts.
@@ -9,9 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ldm_backend.errors import printable, repeated
-
-from ..errors import JSONError
+from .errors import JSONError, printable, repeated
 
 MAX_LEVELS = 100
 """Of lists and objects in each other. Workflows have ten; what copies or writes them takes several calls a level."""
