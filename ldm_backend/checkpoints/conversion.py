@@ -9,11 +9,11 @@ from typing import Any
 import safetensors.torch
 
 from ..config.model import KLConfig, LDMConfig
-from ..errors import CheckpointError, check_choice
-from .checkpoint import Checkpoint
+from ..errors import CheckpointError, check_choice, printable
+from .checkpoint import Checkpoint, check_readable
 from .inspection import sha256_of
 from .locations import STAGE_FOLDERS, WEIGHT_NAMES
-from .single_file import DTYPES, in_dtype, write_single_file, written
+from .single_file import DTYPES, fill_single_file, in_dtype, written
 
 
 def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> str:
@@ -28,13 +28,19 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
         SHA-256 of the file.
 
     Raises:
-        CheckpointError: One of the two exists, or cannot be written.
+        CheckpointError: One of the two exists, cannot be written, or could not be loaded again.
     """
     checksum = out.with_name(out.name + ".sha256")
     for new in (out, checksum):
         _must_be_new(new)
-    metadata = {"weights": checkpoint.weights, "source": checkpoint.path.name, "source_layout": checkpoint.layout}
-    write_single_file(out, checkpoint.config, checkpoint.unet, checkpoint.first_stage, dtype, metadata)
+    metadata = {
+        "weights": checkpoint.weights,
+        "source": printable(checkpoint.path.name, 255),
+        "source_layout": checkpoint.layout,
+    }
+    with written(out) as scratch:
+        fill_single_file(scratch, checkpoint.config, checkpoint.unet, checkpoint.first_stage, dtype, metadata)
+        check_readable(scratch)
     digest = sha256_of(out)
     with written(checksum) as scratch:
         scratch.write_text(f"{digest}  {out.name}\n", encoding="utf-8")
@@ -73,6 +79,7 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
         _write_json(scratch / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
         _write_json(scratch / "model_index.json", _model_index(config))
         (scratch / "README.md").write_text(_card(checkpoint, limits, dtype), encoding="utf-8")
+        check_readable(scratch)
     return limits
 
 

@@ -38,6 +38,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "ldm_backend": {
         "errors": set(),
         "whole_files": set(),
+        "finite": set(),
         "archives": set(),
         "config": {"errors"},
         "memory": {"config", "errors"},
@@ -46,7 +47,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
         "checkpoints": {"archives", "config", "errors", "networks", "whole_files"},
-        "views": {"errors", "kernels", "networks"},
+        "views": {"errors", "finite", "kernels", "networks"},
         "throughput": {"checkpoints", "memory"},
         "pipeline": {"checkpoints", "config", "errors", "kernels", "memory", "networks", "sampling", "views"},
         "verification": {
