@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.model import LDMConfig
-from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
+from ..errors import CheckpointError, ConfigError, check_choice, first_names, printable, short_repr
 from ..locations import CONDITIONER_FOLDER, EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
 from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
 from .conditioner import check_conditioner, conditioner_from_compvis, conditioner_shapes
@@ -169,6 +169,27 @@ def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):
         raise CheckpointError(f"{source}: {key} holds NaN or infinite values. The file is damaged: download it again.")
     return tensor
+
+
+def check_readable(written: Path) -> None:
+    """Hold what was just written against what reads it, before it gets its name: nobody shall find out later.
+
+    Args:
+        written: A file or folder that has no name of its own yet.
+
+    Raises:
+        CheckpointError: It would be refused.
+    """
+    try:
+        checkpoint = read_checkpoint(written)
+        for part in (checkpoint.unet, checkpoint.first_stage, checkpoint.conditioner):
+            for key, tensor in part.items():
+                as_float32(tensor, key, written)
+    except (CheckpointError, ConfigError) as error:
+        reason = str(error).replace(str(written), "the new file")
+        raise CheckpointError(
+            f"Nothing was saved: what was about to be written could not be loaded again. {reason}"
+        ) from error
 
 
 def _read_folder(root: Path, weights: str, config: Given, scale_factor: float | None) -> Checkpoint:

@@ -15,9 +15,9 @@ from ..config.conditioning import LowResolutionConfig, conditioning_to_json
 from ..config.model import KLConfig, LDMConfig
 from ..errors import CheckpointError, check_choice, printable
 from ..locations import CONDITIONER_FOLDER, STAGE_FOLDERS, WEIGHT_NAMES
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, check_readable
 from .inspection import sha256_of
-from .single_file import DTYPES, in_dtype, write_single_file, written
+from .single_file import DTYPES, fill_single_file, in_dtype, written
 
 _MOST_IN_NAME = 255  # characters that a file's name can have
 
@@ -34,7 +34,7 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
         SHA-256 of the file.
 
     Raises:
-        CheckpointError: One of the two exists, or cannot be written.
+        CheckpointError: One of the two exists, cannot be written, or could not be loaded again.
     """
     _must_be_new(out)
     checksum = out.with_name(out.name + ".sha256")
@@ -42,7 +42,9 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
     source = printable(checkpoint.path.name, _MOST_IN_NAME)
     metadata = {"weights": checkpoint.weights, "source": source, "source_layout": checkpoint.layout}
     networks = (checkpoint.unet, checkpoint.first_stage)
-    write_single_file(out, checkpoint.config, *networks, dtype, metadata, checkpoint.conditioner)
+    with written(out) as scratch:
+        fill_single_file(scratch, checkpoint.config, *networks, dtype, metadata, checkpoint.conditioner)
+        check_readable(scratch)
     digest = sha256_of(out)
     with written(checksum) as scratch:
         scratch.write_bytes(f"{digest}  ".encode() + os.fsencode(out.name) + b"\n")
@@ -85,6 +87,7 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
             data = conditioning_to_json(config.conditioning)
             _write_part(scratch / CONDITIONER_FOLDER, data, checkpoint.conditioner, dtype)
         (scratch / "README.md").write_text(_card(checkpoint, limits, dtype), encoding="utf-8")
+        check_readable(scratch)
     return limits
 
 
