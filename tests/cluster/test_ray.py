@@ -167,6 +167,13 @@ def test_a_local_cluster_is_of_this_machine_only_and_gives_the_same_files(tmp_pa
     assert ray == alone
     assert addresses
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1 as /proc writes it
+    (tmp_path / "ray" / "seed-3.png").write_bytes(b"")
+    os.truncate(tmp_path / "ray" / "seed-7.png", 100)
+    done = subprocess.run(
+        [*command, str(tmp_path / "ray"), "--ray", "local"], capture_output=True, text=True, check=True
+    )
+    assert "2 of 12 were broken (seed-3.png, seed-7.png) and are made anew" in done.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ray").iterdir()} == alone
 
 
 def listening_addresses() -> set[str]:

@@ -65,7 +65,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "host": {"client", "errors", "files"},
         "ui_format": {"errors", "files"},
         "workflows": {"errors", "files", "ui_format"},
-        "pools": {"errors"},
+        "pools": {"errors", "fault_log"},
         "run": {"client", "errors", "files", "host", "pools", "seed_ranges", "terminal", "ui_format", "workflows"},
         "generation": {"errors", "files", "seed_ranges"},
         "evaluation": {"errors", "files"},
