@@ -118,7 +118,10 @@ def psnr(difference: np.ndarray) -> float:
 def _moments(images: ImageSet, features: Features) -> Moments:
     moments = Moments(features.dimensions)
     for chunk in _chunks(images):
-        moments.update(features.extract(chunk))
+        vectors = features.extract(chunk)
+        if not np.isfinite(vectors).all():
+            raise JobError(f"{features.name}: a feature of an image of {images.source} is NaN or infinite")
+        moments.update(vectors)
     return moments
 
 

@@ -34,7 +34,7 @@ def members_of(path: Path) -> Iterator[Member]:
             for count, member in enumerate(archive):
                 if count >= MAX_MEMBERS:
                     raise JobError(f"{path} has more than {MAX_MEMBERS:,} members; split it into shards")
-                archive.members = []  # or the list of all grows with the file
+                archive.members = []  # pyright: ignore[reportAttributeAccessIssue] - or it grows with the file
                 if not member.isreg() or member.issparse():
                     continue
                 if member.offset_data + member.size > end:

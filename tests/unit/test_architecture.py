@@ -73,7 +73,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "host": {"client", "errors"},
         "ui_format": {"errors"},
         "workflows": {"carriers", "errors", "ui_format"},
-        "pools": {"errors"},
+        "pools": {"errors", "fault_log"},
         "run": {"client", "errors", "host", "pools", "seed_ranges", "terminal", "ui_format", "workflows"},
         "generation": {"errors", "files", "seed_ranges"},
         "evaluation": {"errors", "files"},

@@ -349,6 +349,8 @@ def test_a_job_goes_on_with_the_grid_that_it_began_with(tiny_folder: Path, tmp_p
         (("--grid", "compvis", "--steps", "300"), 2, "300"),
         (("--workers", "2"), 2, "--workers is for --ray"),
         (("--steps", "0"), 2, "greater than or equal to 1"),
+        (("--height", "8192", "--width", "8192"), 2, "more than the 33,554,432 pixels"),
+        (("--threads", "2147483648"), 2, "--threads"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_made(

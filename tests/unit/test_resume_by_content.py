@@ -8,6 +8,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,34 @@ def test_nothing_is_lost_before_it_is_replaced(finished: Callable, format_: Form
         assert broken or format_ is not Format.PNG
     again(out, job)
     assert snapshot(out) == whole
+
+
+@pytest.mark.parametrize("format_", Format)
+def test_a_repair_that_breaks_off_anywhere_is_taken_up(
+    finished: Callable, format_: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any number of renamings, as a kill would; twice in a row at each place."""
+    out, job, whole = finished(format_)
+    real, left = os.replace, 0
+
+    def replace(*names: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(*names)
+
+    monkeypatch.setattr("pathlib.Path.replace", lambda source, target: replace(source, target))
+    for number in range(0, 16, 3):
+        left = 10**6
+        halve(out / FILE[format_])
+        for broken_off in (number, number + 1):
+            left = broken_off
+            with suppress(KeyboardInterrupt):
+                again(out, job)
+        left = 10**6
+        again(out, job)
+        assert snapshot(out) == whole, number
 
 
 @pytest.mark.parametrize("format_", Format)
