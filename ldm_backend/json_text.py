@@ -32,7 +32,7 @@ def parse_json(text: str | bytes) -> Any:
         JSONError: It is not JSON, too deep or too long, names a key twice, or holds a number or text that nothing can
             use. The message goes on after "... is not JSON: ".
     """
-    if text.count("," if isinstance(text, str) else b",") > MAX_VALUES:
+    if (text.count(",") if isinstance(text, str) else text.count(b",")) > MAX_VALUES:
         raise JSONError(f"it has more than {MAX_VALUES:,} values")
     try:
         value = json.loads(text, object_pairs_hook=_object)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ldm_runs import is_ready
 from safetensors.torch import save_file
 from small_server import INFO, PNG, PROMPT, SmallServer
 
@@ -27,7 +28,7 @@ class Situation:
 
     def __init__(self, folder: Path, server: SmallServer, model: Path) -> None:
         self.folder, self.server, self.model = folder, server, model
-        self.before = 1.5  # seconds until it is in it, where nothing else tells
+        self.before = 1.0  # seconds until it is in it, where nothing else tells
         (folder / "p.json").write_text(json.dumps(PROMPT))
 
     def run(self, *more: str, file: str = "p.json", url: str | None = "") -> list[str]:
@@ -111,7 +112,7 @@ class Situation:
         return ["generate", str(self.model), "--seeds", "0-999", "--batch", "1000", "--steps", "20", "--device", "cpu"]
 
     def importing(self) -> list[str]:
-        self.before = 0.9
+        self.before = 0.5
         save_file({"t": torch.zeros(3)}, self.folder / "a.safetensors")
         return ["generate", "a.safetensors", "--seeds", "0-9", "--out", "out"]
 
@@ -143,6 +144,9 @@ def test_a_signal_ends_the_command_within_a_second(
             # A shell starts what runs in its background deaf to SIGINT, and children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        while not is_ready(process.pid):  # before, it imports, and the system ends it
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
         time.sleep(situation.before)
         assert process.poll() is None, process.communicate()
         start = time.monotonic()

@@ -317,6 +317,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "gzip in gzip": (lambda: gzip.compress(gzip.compress(b"{}")), "not JSON"),
     "gzip cut": (lambda: gzip.compress(json.dumps(PROMPT).encode())[:-6], "cannot be unpacked"),
     "gzip of many": (lambda: gzip.compress(b"") * 100_000, "not JSON"),
+    "values": (lambda: b"[" + b"0," * 4_100_000 + b"0]", "more than 4,000,000 values"),
     "text": (lambda: b" " * (65 * 2**20), "a workflow at most"),
     "boxes": (lambda: struct.pack(">I4s", 8, b"free") * 1_000_000, "more than 100,000 parts"),
     "deep boxes": (
