@@ -84,12 +84,17 @@ def surplus_of_list(kind: str, shows: bool, widgets: Sequence[WidgetType], value
     unknown = [value for value in others if not _is_leftover(value, values, shows)]
     if unknown:
         return _told(f"with {len(values)} values, but has {len(widgets)} here: {shown(widgets)}", unknown)
-    try:  # one that slid to the place of another one
+    return "" if kind in _SHOWING else misfit(widgets, values)
+
+
+def misfit(widgets: Sequence[WidgetType], values: Sequence[Any]) -> str:
+    """What is wrong with a value that slid to the place of another one; empty when all suit their widgets."""
+    try:
         for widget, value in zip(widgets, values, strict=False):
             if value is not None and widget.sent:
                 check_value(widget, value)
     except WorkflowError as error:
-        return "" if kind in _SHOWING else str(error)
+        return str(error)
     return ""
 
 
