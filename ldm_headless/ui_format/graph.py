@@ -152,7 +152,8 @@ def parse_ui(document: Mapping[str, Any], source: str) -> UIWorkflow:
         WorkflowError: It has not the structure of a graph.
     """
     try:
-        return UIWorkflow(_graph(document), dict(_definitions(document)), dict(_groups(document)))
+        root, subgraphs = _graph(document), dict(_definitions(document))
+        return UIWorkflow(root, subgraphs, dict(_groups(document, [root, *subgraphs.values()])))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WorkflowError(
             f"{source} is a damaged UI-format workflow ({type(error).__name__}: {printable(str(error))}); save it "
@@ -170,15 +171,25 @@ def _definitions(document: Mapping[str, Any]) -> Iterable[tuple[str, Graph]]:
         waiting.extend(reversed(entries))
 
 
-def _groups(document: Mapping[str, Any]) -> Iterable[tuple[str, Group]]:
+def _groups(document: Mapping[str, Any], graphs: Iterable[Graph]) -> Iterable[tuple[str, Group]]:
+    """The definitions of those group nodes that are in the graphs."""
     extra = document.get("extra")
     groups = extra.get("groupNodes") if isinstance(extra, dict) else None
+    types = {node.type for graph in graphs for node in graph.nodes.values()}
+    used = {kind[len(GROUP_PREFIXES[0]) :] for kind in types if kind.startswith(GROUP_PREFIXES)}
     for name, entry in groups.items() if isinstance(groups, dict) else ():
-        nodes = tuple(_node({**node, "id": index}) for index, node in enumerate(entry["nodes"]))
-        links = (link for link in entry.get("links") or [] if link[0] is not None)
-        ends = tuple((*map(int, link[:4]), _type(link[5] if len(link) > 5 else None)) for link in links)
-        external = {(int(node), int(slot)): _type(kind) for node, slot, kind in entry.get("external") or []}
-        yield name, Group(nodes, ends, external, dict(entry.get("config") or {}))
+        if name in used:
+            yield name, _group(entry)
+
+
+def _group(entry: Mapping[str, Any]) -> Group:
+    nodes = tuple(_node({**node, "id": index}) for index, node in enumerate(entry["nodes"]))
+    links = (link for link in entry.get("links") or [] if link[0] is not None)
+    ends = tuple((*map(int, link[:4]), _type(link[5] if len(link) > 5 else None)) for link in links)
+    # Older editors wrote the whole node in the place of its number, which they could not find again.
+    external = (each for each in entry.get("external") or [] if not isinstance(each[0], dict))
+    outside = {(int(node), int(slot)): _type(kind) for node, slot, kind in external}
+    return Group(nodes, ends, outside, dict(entry.get("config") or {}))
 
 
 def _graph(entry: Mapping[str, Any]) -> Graph:

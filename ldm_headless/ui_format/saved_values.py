@@ -19,7 +19,7 @@ _CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 # that show nothing yet. Words of control: how a seed goes on after the run, which the saved seed does not depend on.
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 _UPLOADS = ("image", "video", "audio", "file")  # of a button that uploads, beside the name of a file
-_FILE_NAME = re.compile(r"\.\w{2,5}( \[\w+\])?$")
+_FILE_NAME = re.compile(r"\.\w{2,5}( \[\w{1,10}\])?$")
 # Previews: where a file is that was shown, and whether the player shows it.
 _PREVIEW = {"hidden", "paused", "muted", "params"}
 _SHOWN_FILE = {
@@ -81,25 +81,32 @@ def surplus_of_list(kind: str, shows: bool, widgets: Sequence[WidgetType], value
     others = values[len(widgets) :]
     if not others:
         return ""
-    unknown = [value for value in others if not _is_leftover(value, values, shows)]
+    has_file = _has_file(values)
+    unknown = [value for value in others if not _is_leftover(value, has_file, shows)]
     if unknown:
         return _told(f"with {len(values)} values, but has {len(widgets)} here: {shown(widgets)}", unknown)
-    try:  # one that slid to the place of another one
+    return "" if kind in _SHOWING else misfit(widgets, values)
+
+
+def misfit(widgets: Sequence[WidgetType], values: Sequence[Any]) -> str:
+    """What is wrong with a value that slid to the place of another one; empty when all suit their widgets."""
+    try:
         for widget, value in zip(widgets, values, strict=False):
             if value is not None and widget.sent:
                 check_value(widget, value)
     except WorkflowError as error:
-        return "" if kind in _SHOWING else str(error)
+        return str(error)
     return ""
 
 
 def surplus_of_names(kind: str, names: Iterable[str], values: Mapping[str, Any]) -> str:
     """The same of values that are kept by the names of their widgets."""
     known = {*names, *_NAMED, *_COUNTING.get(kind, ())}
+    has_file = _has_file(values.values())
     unknown = {
         name: value
         for name, value in values.items()
-        if name not in known and not _is_leftover(value, list(values.values()), kind in _SHOWING)
+        if name not in known and not _is_leftover(value, has_file, kind in _SHOWING)
     }
     if not unknown:
         return ""
@@ -139,11 +146,15 @@ def shown(widgets: Iterable[WidgetType]) -> str:
     return ", ".join(widget.name for widget in widgets if widget.saved) or "none"
 
 
-def _is_leftover(value: Any, values: Sequence[Any], shows: bool) -> bool:
+def _has_file(values: Iterable[Any]) -> bool:
+    return any(isinstance(each, str) and _FILE_NAME.search(each) for each in values)
+
+
+def _is_leftover(value: Any, has_file: bool, shows: bool) -> bool:
     if any(type(value) is type(empty) and value == empty for empty in _EMPTY) or value in _CONTROLS:
         return True
     if isinstance(value, str) and value in _UPLOADS:
-        return any(isinstance(each, str) and _FILE_NAME.search(each) for each in values)
+        return has_file
     return _is_preview(value) or (shows and isinstance(value, str | list))
 
 

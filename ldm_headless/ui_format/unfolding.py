@@ -1,6 +1,7 @@
 """A UI-format workflow unfolded: one instance of each node for each place where its subgraph is used, with its values.
 
-Imports the graph, the editors, the node types, the group nodes, the instances, their promoted values and the errors.
+Imports the graph, the editors, the node types, the group nodes, the saved values, the instances, their promoted values
+and the errors.
 """
 
 import re
@@ -17,6 +18,7 @@ from .group_nodes import GroupType
 from .instances import EDITOR_ONLY, NEEDS_BROWSER, Instance, Scope, Widget
 from .node_types import NodeType
 from .promoted_values import has_views, load_promoted
+from .saved_values import misfit
 
 MOST_NODES = 20_000
 """That a workflow may unfold into. Large ones have hundreds; a subgraph that is used twice in each of fifteen levels
@@ -174,7 +176,10 @@ class Unfolding:
         widgets = {widget.name: Widget(widget, shape.values[widget.name]) for widget in shape.widgets}
         definition = group.graph(shape.inputs)
         outputs = tuple(port.type for port in definition.outputs)
-        instance = Instance(path, node, scope, None, shape.inputs, outputs, widgets, None, shape.surplus, group.handed)
+        saved = [widget for widget in shape.widgets if widget.saved]
+        # A part that has a widget more here than in the editor that saved the file moves the others' values.
+        wrong = shape.surplus or misfit(saved, node.values if isinstance(node.values, list) else [])
+        instance = Instance(path, node, scope, None, shape.inputs, outputs, widgets, None, wrong, group.handed)
         instance.inner = self._scope(definition, instance)
         return instance
 

@@ -215,5 +215,32 @@ def test_what_is_wrong_with_a_group_node_is_told(document: dict[str, Any], words
         converted(document)
 
 
+def test_a_group_whose_part_has_a_new_widget_here_gets_no_value_of_another_one() -> None:
+    """A part of a file of today names its widgets; one that it does not name comes before the others' values."""
+    named = [{"name": "size", "type": "INT", "link": None, "widget": {"name": "size"}}]
+    part = {**node(-1, "Sink"), "inputs": [{"name": "image", "type": "IMAGE", "link": None}, *named]}
+    required = {"image": ["IMAGE"], "size": ["INT", {"default": 4}], "style": [["plain", "bold"], {}]}
+    info = {**INFO, "Sink": {"input": {"required": required}, "output": ["IMAGE"]}}
+    text = {
+        **node(-1, "Text"),
+        "inputs": [{"name": "text", "type": "STRING", "link": None, "widget": {"name": "text"}}],
+    }
+    document = graph(grouped(inputs=[], widgets_values=[5, "a text"]), extra=group([part, text], []))
+    with pytest.raises(
+        WorkflowError, match=r"node 3 \(G\): its input 'size' was saved with 'a text', but takes a number"
+    ):
+        export_prompt(document, info, "x")
+    assert export_prompt(document, INFO, "x")["3:1"]["inputs"] == {"text": "a text"}
+
+
+def test_only_group_nodes_that_are_used_are_read() -> None:
+    broken = {"groupNodes": {"Other": {"nodes": 3}, **TWO["groupNodes"]}}
+    assert "3:1" in converted(graph(grouped(inputs=[]), extra=broken))
+    whole_node = {
+        "groupNodes": {"G": {**TWO["groupNodes"]["G"], "external": [[{"type": "Sink", "index": 1}, 0, "IMAGE"]]}}
+    }
+    assert "3:1" in converted(graph(grouped(inputs=[]), extra=whole_node))
+
+
 def test_a_muted_group_node_without_its_definition_is_left_out() -> None:
     assert converted(graph(node(1, "Source"), grouped(mode=2))) == {"1": {}}

@@ -127,7 +127,7 @@ def test_a_subgraph_with_many_inputs() -> None:
         assert subgraph.inputs["w9"] == (frozenset({("5:1", "w9")}),)
 
 
-@pytest.mark.parametrize(("levels", "deep"), [(90, False), (150, True), (5000, True)])
+@pytest.mark.parametrize(("levels", "deep"), [(99, False), (150, True), (5000, True)])
 def test_subgraphs_in_each_other(levels: int, deep: bool) -> None:
     definitions = [
         {"id": f"s{level}", "name": f"L{level}", "links": [],
@@ -152,6 +152,27 @@ def test_definitions_in_each_other() -> None:
         holder = inner
     with soon():
         assert len(export_prompt(document, INFO, "x")) == 1
+
+
+@pytest.mark.parametrize("values", [["image"] * SIZE, {str(number): "image" for number in range(SIZE)}])
+def test_many_values_that_no_widget_takes(values: Any) -> None:
+    document = {"nodes": [{"id": 1, "type": "Sink", "inputs": [], "widgets_values": values}], "links": []}
+    with soon(), pytest.raises(WorkflowError, match="Nothing takes 'image'") as caught:
+        export_prompt(document, INFO, "x")
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_group_node_with_many_parts() -> None:
+    parts = [{"type": "Sink", "inputs": [{"name": "image", "type": "IMAGE"}], "outputs": []} for _ in range(9000)]
+    links = [[number, 0, number + 1, 0, 1, "IMAGE"] for number in range(8999)]
+    document = {
+        "nodes": [{"id": 1, "type": "workflow>G", "inputs": [], "widgets_values": list(range(9000))}],
+        "links": [],
+        "extra": {"groupNodes": {"G": {"nodes": parts, "links": links}}},
+    }
+    with soon():
+        prompt = export_prompt(document, INFO, "x")
+    assert prompt["1:8999"]["inputs"] == {"size": 8999, "image": ["1:8998", 0]}
 
 
 def test_placeholders_are_looked_up_in_one_index() -> None:
