@@ -1,7 +1,8 @@
 """The conditioning of the inpainting model: the latent of the picture with a black hole, and the mask of the hole.
 
 Source: CompVis scripts/inpaint.py:11-83. There the picture is multiplied by 1 - mask in [0, 1] and then mapped to
-[-1, 1]: the hole is black, which is -1. The mask is -1 and 1, not 0 and 1. The latent comes first, not quantised.
+[-1, 1]: the hole is black, which is -1. The mask is -1 and 1, not 0 and 1. The latent comes first, neither quantised
+nor scaled (ddpm.py get_learned_conditioning, beside get_first_stage_encoding).
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def masked_image(
         lambda n: encoder_bytes(config, n, hole.shape[2], hole.shape[3], first_stage.dtype.itemsize),
         most_at_once(device, elsewhere=1),
     )
+    latents = latents / config.scale_factor  # that of the diffusion model's latents; its conditioning has none
     return torch.cat([latents, reduced(filled, config.downscale, reduction).to(latents.device)], dim=1)
 
 

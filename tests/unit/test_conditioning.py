@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +109,16 @@ def test_masked_pictures_are_those_of_the_original():
     for row, image, mask in zip(found, images, masks, strict=True):
         torch.testing.assert_close(row[None], steps_of_the_original(stage, image, mask), rtol=0, atol=1e-5)
     assert set(found[:, -1].unique().tolist()) == {-1.0, 1.0}
+
+
+def test_the_latent_of_the_conditioning_has_no_scale_factor():
+    """As in the original, where only what is sampled is scaled."""
+    stage, filled = random_stage(), RNG.random((1, 32, 32)) > 0.5
+    scaled = build_first_stage(replace(INPAINTING.first_stage, scale_factor=0.25)).eval()
+    scaled.load_state_dict(stage.state_dict())
+    pictures = as_pictures(RNG.integers(0, 256, (1, 32, 32, 3), np.uint8), 3)
+    one, other = (masked_image(which, pictures, torch.from_numpy(filled)) for which in (stage, scaled))
+    assert torch.equal(one, other)  # a quarter is exact
 
 
 def test_what_is_in_the_hole_is_not_seen():
