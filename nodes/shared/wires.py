@@ -49,9 +49,8 @@ def checked(execute: Execute) -> Execute:
     def run(cls: type[io.ComfyNode], **given: Any) -> io.NodeOutput:
         schema = cls.define_schema()
         for item in schema.inputs:
-            if item.optional and given.get(item.id) is None:
-                given.pop(item.id, None)  # a wire that gave nothing is none
-            elif item.id in given and item.io_type in _DOORS:
+            absent = item.optional and given.get(item.id) is None and getattr(item, "default", None) is None
+            if not absent and item.id in given and item.io_type in _DOORS:
                 given[item.id] = _DOORS[item.io_type](given[item.id], item)
         output = execute(cls, **given)
         for item, value in zip(schema.outputs, output.args, strict=True):
