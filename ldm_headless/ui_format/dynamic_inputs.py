@@ -72,7 +72,7 @@ class DynamicNode:
         for entry in entries:
             self._add_widget(entry)
 
-    def restore(self, node: Node, known_links: Container[int]) -> None:
+    def restore(self, node: Node, known_links: Container[object]) -> None:
         """Put in the links and values of a node.
 
         Args:
@@ -127,7 +127,7 @@ class DynamicNode:
                 "open the file in the editor of this host, correct the values, and save it"
             )
 
-    def _check_links(self, node: Node, links: Container[int]) -> None:
+    def _check_links(self, node: Node, links: Container[object]) -> None:
         """No link of the file may get lost with the input that it led to."""
         for group in self._growing.values() if links else ():
             self._check_gaps(group, links)
@@ -139,7 +139,7 @@ class DynamicNode:
                 "open the file in the editor of this host, link it again, and save it"
             )
 
-    def _check_gaps(self, group: _Growing, links: Container[int]) -> None:
+    def _check_gaps(self, group: _Growing, links: Container[object]) -> None:
         """The editor closes gaps between the sockets of a growing input some time after it opened a file."""
         if group.entry.kind != FROM_LINKS:
             return

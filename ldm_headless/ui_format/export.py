@@ -38,7 +38,7 @@ class _Step(NamedTuple):
 
     instance: Instance
     side: str
-    index: int
+    slot: int
     kind: str | None
 
 
@@ -146,7 +146,7 @@ class _Origins:
         way: list[tuple[str, str, int, str | None]] = []
         places: set[tuple[str, str, int]] = set()
         while isinstance(found, _Step):
-            place = (found.instance.path, found.side, found.index)
+            place = (found.instance.path, found.side, found.slot)
             key = (*place, found.kind)
             if key in self._known:
                 found = self._known[key]
@@ -162,7 +162,7 @@ class _Origins:
 
 
 def _behind_input(step: _Step) -> _Step | _Origin:
-    instance, slot = step.instance, step.instance.inputs[step.index]
+    instance, slot = step.instance, step.instance.inputs[step.slot]
     if slot.link is None:
         return None
     link = instance.scope.graph.links.get(slot.link)
@@ -185,7 +185,7 @@ def _behind_input(step: _Step) -> _Step | _Origin:
 
 def _behind_output(step: _Step) -> _Step | _Origin:
     """What an output stands for."""
-    instance, index = step.instance, step.index
+    instance, index = step.instance, step.slot
     if instance.node.mode == MUTED and not instance.scope.editor.sees_muted:
         return None
     if instance.node.mode == BYPASSED:
@@ -207,7 +207,7 @@ def _behind_output(step: _Step) -> _Step | _Origin:
 
 
 def _behind_subgraph(instance: Instance, inner: Scope, step: _Step) -> _Step | _Origin:
-    port = _at(inner.graph.outputs, step.index, instance, "output")
+    port = _at(inner.graph.outputs, step.slot, instance, "output")
     links = (inner.graph.links.get(number) for number in port.links)
     link = next((link for link in links if link is not None), None)
     if link is None:

@@ -185,7 +185,10 @@ def _groups(document: Mapping[str, Any], graphs: Iterable[Graph]) -> Iterable[tu
 def _group(entry: Mapping[str, Any]) -> Group:
     nodes = tuple(_node({**node, "id": index}) for index, node in enumerate(entry["nodes"]))
     links = (link for link in entry.get("links") or [] if link[0] is not None)
-    ends = tuple((*map(int, link[:4]), _type(link[5] if len(link) > 5 else None)) for link in links)
+    ends = tuple(
+        (int(link[0]), int(link[1]), int(link[2]), int(link[3]), _type(link[5] if len(link) > 5 else None))
+        for link in links
+    )
     # Older editors wrote the whole node in the place of its number, which they could not find again.
     external = (each for each in entry.get("external") or [] if not isinstance(each[0], dict))
     outside = {(int(node), int(slot)): _type(kind) for node, slot, kind in external}

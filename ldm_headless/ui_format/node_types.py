@@ -79,7 +79,7 @@ class NodeType:
                 "look into the log of the server"
             ) from error
 
-    def shape(self, node: Node, known_links: Container[int]) -> NodeShape:
+    def shape(self, node: Node, known_links: Container[object]) -> NodeShape:
         """What a node of this type looks like in the editor.
 
         Args:
@@ -202,7 +202,7 @@ class NodeType:
                 )
 
 
-def _lost_link(node: Node, slots: Iterable[InputSlot], known_links: Container[int]) -> str:
+def _lost_link(node: Node, slots: Iterable[InputSlot], known_links: Container[object]) -> str:
     """What is wrong where a link of the file leads to a widget that the node does not have."""
     linked = [slot for slot in node.inputs if slot.link is not None and slot.link in known_links]
     names = {slot.name for slot in slots} if linked else ()
