@@ -80,7 +80,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_seed(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value <= MAX_SEED
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) <= MAX_SEED
 
 
 def _are_labels(value: Any) -> bool:
