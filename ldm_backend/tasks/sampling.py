@@ -87,7 +87,7 @@ def sample_conditioned(
     _check_memory(model, c, tile, divisible)
     noisy = adds_noise(run.sampler, run.eta)
     pairs = model.schedule.timesteps(run.steps, grid_of(model.schedule, run.grid, run.sampler))
-    shape = (model.config.first_stage.z_channels, *c.shape[2:])
+    shape = (model.config.first_stage.z_channels, c.shape[2], c.shape[3])
     x_T = draw_noise(run.seeds, shape).to(model.device)  # noqa: N806 - the papers' name
     denoiser = Conditioned(model, c, tile, divisible)
     settings = {"eta": run.eta, "step_noise": StepNoise(run.seeds, shape) if noisy else None, "callback": run.callback}
@@ -165,10 +165,10 @@ def _check_memory(model: LatentDiffusion, c: Tensor, tile: int | None, divisible
 
     def cost(n: int, height: int, width: int) -> int:
         cells = (height // scale, width // scale)
-        at_once = (min(side, most) if most else side for side in cells)
+        high, wide = (min(side, most) if most else side for side in cells)
         latents = sampling_bytes(config, (n, height, width), 1, itemsize) - unet_bytes(config.unet, 1, *cells, itemsize)
         conditioning = FLOAT * n * config.unet.in_channels * cells[0] * cells[1]
-        evaluation = evaluation_bytes(config.unet, 1, *at_once, itemsize)
+        evaluation = evaluation_bytes(config.unet, 1, high, wide, itemsize)
         return latents + conditioning + evaluation + image_bytes(n, height, width)
 
     size = Size(len(c), c.shape[2] * scale, c.shape[3] * scale)
