@@ -24,7 +24,7 @@ from .configuration import FoundConfig, Given, check_folder, file_config, folder
 from .key_maps import current_name
 from .shards import read_weights, weight_files
 from .single_file import CONDITIONER_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, split_parts
-from .tensor_files import StateDict, TensorFile
+from .tensor_files import StateDict, TensorFile, copies_weights
 
 logger = logging.getLogger("comfyui_ldm")
 
@@ -108,7 +108,9 @@ def read_checkpoint(
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
-    """Give `module` the tensors of `state_dict` as float32, uncopied where they are that; keys and shapes must fit.
+    """Give `module` the tensors of `state_dict` as float32; keys and shapes must fit.
+
+    Those that are float32 are not copied, unless `copies_weights`.
 
     Args:
         module: May be on the meta device; it is put into evaluation mode, without gradients.
@@ -118,6 +120,7 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
     Raises:
         CheckpointError: Missing or unexpected keys, other shapes, or values that are not finite numbers.
     """
+    copy = copies_weights()
     expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
     problems = []
@@ -133,7 +136,7 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
             f"{source}: the weights do not fit the configuration ({'; '.join(problems)}). {_way_out(expected, found)}"
         )
     module.load_state_dict(
-        {key: as_float32(tensor, key, source) for key, tensor in state_dict.items()},
+        {key: as_float32(tensor, key, source, copy) for key, tensor in state_dict.items()},
         assign=True,
     )
     module.eval().requires_grad_(False)
@@ -154,15 +157,21 @@ def _way_out(expected: Mapping[str, object], found: Mapping[str, object]) -> str
     return "Take the configuration and the weights from the same model."
 
 
-def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:
-    """The numbers of a tensor on the CPU, uncopied where they are float32; `key` and `source` are named in errors.
+def as_float32(tensor: Tensor, key: str, source: str | Path, copy: bool = False) -> Tensor:
+    """The numbers of a tensor on the CPU.
+
+    Args:
+        tensor: On the CPU.
+        key: Its name, for errors.
+        source: Its file, for errors.
+        copy: Also where they are float32 already.
 
     Raises:
         CheckpointError: Another dtype, or values that are not finite numbers.
     """
     if tensor.dtype not in _FLOATS:
         raise CheckpointError(f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}.")
-    tensor = tensor.float()
+    tensor = tensor.to(torch.float32, copy=copy)
     values = tensor.numpy()
     # Both are NaN if any element is. No memory, unlike isfinite(), and numpy's one thread does not wait for busy cores:
     # 0.08 s for the 1.3 GB of the real model, where torch's sum took up to 2 s beside a program that used all cores.

@@ -81,7 +81,7 @@ def _explanation(error: Exception, name: str, revision: str | None) -> str:
             f"{name}: not whole on this machine, and HF_HUB_OFFLINE forbids asking {endpoint}. Unset it, or give the "
             "path of a downloaded folder."
         )
-    reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 200)
+    reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 400)
     response: Any = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
     if status in _REFUSED:

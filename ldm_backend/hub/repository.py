@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -65,10 +66,11 @@ def find_model(hub: Any, name: str, revision: str | None, variant: str | None = 
     try:
         info = hub.HfApi().model_info(name, revision=revision, timeout=_TIMEOUT, files_metadata=True)
         found = {item.rfilename: item for item in info.siblings or ()}
-    except hub_errors():
+    except Exception as error:
+        # Where it speaks by requests, JSON that is none is an OSError too.
+        if isinstance(error, json.JSONDecodeError) or (isinstance(error, _ODD) and not isinstance(error, hub_errors())):
+            raise odd_answer(name, endpoint, f"{type(error).__name__}: {error}") from error
         raise
-    except _ODD as error:
-        raise odd_answer(name, endpoint, f"{type(error).__name__}: {error}") from error
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise odd_answer(name, endpoint, f"the commit is {short_repr(info.sha)}; expected 40 hexadecimal digits")
     wanted = choose_files(name, {path for path in found if isinstance(path, str)}, variant)

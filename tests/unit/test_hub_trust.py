@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants as constants
 import pytest
 from hub_server import COMMIT, REPO, HubServer
+from huggingface_hub import constants, file_download
 
 from ldm_backend.errors import CheckpointError
 from ldm_backend.hub import transfer
@@ -34,7 +34,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         server.files, server.described = dict(SMALL), dict(SMALL)
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template)
+        for module in (constants, file_download):  # before 1.0 the latter had a copy
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield server
