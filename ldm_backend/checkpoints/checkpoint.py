@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config.model import LDMConfig
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
+from .compvis import UNET as COMPVIS_UNET
 from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
 from .configuration import FoundConfig, Given, file_config, folder_config, given_config
 from .key_maps import current_name
@@ -150,7 +151,10 @@ def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:
         CheckpointError: Another dtype, or values that are not finite numbers.
     """
     if tensor.dtype not in _FLOATS:
-        raise CheckpointError(f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}.")
+        raise CheckpointError(
+            f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}. Save the weights as "
+            "float32."
+        )
     tensor = tensor.float()
     values = tensor.numpy()
     # Both are NaN if any element is. No memory, unlike isfinite(), and numpy's one thread does not wait for busy cores:
@@ -210,7 +214,9 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
     _refuse_rest(file)
     stored = file.stored or file.metadata.get("weights", "only")
     if stored not in ("ema", "raw", "only"):
-        raise CheckpointError(f"{path}: its metadata says weights {short_repr(stored)}; expected ema, raw or only.")
+        raise CheckpointError(
+            f"{path}: its metadata says weights {short_repr(stored)}; expected ema, raw or only. Convert it again."
+        )
     if weights != "auto" and stored not in (weights, "only"):
         raise CheckpointError(f"{path}: holds the {stored} weights, asked for were {weights}. Take 'auto'.")
     if weights == "ema" and stored == "only":
@@ -247,6 +253,11 @@ def _refuse_rest(file: TensorFile) -> None:
 
 def _incomplete_message(file: TensorFile) -> str:
     keys = file.tensors.keys()
+    if prefix := next((key.partition(COMPVIS_UNET)[0] for key in keys if f".{COMPVIS_UNET}" in key), ""):
+        return (
+            f"{file.path}: its names have {printable(prefix)} before {COMPVIS_UNET}*; expected nothing there. Save "
+            "them without it."
+        )
     if any(key.startswith((UNET_PREFIX, FIRST_STAGE_PREFIX)) for key in keys):
         found = "only one of the two networks"
     elif "conv_in.weight" in keys or "input_blocks.0.0.weight" in keys:

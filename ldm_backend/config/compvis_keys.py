@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, first_names, short_repr
+from .checks import AS_TRAINED, NOT_IMPLEMENTED
 from .compvis_schedule import SCHEDULE_KEYS
 
 _CONDITIONAL = "The model takes a text, a class or a picture beside the noise; only models that take none run here."
-_NETWORK = "A network of this kind is not implemented, and without it the picture would be wrong."
+_NETWORK = f"A network of this kind is not implemented, and without it the picture would be wrong. {NOT_IMPLEMENTED}"
 
 
 @dataclass(frozen=True)
@@ -149,4 +150,4 @@ def _check_value(key: str, value: Any, source: str) -> None:
             "followed, as ${model.params.channels}. Write the value itself."
         )
     if any(isinstance(item, float) and not math.isfinite(item) for item in items):
-        raise ConfigError(f"{source}: {key} is {short_repr(value)}; expected a finite number.")
+        raise ConfigError(f"{source}: {key} is {short_repr(value)}; expected a finite number. {AS_TRAINED}")
