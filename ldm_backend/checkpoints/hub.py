@@ -101,7 +101,9 @@ def download(name: str, out: Path, revision: str | None = None) -> None:
             describes (it is removed).
     """
     if not _REPO_ID.fullmatch(name):
-        raise CheckpointError(f"{name}: not the name of a model on the hub; expected OWNER/NAME, like {DEFAULT_REPO}.")
+        raise CheckpointError(
+            f"{name}: not the name of a model on the hub; expected OWNER/NAME. Give one, like {DEFAULT_REPO}."
+        )
     if out.exists():
         raise CheckpointError(f"{out}: exists already, and nothing is overwritten. Choose another name, or remove it.")
     hub = _huggingface_hub(name)
@@ -114,7 +116,9 @@ def download(name: str, out: Path, revision: str | None = None) -> None:
     try:
         partial.rename(out)
     except OSError as error:
-        raise CheckpointError(f"{out}: cannot be made ({error.strerror}); the model is in {partial}.") from error
+        raise CheckpointError(
+            f"{out}: cannot be made ({error.strerror}); the model is in {partial}: move it."
+        ) from error
 
 
 def _huggingface_hub(name: str) -> Any:
@@ -168,7 +172,7 @@ def _find_model(hub: Any, name: str, revision: str | None) -> HubModel:
     if missing:
         raise CheckpointError(
             f"{name}: holds no {', no '.join(missing)}; expected the folders unet, vqvae and scheduler of the Hugging "
-            "Face layout. A checkpoint in another layout must be downloaded by hand and given as a path."
+            "Face layout. If it has another layout, download it by hand and give its path."
         )
     files = []
     for item in (found[path] for path in wanted):
