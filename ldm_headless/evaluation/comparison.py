@@ -89,7 +89,9 @@ def compare_pairs(a: ImageSet, b: ImageSet) -> Pairs | None:
     for key in common:
         left, right = a.read(key), b.read(key)
         if left.shape != right.shape:
-            raise JobError(f"image {key} is {_size(left)} in {a.source} and {_size(right)} in {b.source}")
+            raise JobError(
+                f"image {key} is {_size(left)} in {a.source} and {_size(right)} in {b.source}; give sets of one size"
+            )
         difference = np.abs(left.astype(np.int16) - right)
         if difference.max() > largest:
             worst, largest = key, int(difference.max())

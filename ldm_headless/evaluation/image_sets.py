@@ -61,14 +61,14 @@ def open_images(path: Path) -> ImageSet:
         if path.suffix == ".tar":
             return _open_tars(path, [path])
         if not path.is_dir():
-            raise JobError(f"{path} is no folder, .tar or .npz of images")
+            raise JobError(f"{path} is no folder, .tar or .npz of images; give one")
         npz, tars, pngs = (sorted(path.glob(pattern)) for pattern in ("*.npz", "*.tar", "*.png"))
         if sum(map(bool, (npz, tars, pngs))) != 1 or len(npz) > 1:
             found = f"{len(pngs)} PNG, {len(tars)} .tar and {len(npz)} .npz files"
             raise JobError(f"{path} holds {found}; expected PNG files, .tar files or one .npz")
         return _open_npz(npz[0]) if npz else _open_tars(path, tars) if tars else _open_pngs(path, pngs)
     except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise JobError(f"cannot read images from {path}: {error}") from error
+        raise JobError(f"cannot read images from {path}: {error}; check the path") from error
 
 
 def _open_pngs(path: Path, files: list[Path]) -> ImageSet:
@@ -105,7 +105,7 @@ def _open_npz(path: Path) -> ImageSet:
         np.load(path, allow_pickle=False)["seeds"].tolist() if has_seeds else [f"row {n}" for n in range(len(pixels))]
     )
     if len(keys) != len(pixels):
-        raise JobError(f"{path} has {len(keys)} seeds for {len(pixels)} images")
+        raise JobError(f"{path} has {len(keys)} seeds for {len(pixels)} images; save one for each")
     by_key = _unique([(key, row) for row, key in enumerate(keys)], path)
     return ImageSet(path, tuple(by_key), lambda key: np.asarray(pixels[by_key[key]]))
 
@@ -114,7 +114,7 @@ def _array_of_npz(path: Path) -> np.ndarray:
     """`arr_0`, mapped from the file where it is stored plainly: such files may exceed the memory."""
     with zipfile.ZipFile(path) as archive:
         if "arr_0.npy" not in archive.namelist():
-            raise JobError(f"{path} has no arr_0; it holds {', '.join(archive.namelist())}")
+            raise JobError(f"{path} has no arr_0; it holds {', '.join(archive.namelist())}; save the images as arr_0")
         info = archive.getinfo("arr_0.npy")
     try:
         if info.compress_type != zipfile.ZIP_STORED:
@@ -129,7 +129,7 @@ def _array_of_npz(path: Path) -> np.ndarray:
             order = "F" if fortran else "C"
             return np.memmap(path, dtype, "r", file.tell(), shape, order)
     except ValueError as error:
-        raise JobError(f"{path}: cannot read arr_0: {error}") from error
+        raise JobError(f"{path}: cannot read arr_0: {error}; save it again") from error
 
 
 def _key(stem: str) -> Key:
@@ -140,7 +140,7 @@ def _key(stem: str) -> Key:
 def _unique(pairs: Sequence[tuple[Key, Value]], path: Path) -> dict[Key, Value]:
     by_key = dict(pairs)
     if not pairs:
-        raise JobError(f"{path} holds no PNG images")
+        raise JobError(f"{path} holds no PNG images; give what does")
     if len(by_key) < len(pairs):
         raise JobError(f"{path} holds a seed or name more than once: {len(pairs)} images for {len(by_key)} of them")
     return by_key

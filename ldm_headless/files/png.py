@@ -50,7 +50,7 @@ def read_png(source: Path | BinaryIO, name: str | None = None) -> np.ndarray:
                 raise JobError(f"{name or source} has the mode {picture.mode}; expected 8 bits in each of 3 channels")
             return np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise JobError(f"cannot read {name or source} as PNG: {error}") from error
+        raise JobError(f"cannot read {name or source} as PNG: {error}; save it again") from error
 
 
 def read_png_info(path: Path) -> str:

@@ -148,7 +148,9 @@ def _origin_of_input(instance: Instance, index: int, visited: _Visited, kind: st
         return _origin_of_input(owner, link.origin_slot, visited)
     origin = instance.scope.instances.get(link.origin_id)
     if origin is None:
-        raise WorkflowError(f"{instance}: input {slot.name!r} is linked to node {link.origin_id}, which is missing")
+        raise WorkflowError(
+            f"{instance}: input {slot.name!r} is linked to node {link.origin_id}, which is missing; link it again"
+        )
     return _origin_of_output(origin, link.origin_slot, kind or slot.type, visited)
 
 
@@ -170,7 +172,9 @@ def _origin_of_output(instance: Instance, index: int, kind: str, visited: _Visit
             return _origin_of_input(instance, link.origin_slot, visited)
         inside = instance.inner.instances.get(link.origin_id)
         if inside is None:
-            raise WorkflowError(f"{instance}: output {port.name!r} comes from node {link.origin_id}, which is missing")
+            raise WorkflowError(
+                f"{instance}: output {port.name!r} comes from node {link.origin_id}, which is missing; link it again"
+            )
         return _origin_of_output(inside, link.origin_slot, kind, visited)
     if instance.is_virtual:
         linked = index < len(instance.inputs) and instance.inputs[index].link is not None

@@ -48,7 +48,9 @@ def read_embedded(data: bytes, source: str) -> dict[str, Any]:
     try:
         return {key: parse_json(text) for key, text in found.items()}
     except JSONError as error:
-        raise WorkflowError(f"{source} carries a workflow that is not JSON: {error}") from error
+        raise WorkflowError(
+            f"{source} carries a workflow that is not JSON: {error}; save it again in ComfyUI"
+        ) from error
 
 
 def _safetensors_texts(data: bytes) -> dict[str, str]:

@@ -37,6 +37,7 @@ def set_inputs(prompt: Prompt, assignments: Mapping[str, str], object_info: Mapp
             raise WorkflowError(
                 f"node {node_id} ({node['class_type']}) has no input {input_name!r}; "
                 f"it has {', '.join(sorted(inputs.keys() | known.keys())) or 'none'}"
+                "; correct the name"
             )
         is_text = isinstance(inputs.get(input_name), str) or known.get(input_name) == "STRING"
         inputs[input_name] = text if is_text else _parse_value(text)
@@ -116,7 +117,7 @@ def find_node(prompt: Prompt, name: str) -> str:
     if matches:
         raise WorkflowError(f"the title {name!r} belongs to the nodes {', '.join(matches)}; use one of these ids")
     known = ", ".join(f"{node_id} ({title})" for node_id, title in titles.items())
-    raise WorkflowError(f"no node has the id or title {name!r}; there are {known}")
+    raise WorkflowError(f"no node has the id or title {name!r}; there are {known}; correct the name")
 
 
 def _known_inputs(node: Mapping[str, Any], object_info: Mapping[str, Any] | None) -> dict[str, Any]:

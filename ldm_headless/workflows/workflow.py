@@ -47,7 +47,7 @@ def load_workflow(path: str | Path) -> Workflow:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}") from error
+        raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}; check the path") from error
     source = str(path)
     if is_carrier(data):
         found = read_embedded(data, source)
@@ -55,7 +55,9 @@ def load_workflow(path: str | Path) -> Workflow:
         if graph == {} and prompt is not None:  # what programs write that have no editor
             graph = None
         if graph is not None and not is_ui_format(graph):
-            raise WorkflowError(f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}")
+            raise WorkflowError(
+                f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}; save it again in ComfyUI"
+            )
         _check_finite(graph, source)
         return Workflow(source, graph, None if prompt is None else check_prompt(prompt, source))
     try:
@@ -94,7 +96,7 @@ def to_prompt(workflow: Workflow, object_info: Mapping[str, Any]) -> Prompt:
     if workflow.prompt is not None:
         return workflow.prompt
     if workflow.ui is None:
-        raise WorkflowError(f"{workflow.source} holds neither a prompt nor a graph")
+        raise WorkflowError(f"{workflow.source} holds neither a prompt nor a graph; save it again in ComfyUI")
     try:
         prompt = export_prompt(workflow.ui, object_info, workflow.source)
     except WorkflowError as error:
@@ -138,11 +140,13 @@ def check_prompt(prompt: object, source: str) -> Prompt:
         if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
             raise WorkflowError(f"{source}: node {node_id!r} has no text `class_type`; use ComfyUI's Export (API)")
         if not isinstance(node.get("inputs"), dict):
-            raise WorkflowError(f"{source}: node {node_id!r} ({node['class_type']}) has no object `inputs`")
+            raise WorkflowError(
+                f"{source}: node {node_id!r} ({node['class_type']}) has no object `inputs`; use ComfyUI's Export (API)"
+            )
         for name, value in node["inputs"].items():
             if is_link(value) and value[0] not in prompt:
                 raise WorkflowError(
-                    f"{source}: input {node_id}.{name} is linked to node {value[0]!r}, which is missing"
+                    f"{source}: input {node_id}.{name} is linked to node {value[0]!r}, which is missing; link it again"
                 )
     kept = {node_id: {key: node[key] for key in _NODE_KEYS if key in node} for node_id, node in prompt.items()}
     _check_finite(kept, source)
