@@ -80,7 +80,9 @@ def _typed(value: Any, kind: type[Any], expected: str, where: str) -> Any:
 
 
 def _odd(value: Any, expected: str, where: str) -> ServerError:
-    return ServerError(f"{where} is {short_repr(value)}; expected {expected}. Is this a ComfyUI server?")
+    return ServerError(
+        f"{where} is {short_repr(value)}; expected {expected}. Is this a ComfyUI server? Check the address"
+    )
 
 
 def _parts(value: Any) -> Any:

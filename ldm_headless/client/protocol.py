@@ -72,7 +72,9 @@ def parse_submission(answer: Mapping[str, Any], source: str) -> tuple[str, Promp
     rejection = PromptRejectedError(errors) if errors else None
     if "prompt_id" in answer:
         return a_text(answer["prompt_id"], f"the prompt id of {source}", 200), rejection
-    raise rejection or ServerError(f"{source}/prompt answered neither a prompt id nor a reason; is this a ComfyUI?")
+    raise rejection or ServerError(
+        f"{source}/prompt answered neither a prompt id nor a reason; is this a ComfyUI? Check the address"
+    )
 
 
 def _node_errors(answer: Mapping[str, Any]) -> tuple[NodeError, ...]:

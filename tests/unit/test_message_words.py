@@ -1,6 +1,6 @@
 """Every message of the error family, read off the source: what was found, what was expected, what to do.
 
-Rules for each `raise` of the family in the backend, the command and the nodes:
+Rules for each place where an error of the family is made, in the backend, the command and the nodes:
 - found: the message holds a value (an interpolation), or names an option or a key.
 - way out: it says what to do, in the imperative. Of what somebody gives as an argument, an option or a wire, it is
   enough to say what is expected: to give that is the way out. Of files and servers it is not. There is none for a file
@@ -25,12 +25,6 @@ from ldm_headless import errors as headless_errors
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("ldm_backend", "ldm_headless", "nodes")
-FAMILY = {
-    name
-    for module in (backend_errors, headless_errors)
-    for name, kind in vars(module).items()
-    if isinstance(kind, type) and issubclass(kind, LDMError)
-}
 # Errors about files and servers, for which the way out is not just another value.
 OF_FILES = {"CheckpointError", "ConfigError", "SaveError", "HostError", "ServerError", "OutputFileError"}
 # Parts of messages: whoever catches these says of which file they are and what to do; a lost worker is replaced.
@@ -66,6 +60,11 @@ EXCEPTIONS = {
     "{answer.where} answered {answer.status}": SAYS,
     "the private host went away: {error}": SAYS,
     "{tuple(problems)}": SAYS,
+    "{errors}": SAYS,
+    "a worker failed:": "the trace of the worker says it; what failed is a fault of this project",
+    "no reason was given": "stands for an error where there is none",
+    "nobody ran them": "stands for an error where there is none",
+    "{len(failed)} of {len(results)} jobs failed": "the command to repeat is the one that was given",
     "{*(a_text(": "the node that failed says it",
     "while prompt {prompt_id} was waiting or running: {error}": PASSED_ON,
     "{instance}: input {kind.name}: {error}": PASSED_ON,
@@ -82,7 +81,7 @@ EXCEPTIONS = {
 
 @dataclass(frozen=True)
 class Message:
-    """One `raise` of the family.
+    """One place where an error of the family is made.
 
     Attributes:
         place: File and line.
@@ -115,10 +114,11 @@ def template(node: ast.AST) -> str:
 
 
 def texts_of(node: ast.AST) -> list[str]:
-    """All string templates in a piece of code, the longest of nested ones."""
+    """All string templates in a piece of code, the longest of nested ones; no docstrings."""
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
         return [template(node)]
-    return [text for child in ast.iter_child_nodes(node) for text in texts_of(child)]
+    children = (child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.Expr))
+    return [text for child in children for text in texts_of(child)]
 
 
 def constants() -> dict[str, str]:
@@ -136,28 +136,34 @@ def sources() -> Iterator[Path]:
         yield from sorted((ROOT / package).rglob("*.py"))
 
 
+def family() -> set[str]:
+    """Names of the classes, those outside of the two modules of errors too."""
+    modules = (backend_errors, headless_errors)
+    kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    names = {kind.__name__ for kind in kinds if issubclass(kind, LDMError)}
+    for file in sources():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef) and names & {ast.unparse(base) for base in node.bases}:
+                names.add(node.name)
+    return names
+
+
 def messages() -> Iterator[Message]:
-    """All of the family."""
+    """Where errors of the family are made, in the order of the files."""
     named = constants()
     for file in sources():
         tree = ast.parse(file.read_text())
         functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         for node in ast.walk(tree):
-            if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
-                continue
-            error = ast.unparse(node.exc.func)
-            if error not in FAMILY:
+            if not isinstance(node, ast.Call) or (error := ast.unparse(node.func)) not in FAMILY:
                 continue
             names = {
-                ast.unparse(it).rpartition(".")[2]
-                for it in ast.walk(node.exc)
-                if isinstance(it, ast.Name | ast.Attribute)
+                ast.unparse(it).rpartition(".")[2] for it in ast.walk(node) if isinstance(it, ast.Name | ast.Attribute)
             }
             parts = [named[name] for name in sorted(names & named.keys())]
             for name in sorted(names & functions.keys()):
                 parts += texts_of(ast.Module(functions[name].body, []))
-            # Texts that the function beside it chose before.
-            text = " ".join(template(argument) for argument in node.exc.args)
+            text = " ".join(template(argument) for argument in node.args)
             yield Message(f"{file.relative_to(ROOT)}:{node.lineno}", error, text, tuple(parts))
 
 
@@ -172,6 +178,7 @@ def lacks(message: Message) -> list[str]:
     return missing
 
 
+FAMILY = family()
 ALL = list(messages())
 
 
@@ -208,9 +215,8 @@ def test_no_interpolation_was_forgotten():
 def plain(message: Message) -> str:
     """The plain texts of a message's place."""
     file, _, line = message.place.partition(":")
-    (node,) = (
-        n for n in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(n, ast.Raise) and n.lineno == int(line)
-    )
+    nodes = ast.walk(ast.parse((ROOT / file).read_text()))
+    node = next(node for node in nodes if isinstance(node, ast.Call) and node.lineno == int(line))
     return " ".join(it.value for it in ast.walk(node) if isinstance(it, ast.Constant) and isinstance(it.value, str))
 
 
