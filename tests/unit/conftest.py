@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from false_leads import leads_nowhere
 from model_folder import write_model_folder
 
 import ldm_backend
 from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
+from ldm_backend.errors import LDMError
 
 TINY = LDMConfig(
     unet=UNetConfig(
@@ -24,6 +27,22 @@ TINY = LDMConfig(
         sample_size=32, block_out_channels=(8, 8, 16), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=4
     ),
 )
+
+
+@pytest.fixture(autouse=True)
+def provoked_messages() -> Iterator[list[str]]:
+    """Every message of the error family that a test provokes; each is read when it ends."""
+    messages: list[str] = []
+
+    def recorded(error: LDMError, *arguments: object) -> None:
+        super(LDMError, error).__init__(*arguments)
+        messages.append(str(error))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LDMError, "__init__", recorded)
+        yield messages
+    odd = [message for message in messages if leads_nowhere(message)]
+    assert not odd, "\n".join(odd)
 
 
 @pytest.fixture
