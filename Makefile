@@ -6,11 +6,13 @@
 #   FRONTEND=<version>      test-browser takes that version of the editor instead of the one that ComfyUI pins
 #   HOST=<dir>              test-hosts takes that ComfyUI tree, in an environment of its own; nothing is written into it
 #   DYNAMIC_VRAM=1          and a copy of the tree that builds its layers as with DynamicVRAM on, without a card
+#   CONSTRAINTS=<file>      pins versions; default: constraints.txt. An empty file takes the newest release of everything
 #   PYTHON312=<file>        makes .venv-gpu for gpu-kit-dry; default: python3.12
 #   HOST_ARGS=<flags>       more flags for the ComfyUI that the tests share, such as --enable-assets
 
 PYTHON ?= python3
-PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
+CONSTRAINTS ?= constraints.txt
+PIP_INSTALL := .venv/bin/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS)
 
 # Stamps: a step runs again when what it reads has changed.
 RUN_STAMP := .venv/.installed-run
@@ -21,7 +23,7 @@ ifdef COMFYUI_PATH
   INSTALL_HOST := $(PIP_INSTALL) requests -r "$(HOST_DIR)/requirements.txt"
 else
   HOST_DIR := $(abspath .comfyui)
-  INSTALL_HOST := .venv/bin/ldm install-private-host .comfyui --constraints constraints.txt
+  INSTALL_HOST := .venv/bin/ldm install-private-host .comfyui --constraints $(CONSTRAINTS)
 endif
 # An interpreter of its own needs nothing from us.
 HOST_STAMP := $(if $(COMFYUI_PYTHON),,.venv/.installed-host)
@@ -115,11 +117,11 @@ distclean: clean ## Also remove everything that was installed
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-$(RUN_STAMP): pyproject.toml constraints.txt | .venv/bin/python
+$(RUN_STAMP): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 	$(PIP_INSTALL) -e '.[cli]'
 	@touch $@
 
-$(DEV_STAMP): pyproject.toml constraints.txt | .venv/bin/python
+$(DEV_STAMP): pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 	$(PIP_INSTALL) -e '.[cli,dev]'
 	@touch $@ $(RUN_STAMP)
 
@@ -128,12 +130,12 @@ $(DEV_STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	@touch $@
 
 # Nothing of ours and nothing of the kit's: only what the lent machine has too.
-.venv-gpu/.installed: benchmarks/gpu/machine.txt constraints.txt
+.venv-gpu/.installed: benchmarks/gpu/machine.txt $(CONSTRAINTS)
 	$(PYTHON312) -m venv --clear .venv-gpu
-	.venv-gpu/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/gpu/machine.txt
+	.venv-gpu/bin/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -r benchmarks/gpu/machine.txt
 	@touch $@
 
-.venv/.installed-bench: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.installed-bench: pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 	$(PIP_INSTALL) -e '.[cli,bench]'
 	@touch $@ $(RUN_STAMP)
 
@@ -166,12 +168,12 @@ endef
 .venv-hosts/.installed: $(DEV_STAMP) ldm_headless/host/install.py
 	$(HOSTS_ENVIRONMENT)
 	.venv-hosts/bin/python -m ldm_headless install-private-host .comfyui-$(OLDEST) --version $(OLDEST) \
-	  --constraints constraints.txt
+	  --constraints $(CONSTRAINTS)
 	@touch $@
 
 .venv-host-%/.installed: $(HOST)/requirements.txt $(DEV_STAMP)
 	$(HOSTS_ENVIRONMENT)
-	$(@D)/bin/python -m pip install --disable-pip-version-check -c constraints.txt requests -r $<
+	$(@D)/bin/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS) requests -r $<
 	@touch $@
 
 # What DynamicVRAM does to layers can be seen without a card; what it does on a card cannot.

@@ -20,22 +20,23 @@ from train_first_stage import train_first_stage  # noqa: E402
 def main() -> None:
     """Runs the stages that are asked for, in order."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", default=["first-stage", "diffusion", "export"],
-                        choices=("first-stage", "diffusion", "export"))  # fmt: skip
+    stages = ("first-stage", "diffusion", "export")
+    parser.add_argument("stages", nargs="*", default="all", choices=("all", *stages))
     parser.add_argument("--first-stage-minutes", type=float, default=30)
     parser.add_argument("--diffusion-minutes", type=float, default=65)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
     parser.add_argument("--work", type=Path, default=HERE / ".train", help="state, pictures and logs")
     parser.add_argument("--out", type=Path, default=HERE / "portraits-128", help="the checkpoint folder to write")
     args = parser.parse_args()
+    chosen = stages if "all" in args.stages else args.stages
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if "first-stage" in args.stages:
+    if "first-stage" in chosen:
         train_first_stage(args.work, args.first_stage_minutes)
-    if "diffusion" in args.stages:
+    if "diffusion" in chosen:
         train_diffusion(args.work, args.diffusion_minutes)
-    if "export" in args.stages:
+    if "export" in chosen:
         export(args.work, args.out)
 
 

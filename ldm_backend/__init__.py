@@ -3,6 +3,8 @@
     model = ldm_backend.load("path/to/ldm-celebahq-256")
     images = ldm_backend.generate(model, seeds=[3], steps=200, eta=0.0)  # uint8 (1, 256, 256, 3)
 
+Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`.
+
 Read on in this order: checkpoints.checkpoint, sampling (noise, schedule, samplers), networks (unet, vq),
 views.images; pipeline wires them. Below these are kernels, memory and config.
 """
@@ -16,15 +18,23 @@ from .errors import LDMError
 if TYPE_CHECKING:
     from .checkpoints.first_stage import load_first_stage
     from .pipeline import LatentDiffusion, generate, load
+    from .tasks.inpaint import inpaint
+    from .tasks.synthesis import synthesise
+    from .tasks.upscale import upscale
 
-__all__ = ["LDMError", "LatentDiffusion", "errors", "generate", "load", "load_first_stage"]
+__all__ = [
+    "LDMError", "LatentDiffusion", "errors", "generate", "inpaint", "load", "load_first_stage", "synthesise", "upscale",
+]  # fmt: skip
 
 # Imported at first use: `errors` alone must not cost the seconds that torch takes to import.
 _HOMES = {
     "LatentDiffusion": "pipeline",
     "generate": "pipeline",
+    "inpaint": "tasks.inpaint",
     "load": "pipeline",
     "load_first_stage": "checkpoints.first_stage",
+    "synthesise": "tasks.synthesis",
+    "upscale": "tasks.upscale",
 }
 
 

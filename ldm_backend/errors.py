@@ -29,6 +29,10 @@ class CheckpointError(LDMError):
     """A checkpoint that is missing, damaged, refused for safety, or whose tensors do not fit its configuration."""
 
 
+class JSONError(LDMError):
+    """A text that is not JSON, or JSON that nothing can use. Readers say of which file it is, in an error of theirs."""
+
+
 class ScheduleError(LDMError):
     """A step count, grid, eta or sampler that is not defined for this schedule."""
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoints.checkpoint import load_into, read_checkpoint
+from .checkpoints.checkpoint import Checkpoint, load_into, read_checkpoint
 from .checkpoints.file_marks import FileMark
-from .checkpoints.hub import local_path
+from .config.conditioning import UNCONDITIONAL, SegmentationConfig, check_task
 from .config.model import LDMConfig
 from .errors import InputError, short_repr
+from .hub.models import local_path
 from .kernels.fast_conv import empty_caches, kernel_bytes
 from .memory.chunks import Chunks
 from .memory.estimates import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
@@ -25,6 +26,7 @@ from .networks.decoding import decoded
 from .networks.deep_cache import DeepCache
 from .networks.first_stage import FirstStage, build_first_stage
 from .networks.precision import resolve, set_first_stage_precision, set_precision
+from .networks.spatial_rescaler import SpatialRescaler
 from .networks.unet import UNet
 from .sampling.noise import StepNoise, draw_noise
 from .sampling.samplers import AUTO, Callback, Denoiser, adds_noise, grid_of, sample
@@ -40,6 +42,7 @@ class LatentDiffusion:
 
     Attributes:
         files: What the weights were read from, and may still be mapped from.
+        conditioner: Makes what the UNet sees beside the noise, where that takes weights.
     """
 
     unet: UNet
@@ -48,6 +51,12 @@ class LatentDiffusion:
     config: LDMConfig
     device: torch.device
     files: tuple[FileMark, ...] = ()
+    conditioner: SpatialRescaler | None = None
+
+    @property
+    def task(self) -> str:
+        """What the model is for, see `LDMConfig.task`."""
+        return self.config.task
 
     @property
     def vq(self) -> FirstStage:
@@ -86,7 +95,7 @@ def load(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     unet_format = resolve(precision, target)
     checkpoint = read_checkpoint(local_path(path), weights, config, scale_factor)
-    files = tuple(FileMark.of(file) for file in {checkpoint.unet_file, checkpoint.first_stage_file})
+    files = tuple(FileMark.of(file) for file in checkpoint.sources)
     unet = UNet(checkpoint.config.unet, skip_init, device="meta")
     first_stage = build_first_stage(checkpoint.config.first_stage, skip_init, device="meta")
     load_into(unet, checkpoint.unet, checkpoint.unet_file)
@@ -96,8 +105,18 @@ def load(
     release_pages([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
     if compiled:
         unet.compile_evaluation()
-    schedule = Schedule(checkpoint.config.schedule)
-    return LatentDiffusion(unet.to(target), first_stage.to(target), schedule, checkpoint.config, target, files)
+    schedule, conditioner = Schedule(checkpoint.config.schedule), _conditioner(checkpoint, target)
+    networks = (unet.to(target), first_stage.to(target))
+    return LatentDiffusion(*networks, schedule, checkpoint.config, target, files, conditioner)
+
+
+def _conditioner(checkpoint: Checkpoint, device: torch.device) -> SpatialRescaler | None:
+    config = checkpoint.config.conditioning
+    if not isinstance(config, SegmentationConfig):
+        return None
+    conditioner = SpatialRescaler(config, skip_init, device="meta")
+    load_into(conditioner, checkpoint.conditioner, checkpoint.conditioner_file or checkpoint.unet_file)
+    return conditioner.to(device)
 
 
 def generate(
@@ -134,7 +153,7 @@ def generate(
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
-        InputError: No seeds, or a seed or cache setting out of range.
+        InputError: No seeds, a seed or cache setting out of range, or a model of another task.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
@@ -163,6 +182,7 @@ def sample_latents(
     Returns:
         (N, C, h, w) float32 latents on the model's device.
     """
+    check_task(model.task, UNCONDITIONAL, "generate")
     for file in model.files:
         file.check()
     size = latent_size(model.config, height, width)

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from .checkpoints.checkpoint import Checkpoint, as_float32, read_checkpoint
 from .checkpoints.file_marks import FileMark
-from .checkpoints.hub import local_path
 from .checkpoints.inspection import inspect_checkpoint
 from .checkpoints.known_weights import KNOWN_FILES, KNOWN_TENSORS, Reference, reference_for
+from .config.conditioning import UNCONDITIONAL, check_task
 from .config.model import LDMConfig
 from .errors import CheckpointError
+from .hub.models import local_path
 from .kernels.fast_conv import empty_caches
 from .memory.chunks import Chunks
 from .memory.mapped import release_pages
@@ -116,12 +117,13 @@ def verify_checkpoint(
         precision: likewise.
 
     Raises:
-        LDMError: What `load` and `generate` raise, also where a file is changed meanwhile.
+        LDMError: What `load` and `generate` raise, also where a file is changed meanwhile; a model of another task.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     unet_format, path = resolve(precision, target), local_path(path)
     checkpoint = read_checkpoint(path, weights, config)
-    marks = {FileMark.of(file) for file in (checkpoint.unet_file, checkpoint.first_stage_file)}
+    check_task(checkpoint.config.task, UNCONDITIONAL, "verify")
+    marks = {FileMark.of(file) for file in checkpoint.sources}
     info = inspect_checkpoint(path, config)
     digests = _digests(checkpoint, config, info.has_ema)
     layout, chosen, found = checkpoint.layout, checkpoint.weights, checkpoint.config

@@ -3,27 +3,28 @@
 Exit codes: 0 done; 1 a node failed, the prompt was lost, no image came, an image cannot be written, workers fail, or a
 checkpoint draws other pixels than it should; 2 wrong usage, workflow file, output folder, checkpoint or configuration,
 a model that cannot be downloaded, or a folder or image set that does not fit the command; 3 refused by the host's
-validation or a dry run; 4 no host, server or Ray cluster; 130 interrupted; 143 ended by SIGTERM. A run of several jobs
-has the code of its first failure. They stand on the headless error classes; the backend's errors, which know of no
-command, all mean 2.
+validation or a dry run; 4 no host, server or Ray cluster; 70 a fault of ours, see fault_log; 130 interrupted; 143 ended
+by SIGTERM. A run of several jobs has the code of its first failure. They stand on the headless error classes; the
+backend's errors, which know of no command, all mean 2.
 """
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from ldm_backend.errors import LDMError
 
+from .commands.arguments import DoorCommand
 from .commands.checkpoints import convert, download, inspect
 from .commands.evaluate import evaluate
 from .commands.generate import generate
 from .commands.run import run
 from .commands.verify import verify
+from .fault_log import EXIT_CODE, tell
 from .host.install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
+from .host.stopping import end_on_signals, leave
 from .terminal import guard_logging, note, result
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -34,7 +35,7 @@ def _root() -> None:
     """Run ComfyUI workflows without a browser; generate and compare images; handle checkpoints."""
 
 
-@app.command()
+@app.command(cls=DoorCommand)
 def install_private_host(
     directory: Annotated[Path, typer.Argument(help="Where to put ComfyUI.")] = PACK_ROOT / ".comfyui",
     constraints: Annotated[Path | None, typer.Option(help="A pip constraints file.")] = None,
@@ -45,35 +46,21 @@ def install_private_host(
 
 
 for _command in (run, generate, evaluate, convert, inspect, verify, download):
-    app.command()(_command)
-
-
-_stopped_by: list[int] = []
+    app.command(cls=DoorCommand)(_command)
 
 
 def main() -> None:
-    """Entry point: errors of ours become one message and an exit code, and SIGTERM ends us as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _stop)
+    """Entry point: every error becomes one message and an exit code, and SIGTERM ends us as Ctrl-C does."""
+    end_on_signals()
     guard_logging()
     try:
         app()
     except LDMError as error:
         note(str(error), "red")
         sys.exit(getattr(error, "exit_code", 2))
+    except Exception as error:
+        # The outermost place: whatever comes here is none of ours, and a traceback helps nobody at the terminal.
+        note(tell(error), "red")
+        sys.exit(EXIT_CODE)
     except SystemExit as end:
-        # Typer makes 130 of every interruption.
-        sys.exit(128 + _stopped_by[0] if _stopped_by else end.code)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C does: within asyncio, which sets a handler of its own, that is cancelling the work."""
-    if _stopped_by:
-        return  # on our way already; a second signal must not break off the cleaning up
-    _stopped_by.append(number)
-    handler = signal.getsignal(signal.SIGINT)
-    if callable(handler) and handler is not signal.default_int_handler:
-        handler(signal.SIGINT, frame)
-    else:
-        # Not KeyboardInterrupt: a Python that sees one pass through `exec` or `eval` of a text, as in the making of
-        # a dataclass, kills itself by SIGINT at its end, whoever caught it.
-        raise SystemExit(128 + number)
+        leave(end)  # Typer makes 130 of every interruption

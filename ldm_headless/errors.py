@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ldm_backend.errors import JSONError as JSONError
 from ldm_backend.errors import LDMError
 
 
@@ -22,14 +23,14 @@ def _rebuilt(kind: type[HeadlessError], args: tuple[Any, ...], attributes: dict[
     return error
 
 
-class WorkflowError(HeadlessError):
-    """A workflow file, or a value to set in it, that cannot be used."""
+class ArgumentError(HeadlessError):
+    """A value of an option or argument that nothing could use."""
 
     exit_code = 2
 
 
-class JSONError(HeadlessError):
-    """A text that is not JSON, or JSON that nothing can use. Readers say of which file it is, in an error of theirs."""
+class WorkflowError(HeadlessError):
+    """A workflow file, or a value to set in it, that cannot be used."""
 
     exit_code = 2
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from ldm_backend.errors import printable
+
 from .errors import JobError
 
 MAX_SEED = 2**64 - 1
@@ -25,7 +27,8 @@ def parse_seeds(text: str) -> list[int]:
         match = _PART.fullmatch(part.strip())
         if match is None:
             raise JobError(
-                f"cannot read {part.strip()!r} in --seeds; expected seeds and ranges such as 0-99,200,300-399"
+                f"cannot read {printable(part.strip())!r} in --seeds; expected seeds and ranges such as "
+                "0-99,200,300-399"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last <= MAX_SEED:

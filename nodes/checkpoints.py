@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..ldm_backend.checkpoints.checkpoint import check_readable
 from ..ldm_backend.checkpoints.single_file import DTYPES, config_to_json, fill_single_file
 from ..ldm_backend.errors import InputError
 from .host.model import ModelPatcher, ldm_model_of, saved_weights
-from .host.outputs import new_outputs, workflow_texts, write_new
+from .host.outputs import new_outputs, write_new
 from .host.schema import make_schema
-from .host.vae import LDMVAE, ldm_vae_of
+from .host.vae import LDMVAE
 from .shared.inputs import model_input
+from .shared.metadata import MOST_IN_HEADER, workflow_texts
+from .shared.wires import checked
 
 
 class LDMModelInfo(io.ComfyNode):
@@ -39,6 +43,7 @@ class LDMModelInfo(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: ModelPatcher) -> io.NodeOutput:
         """Describe the model.
 
@@ -47,7 +52,8 @@ class LDMModelInfo(io.ComfyNode):
         """
         inner = ldm_model_of(model)
         parameters = sum(p.numel() for p in inner.diffusion_model.parameters())
-        info = inner.ldm_source | {"unet_parameters": parameters} | config_to_json(inner.ldm_config)
+        config = inner.ldm_config
+        info = inner.ldm_source | {"task": config.task, "unet_parameters": parameters} | config_to_json(config)
         text = json.dumps(info, indent=2)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
@@ -89,28 +95,40 @@ class LDMCheckpointSave(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, vae: Any, filename_prefix: str, dtype: str) -> io.NodeOutput:
+    @checked
+    def execute(cls, model: ModelPatcher, vae: LDMVAE, filename_prefix: str, dtype: str) -> io.NodeOutput:
         """Write the file, whole or not at all.
 
         Raises:
-            LDMError: A model or VAE of another family, parts of different models, or a folder that cannot be written.
+            LDMError: A model or VAE of another family, parts of different models, a folder that cannot be written, or
+                weights that could not be loaded again.
         """
         inner = ldm_model_of(model)
-        first_stage: LDMVAE = ldm_vae_of(vae)
-        if first_stage.first_stage_model.config != inner.ldm_config.first_stage:
+        if vae.first_stage_model.config != inner.ldm_config.first_stage:
             raise InputError(
                 "The VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
                 "from the same LDM Checkpoint Loader."
             )
-        first_stage.file.check()
+        vae.file.check()
         unet = saved_weights(model)
-        decoder = {key: tensor.cpu() for key, tensor in first_stage.first_stage_model.state_dict().items()}
-        texts = {"weights": inner.ldm_source["weights"], **workflow_texts(cls.hidden)}
-        output = write_new(
-            new_outputs(filename_prefix, ".safetensors"),
-            lambda file: fill_single_file(file, inner.ldm_config, unet, decoder, dtype, texts),
-        )
+        decoder = {key: tensor.cpu() for key, tensor in vae.first_stage_model.state_dict().items()}
+        texts = {"weights": inner.ldm_source["weights"], **_metadata(cls.hidden)}
+
+        def write(file: Path) -> None:
+            fill_single_file(file, inner.ldm_config, unet, decoder, dtype, texts)
+            check_readable(file)
+
+        output = write_new(new_outputs(filename_prefix, ".safetensors"), write)
         name = f"{output.subfolder}/{output.path.name}".lstrip("/")
         # Clients without a browser fetch what is listed as a file; editors show the text.
         file = {"filename": output.path.name, "subfolder": output.subfolder, "type": "output"}
         return io.NodeOutput(ui={"text": (name,), "checkpoints": [file]})
+
+
+def _metadata(hidden: Any) -> dict[str, str]:
+    """Prompt and workflow under the names by which ComfyUI finds them in a file, all else below a name of its own.
+
+    The loader reads names of this pack from the same place, today's and later ones.
+    """
+    texts = workflow_texts(hidden, "LDM Checkpoint Save", MOST_IN_HEADER)
+    return {name if name in ("prompt", "workflow") else f"extra_pnginfo.{name}": text for name, text in texts.items()}

@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from .host.schema import make_schema
+from .shared.wires import checked
 
 
 class LDMEmptyConditioning(io.ComfyNode):
@@ -34,6 +35,7 @@ class LDMEmptyConditioning(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls) -> io.NodeOutput:
         """Make the conditioning."""
         # One zero token: nodes that edit conditioning expect a tensor, and an empty list would silence the model.

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..ldm_backend.errors import InputError
 from ..ldm_backend.sampling.noise import draw_noise
 from ..ldm_backend.sampling.sigmas import sigmas_of
 from .host.backend_sampler import BackendSampler, BatchSeed
@@ -20,6 +19,7 @@ from .host.schema import make_schema
 from .shared.inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
 from .shared.latent_batch import image_seeds
 from .shared.limits import check_drawn
+from .shared.wires import checked, latent_of
 
 
 class LDMSamplerSelect(io.ComfyNode):
@@ -53,6 +53,7 @@ class LDMSamplerSelect(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, sampler: str, eta: float) -> io.NodeOutput:
         """Make the sampler.
 
@@ -102,6 +103,7 @@ class LDMSigmas(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: ModelPatcher, steps: int, grid: str, strength: float) -> io.NodeOutput:
         """(steps + 1,) float32 sigmas, falling.
 
@@ -134,6 +136,7 @@ class LDMGuider(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: ModelPatcher) -> io.NodeOutput:
         """Make the guider.
 
@@ -160,13 +163,8 @@ class ImageNoise:
             InputError: A latent that is no batch of images, or whose batch_index does not fit it, or noise that does
                 not fit into memory.
         """
-        shape = input_latent["samples"].shape
-        if len(shape) != 4:
-            raise InputError(
-                f"The latent has shape {tuple(shape)}; LDM Noise expects (N, C, H, W), as LDM Empty Latent or an "
-                "encoded image has."
-            )
-        seeds = image_seeds(input_latent, int(self.seed)) or []  # empty for an empty batch only; draw_noise refuses it
+        shape = latent_of(input_latent, "LDM Noise: latent_image")["samples"].shape
+        seeds = image_seeds(input_latent, int(self.seed)) or []
         self.seed = BatchSeed(self.seed, seeds)
         check_drawn("LDM Noise", shape)
         return draw_noise(seeds, (shape[1], shape[2], shape[3]))
@@ -196,6 +194,7 @@ class LDMNoise(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, seed: int) -> io.NodeOutput:
         """Make the noise."""
         return io.NodeOutput(ImageNoise(seed))

@@ -11,9 +11,9 @@ from comfy_api.latest import io
 
 from ..ldm_backend.networks.tiled_decode import MIN_TILE
 from .host.schema import make_schema
-from .host.vae import ldm_vae_of
+from .host.vae import LDMVAE
 from .shared.inputs import vae_input
-from .shared.wires import samples_of
+from .shared.wires import checked
 
 
 class LDMVQDecode(io.ComfyNode):
@@ -38,13 +38,14 @@ class LDMVQDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae: Any, latent: dict[str, Any]) -> io.NodeOutput:
+    @checked
+    def execute(cls, vae: LDMVAE, latent: dict[str, Any]) -> io.NodeOutput:
         """Decode (N, C, h, w) latents to (N, H, W, 3) images in 0..1.
 
         Raises:
             InputError: VAE or latent of another family.
         """
-        return io.NodeOutput(ldm_vae_of(vae).decode(samples_of(latent)))
+        return io.NodeOutput(vae.decode(latent["samples"]))
 
 
 class LDMVQDecodeTiled(io.ComfyNode):
@@ -81,11 +82,12 @@ class LDMVQDecodeTiled(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae: Any, latent: dict[str, Any], tile: int) -> io.NodeOutput:
+    @checked
+    def execute(cls, vae: LDMVAE, latent: dict[str, Any], tile: int) -> io.NodeOutput:
         """Decode (N, C, h, w) latents to (N, H, W, 3) images in 0..1.
 
         Raises:
             InputError: VAE or latent of another family, or a tile that is too small.
         """
-        images = ldm_vae_of(vae).decode_exactly_tiled(samples_of(latent), tile, cls.hidden.unique_id)
+        images = vae.decode_exactly_tiled(latent["samples"], tile, cls.hidden.unique_id)
         return io.NodeOutput(images)

@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..ldm_backend.errors import InputError
 from .host.schema import make_schema
-from .host.vae import ldm_vae_of
+from .host.vae import LDMVAE
 from .shared.inputs import SIZE_STEP, vae_input
 from .shared.latent_batch import DOWNSCALE_KEY
-from .shared.wires import image_of
+from .shared.wires import checked
 
 
 class LDMVQEncode(io.ComfyNode):
@@ -52,15 +50,15 @@ class LDMVQEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae: Any, image: Tensor) -> io.NodeOutput:
+    @checked
+    def execute(cls, vae: LDMVAE, image: Tensor) -> io.NodeOutput:
         """Encode (N, H, W, 3) images in 0..1 to (N, C, h, w) latents, not quantised.
 
         Raises:
             InputError: VAE of another family, or a side that is no multiple of its downscale.
         """
-        vae = ldm_vae_of(vae)
         downscale = vae.first_stage_model.config.downscale
-        _, height, width, channels = image_of(image).shape
+        _, height, width, channels = image.shape
         if channels < 3:
             raise InputError(f"The image has {channels} channel(s); expected 3 (RGB), or 4 with alpha.")
         for name, side in (("width", width), ("height", height)):

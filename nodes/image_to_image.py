@@ -18,7 +18,7 @@ from .shared.latent_batch import INFO_KEY
 from .shared.limits import check_sampling
 from .shared.sampler_runs import run_sampler
 from .shared.seeding import seeded
-from .shared.wires import samples_of
+from .shared.wires import checked
 
 
 class LDMImageToImage(io.ComfyNode):
@@ -70,6 +70,7 @@ class LDMImageToImage(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,
@@ -88,7 +89,7 @@ class LDMImageToImage(io.ComfyNode):
                 or size that does not fit into memory.
         """
         inner = ldm_model_of(model)
-        samples = samples_of(latent)
+        samples = latent["samples"]
         check_sampling("LDM Image to Image", model, samples.shape)
         grid = grid_of(inner.schedule, grid, sampler)
         pairs = inner.schedule.last_timesteps(steps, strength, grid)

@@ -16,10 +16,18 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..ldm_backend.errors import InputError
-from .host.outputs import Output, new_outputs, workflow_texts, write_new
+from ..ldm_backend.memory.estimates import Size, image_bytes
+from .host.outputs import Output, new_outputs, write_new
 from .host.schema import make_schema
 from .shared.latent_batch import INFO_KEY, image_seeds
-from .shared.wires import image_of, samples_of
+from .shared.limits import check_pictures
+from .shared.metadata import MOST_IN_PNG, workflow_texts
+from .shared.wires import checked
+
+TASK = "LDM Save Image"
+CHUNK = "ldm"  # name of the text with the seed and the settings
+
+_COPIES = 3  # of a picture, as float32: times 255, clipped, and as bytes
 
 
 class LDMSaveImage(io.ComfyNode):
@@ -54,36 +62,37 @@ class LDMSaveImage(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images: Tensor, latent: dict[str, Any], filename_prefix: str) -> io.NodeOutput:
         """Write one PNG for each image.
 
         Raises:
-            InputError: Another number of images than of latents, or no RGB.
+            InputError: Another number of images than of latents, or a picture that does not fit into memory.
             SaveError: A prefix that names no file, a folder that cannot be written, or a full disk.
         """
-        latents = samples_of(latent).shape[0]
-        number, height, width, channels = image_of(images, "images").shape
-        if channels not in (3, 4):
-            raise InputError(f"The images have {channels} channel(s); expected 3 (RGB), or 4 with alpha.")
+        latents = latent["samples"].shape[0]
+        number, height, width, _ = images.shape
         if number != latents:
             raise InputError(
                 f"There are {number} images but {latents} latents. Connect the latents that these images were "
                 "decoded from."
             )
-        info = dict(latent.get(INFO_KEY) or {})
+        check_pictures(TASK, Size(1, height, width), lambda *of: _COPIES * image_bytes(*of))
+        info = latent.get(INFO_KEY) or {}
         seeds = image_seeds(latent)
-        texts = workflow_texts(cls.hidden)
         outputs = new_outputs(filename_prefix, ".png", width, height)
+        texts = workflow_texts(cls.hidden, TASK, MOST_IN_PNG, {CHUNK: info | ({"seed": seeds[0]} if seeds else {})})
         saved = []
         for index, image in enumerate(images):
             own = info | ({"seed": seeds[index]} if seeds else {})
-            saved.append(_save(image, outputs, texts | ({"ldm": json.dumps(own)} if texts and own else {})))
+            saved.append(_save(image, outputs, texts | ({CHUNK: json.dumps(own)} if CHUNK in texts and own else {})))
         return io.NodeOutput(ui=ui.SavedImages(saved))
 
 
 def _save(image: Tensor, outputs: Iterator[Output], texts: dict[str, str]) -> ui.SavedResult:
-    """Write (H, W, 3) in 0..1, truncating as the host's Save Image and the model card do."""
-    picture = Image.fromarray(np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8))
+    """Write (H, W, C) in 0..1, truncating as the host's Save Image and the model card do."""
+    pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     metadata = PngInfo()
     for name, text in texts.items():
         metadata.add_text(name, text)

@@ -21,7 +21,7 @@ from .shared.inputs import grid_input, model_input, seed_input, steps_input
 from .shared.latent_batch import INFO_KEY
 from .shared.limits import check_composite, check_sampling
 from .shared.seeding import seeded
-from .shared.wires import image_of, mask_of, samples_of
+from .shared.wires import checked
 
 
 class LDMInpaint(io.ComfyNode):
@@ -81,6 +81,7 @@ class LDMInpaint(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,
@@ -99,9 +100,9 @@ class LDMInpaint(io.ComfyNode):
                 that does not fit into memory.
         """
         inner = ldm_model_of(model)
-        samples = samples_of(latent)
+        samples = latent["samples"]
         check_sampling("LDM Inpaint", model, samples.shape)
-        cells = latent_mask(mask_of(mask), samples.shape, inner.ldm_config.first_stage.downscale)
+        cells = latent_mask(mask, samples.shape, inner.ldm_config.first_stage.downscale)
         grid = grid_of(inner.schedule, grid)
         moves = repaint_moves(inner.schedule.timesteps(steps, grid), jump_length, resamples)
         seeds, carrier = seeded(latent, seed)
@@ -163,13 +164,14 @@ class LDMInpaintComposite(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, image: Tensor, inpainted: Tensor, mask: Tensor, feather: int) -> io.NodeOutput:
         """Composite (N, H, W, 3) images in 0..1.
 
         Raises:
             InputError: Sizes or batches differ, or the pictures do not fit into memory.
         """
-        original, new, mask = image_of(image)[..., :3], image_of(inpainted, "inpainted")[..., :3], mask_of(mask)
+        original, new = image[..., :3], inpainted[..., :3]
         pictures = max(len(original), len(new), len(mask) if mask.ndim == 3 else 1)
         device = intermediate_device()  # three wires, of which any may end on the CPU or on the card
         check_composite("LDM Inpaint Composite", Size(pictures, original.shape[1], original.shape[2]), device)

@@ -18,9 +18,9 @@ from ..ldm_backend.sampling.noise import draw_noise, seeds_of
 from .host.model import ModelPatcher
 from .host.schema import make_schema
 from .shared.inputs import other_model_input, seed_input, side_input
-from .shared.latent_batch import DOWNSCALE_KEY, INFO_KEY, SEED_KEY, labelled, latent_shape, own_labels
+from .shared.latent_batch import DOWNSCALE_KEY, INFO_KEY, MASK_KEY, SEED_KEY, labelled, latent_shape, own_labels
 from .shared.limits import check_noise, check_path, noise_refusal
-from .shared.wires import samples_of
+from .shared.wires import checked
 
 GROUP = "seeds"
 
@@ -66,6 +66,7 @@ class LDMSeedWalk(io.ComfyNode):
         return noise_refusal(cls, "LDM Seed Walk", size, frames=frames, width=width, height=height)
 
     @classmethod
+    @checked
     def execute(
         cls,
         seed_from: int,
@@ -125,6 +126,7 @@ class LDMLatentWalk(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, latent_from: dict[str, Any], latent_to: dict[str, Any], frames: int, path: str) -> io.NodeOutput:
         """Walk from each image of `latent_from` to its partner; (images * frames, C, H, W) in all.
 
@@ -133,7 +135,7 @@ class LDMLatentWalk(io.ComfyNode):
                 fits into memory.
         """
         # From two wires, which may end on different devices. Walks are computed on the CPU, where room is checked for.
-        a, b = samples_of(latent_from, "latent_from").cpu(), samples_of(latent_to, "latent_to").cpu()
+        a, b = latent_from["samples"].cpu(), latent_to["samples"].cpu()
         if a.shape != b.shape:
             raise InputError(
                 f"latent_from has shape {tuple(a.shape)} and latent_to {tuple(b.shape)}; expected the same. Make both "
@@ -144,7 +146,7 @@ class LDMLatentWalk(io.ComfyNode):
         names = zip(own_labels(latent_from) or ["from"] * len(a), own_labels(latent_to) or ["to"] * len(b), strict=True)
         labels = [label for one, other in names for label in walk_labels(one, other, frames, path)]
         # Kept is what holds for every frame. A seed does not, nor does a mask made for one of the ends.
-        kept = {key: value for key, value in latent_from.items() if key not in (SEED_KEY, "noise_mask")}
+        kept = {key: value for key, value in latent_from.items() if key not in (SEED_KEY, MASK_KEY)}
         if kept.get(INFO_KEY) != latent_to.get(INFO_KEY):
             kept.pop(INFO_KEY, None)
         return io.NodeOutput(kept | labelled(torch.cat(walks), labels))
@@ -200,6 +202,7 @@ class LDMSeedVariations(io.ComfyNode):
         return noise_refusal(cls, "LDM Seed Variations", size, variations=variations, width=width, height=height)
 
     @classmethod
+    @checked
     def execute(
         cls,
         seed: int,

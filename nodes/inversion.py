@@ -17,7 +17,7 @@ from .host.schema import make_schema
 from .shared.inputs import grid_input, model_input, steps_input
 from .shared.latent_batch import INFO_KEY, LABELS_KEY, SEED_KEY
 from .shared.limits import check_sampling
-from .shared.wires import samples_of
+from .shared.wires import checked
 
 # What the samples are no longer once they are inverted: a draw of a seed, and the result of a sampler.
 _NO_LONGER = (SEED_KEY, LABELS_KEY, INFO_KEY)
@@ -65,6 +65,7 @@ class LDMDDIMInversion(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model: ModelPatcher, latent: dict[str, Any], steps: int, grid: str, iterations: int
     ) -> io.NodeOutput:
@@ -76,7 +77,7 @@ class LDMDDIMInversion(io.ComfyNode):
         """
         schedule = ldm_model_of(model).schedule
         pairs = schedule.timesteps(steps, grid_of(schedule, grid))
-        x_0 = samples_of(latent)
+        x_0 = latent["samples"]
         check_sampling("LDM DDIM Inversion", model, x_0.shape)
         with loaded(model, x_0.shape) as inner:
             x_T = invert_ddim(

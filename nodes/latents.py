@@ -15,8 +15,9 @@ from ..ldm_backend.sampling.noise import draw_noise, seeds_of
 from .host.model import ModelPatcher, intermediate_device
 from .host.schema import make_schema
 from .shared.inputs import batch_input, other_model_input, seed_input, side_input
-from .shared.latent_batch import DOWNSCALE_KEY, SEED_KEY, latent_shape
+from .shared.latent_batch import DOWNSCALE_KEY, INDEX_KEY, SEED_KEY, latent_shape
 from .shared.limits import check_noise, noise_refusal
+from .shared.wires import checked
 
 TASK = "LDM Latent Noise"
 EMPTY_TASK = "LDM Empty Latent"
@@ -61,6 +62,7 @@ class LDMLatentNoise(io.ComfyNode):
         return noise_refusal(cls, TASK, size, width=width, height=height, batch_size=batch_size)
 
     @classmethod
+    @checked
     def execute(
         cls, seed: int, width: int, height: int, batch_size: int, model: ModelPatcher | None = None
     ) -> io.NodeOutput:
@@ -75,7 +77,7 @@ class LDMLatentNoise(io.ComfyNode):
         return io.NodeOutput(
             {
                 "samples": samples,
-                "batch_index": list(range(batch_size)),
+                INDEX_KEY: list(range(batch_size)),
                 SEED_KEY: seed,
                 DOWNSCALE_KEY: downscale,
             }
@@ -121,6 +123,7 @@ class LDMEmptyLatent(io.ComfyNode):
         return noise_refusal(cls, EMPTY_TASK, size, width=width, height=height, batch_size=batch_size)
 
     @classmethod
+    @checked
     def execute(cls, width: int, height: int, batch_size: int, model: ModelPatcher | None = None) -> io.NodeOutput:
         """(batch_size, C, height / downscale, width / downscale) zeros; C is 3 and downscale 4 without a model.
 

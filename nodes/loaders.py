@@ -11,13 +11,16 @@ from comfy_api.latest import io
 
 from ..ldm_backend.checkpoints.checkpoint import WEIGHTS
 from ..ldm_backend.config.presets import PRESETS
-from ..ldm_backend.errors import ConfigError, LDMError, short_repr
+from ..ldm_backend.errors import ConfigError, LDMError, check_choice, short_repr
 from ..ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, PRECISIONS
 from .host.folders import checkpoint_fingerprint, checkpoint_names
 from .host.loading import Choice, load_checkpoint
 from .host.schema import make_schema
+from .shared.wires import checked
 
 AUTO = "auto"
+# Of the models that these nodes draw from: those of other tasks need something beside the noise.
+MODELS = tuple(name for name, preset in PRESETS.items() if preset.conditioning is None)
 
 
 class LDMCheckpointLoader(io.ComfyNode):
@@ -58,7 +61,7 @@ class LDMCheckpointLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "config",
-                    options=[AUTO, *PRESETS],
+                    options=[AUTO, *MODELS],
                     default=AUTO,
                     optional=True,
                     tooltip=(
@@ -133,6 +136,7 @@ class LDMCheckpointLoader(io.ComfyNode):
             return checkpoint  # the same name fails in execute, where the message reaches the user
 
     @classmethod
+    @checked
     def execute(
         cls,
         checkpoint: str,
@@ -147,9 +151,10 @@ class LDMCheckpointLoader(io.ComfyNode):
         Raises:
             LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
         """
-        if config not in (AUTO, *PRESETS):
+        check_choice("vae_precision", vae_precision, FIRST_STAGE_PRECISIONS, ConfigError)
+        if config not in (AUTO, *MODELS):
             # Only names: a path from a workflow could be any file of this machine.
-            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
+            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(MODELS)}.")
         preset = None if config == AUTO else config
         choice = Choice(checkpoint, weights, preset, precision, compile, vae_precision)
         return io.NodeOutput(*load_checkpoint(choice))

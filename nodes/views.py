@@ -16,11 +16,11 @@ from ..ldm_backend.views.code_view import CodeView, view_codes
 from ..ldm_backend.views.contact_sheet import LINES, contact_sheet, plan
 from .host.model import intermediate_device
 from .host.schema import make_schema
-from .host.vae import ldm_vae_of, loaded_first_stage
+from .host.vae import LDMVAE, loaded_first_stage
 from .shared.inputs import vae_input
 from .shared.latent_batch import own_labels
 from .shared.limits import check_pictures, check_view
-from .shared.wires import image_of, samples_of
+from .shared.wires import checked
 
 GROUP = "view"
 
@@ -62,16 +62,16 @@ class LDMContactSheet(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images: Tensor, columns: int, latent: dict[str, Any] | None = None) -> io.NodeOutput:
         """Arrange (N, H, W, 3) images as one (1, H, W, 3).
 
         Raises:
             InputError: Another number of images than of latents, or a sheet that does not fit into memory.
         """
-        image_of(images, "images")
         labels = None
         if latent is not None:
-            if images.shape[0] != samples_of(latent).shape[0]:
+            if images.shape[0] != latent["samples"].shape[0]:
                 raise InputError(
                     f"There are {images.shape[0]} images but {latent['samples'].shape[0]} latents. Connect the latents "
                     "that these images were decoded from."
@@ -82,8 +82,7 @@ class LDMContactSheet(io.ComfyNode):
             layout = plan(n, height, width, columns, LINES)
             return image_bytes(1, layout.sheet_height, layout.sheet_width)
 
-        if len(images):  # or `contact_sheet` says what it expects
-            check_pictures("LDM Contact Sheet", Size(images.shape[0], images.shape[1], images.shape[2]), cost)
+        check_pictures("LDM Contact Sheet", Size(images.shape[0], images.shape[1], images.shape[2]), cost)
         captions = labels or [str(index) for index in range(images.shape[0])]
         return io.NodeOutput(contact_sheet(images, captions, columns).to(intermediate_device()))
 
@@ -128,15 +127,16 @@ class LDMCodeView(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae: Any, latent: dict[str, Any]) -> io.NodeOutput:
+    @checked
+    def execute(cls, vae: LDMVAE, latent: dict[str, Any]) -> io.NodeOutput:
         """Snap (N, C, h, w) latents.
 
         Raises:
             InputError: VAE or latent of another family, a first stage without codebook, NaN in the latent, or pictures
                 that do not fit into memory.
         """
-        samples = samples_of(latent)
-        check_view("LDM Code View", ldm_vae_of(vae), samples)
+        samples = latent["samples"]
+        check_view("LDM Code View", vae, samples)
         view = view_codes(loaded_first_stage(vae, samples.shape), samples.to(vae.device))
         device = intermediate_device()
         names = own_labels(latent) or [str(index) for index in range(samples.shape[0])]

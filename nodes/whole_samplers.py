@@ -23,6 +23,7 @@ from .shared.inputs import (
 )
 from .shared.latent_batch import INFO_KEY
 from .shared.sampler_runs import run_sampler
+from .shared.wires import checked
 
 
 class LDMDDIMSampler(io.ComfyNode):
@@ -78,6 +79,7 @@ class LDMDDIMSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,
@@ -136,6 +138,7 @@ class LDMSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model: ModelPatcher, latent: dict[str, Any], sampler: str, steps: int, grid: str, seed: int | None = None
     ) -> io.NodeOutput:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from ..config.model import LDMConfig
-from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
+from ..errors import CheckpointError, ConfigError, check_choice, first_names, printable, short_repr
+from ..locations import CONDITIONER_FOLDER, EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
 from .compvis import UNET as COMPVIS_UNET
 from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
-from .configuration import FoundConfig, Given, file_config, folder_config, given_config
+from .conditioner import check_conditioner, conditioner_from_compvis, conditioner_shapes
+from .configuration import FoundConfig, Given, check_folder, file_config, folder_config, given_config
 from .key_maps import current_name
-from .locations import EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
 from .shards import read_weights, weight_files
-from .single_file import FIRST_STAGE_PREFIX, UNET_PREFIX, split_parts
-from .tensor_files import StateDict, TensorFile
+from .single_file import CONDITIONER_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, split_parts
+from .tensor_files import StateDict, TensorFile, copies_weights
 
 logger = logging.getLogger("comfyui_ldm")
 
@@ -48,6 +49,8 @@ class Checkpoint:
         first_stage_file: Where the first stage's tensors come from; the same for a single file.
         layout: "huggingface", "compvis" or "single-file".
         weights: "ema" or "raw" for a file that holds both or says which it holds, else "only".
+        conditioner: Of what makes the conditioning, where that has weights; see `conditioner_shapes`.
+        conditioner_file: Where these come from, if not from one of the two others.
     """
 
     path: Path
@@ -58,11 +61,19 @@ class Checkpoint:
     config: LDMConfig
     unet: StateDict
     first_stage: StateDict
+    conditioner: StateDict = field(default_factory=dict)
+    conditioner_file: Path | None = None
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The files, or indexes of files, that the networks come from, each once."""
+        found = (self.unet_file, self.first_stage_file, self.conditioner_file)
+        return tuple(dict.fromkeys(file for file in found if file is not None))
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All weight files, each once."""
-        return tuple(dict.fromkeys((*weight_files(self.unet_file), *weight_files(self.first_stage_file))))
+        return tuple(dict.fromkeys(file for source in self.sources for file in weight_files(source)))
 
 
 def read_checkpoint(
@@ -98,7 +109,9 @@ def read_checkpoint(
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
-    """Give `module` the tensors of `state_dict` as float32, uncopied where they are that; keys and shapes must fit.
+    """Give `module` the tensors of `state_dict` as float32; keys and shapes must fit.
+
+    Those that are float32 are not copied, unless `copies_weights`.
 
     Args:
         module: May be on the meta device; it is put into evaluation mode, without gradients.
@@ -108,6 +121,7 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
     Raises:
         CheckpointError: Missing or unexpected keys, other shapes, or values that are not finite numbers.
     """
+    copy = copies_weights()
     expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
     problems = []
@@ -123,7 +137,7 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
             f"{source}: the weights do not fit the configuration ({'; '.join(problems)}). {_way_out(expected, found)}"
         )
     module.load_state_dict(
-        {key: as_float32(tensor, key, source) for key, tensor in state_dict.items()},
+        {key: as_float32(tensor, key, source, copy) for key, tensor in state_dict.items()},
         assign=True,
     )
     module.eval().requires_grad_(False)
@@ -144,8 +158,14 @@ def _way_out(expected: Mapping[str, object], found: Mapping[str, object]) -> str
     return "Take the configuration and the weights from the same model."
 
 
-def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:
-    """The numbers of a tensor on the CPU, uncopied where they are float32; `key` and `source` are named in errors.
+def as_float32(tensor: Tensor, key: str, source: str | Path, copy: bool = False) -> Tensor:
+    """The numbers of a tensor on the CPU.
+
+    Args:
+        tensor: On the CPU.
+        key: Its name, for errors.
+        source: Its file, for errors.
+        copy: Also where they are float32 already.
 
     Raises:
         CheckpointError: Another dtype, or values that are not finite numbers.
@@ -155,13 +175,34 @@ def as_float32(tensor: Tensor, key: str, source: str | Path) -> Tensor:
             f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}. Save the weights as "
             "float32."
         )
-    tensor = tensor.float()
+    tensor = tensor.to(torch.float32, copy=copy)
     values = tensor.numpy()
     # Both are NaN if any element is. No memory, unlike isfinite(), and numpy's one thread does not wait for busy cores:
     # 0.08 s for the 1.3 GB of the real model, where torch's sum took up to 2 s beside a program that used all cores.
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):
         raise CheckpointError(f"{source}: {key} holds NaN or infinite values. The file is damaged: download it again.")
     return tensor
+
+
+def check_readable(written: Path) -> None:
+    """Hold what was just written against what reads it, before it gets its name: nobody shall find out later.
+
+    Args:
+        written: A file or folder that has no name of its own yet.
+
+    Raises:
+        CheckpointError: It would be refused.
+    """
+    try:
+        checkpoint = read_checkpoint(written)
+        for part in (checkpoint.unet, checkpoint.first_stage, checkpoint.conditioner):
+            for key, tensor in part.items():
+                as_float32(tensor, key, written)
+    except (CheckpointError, ConfigError) as error:
+        reason = str(error).replace(str(written), "the new file")
+        raise CheckpointError(
+            f"Nothing was saved: what was about to be written could not be loaded again. {reason}"
+        ) from error
 
 
 def _read_folder(root: Path, weights: str, config: Given, scale_factor: float | None) -> Checkpoint:
@@ -177,10 +218,17 @@ def _read_folder(root: Path, weights: str, config: Given, scale_factor: float | 
         resolved = folder_config(root, unet, stage, scale_factor)
     else:
         resolved = given_config(config, scale_factor).scaled(root, None, scale_factor)
+        check_folder(root, resolved)
     unet_file, stage_file = (find_weights(root / part) for part in (unet, stage))
     tensors, stage_tensors = (with_current_names(read_weights(file)) for file in (unet_file, stage_file))
     chosen = ("ema" if unet == EMA_FOLDER else "raw") if averaged else "only"
-    return Checkpoint(root, unet_file, stage_file, "huggingface", chosen, resolved, tensors, stage_tensors)
+    file, conditioner = None, {}
+    if conditioner_shapes(resolved):
+        file = find_weights(root / CONDITIONER_FOLDER)
+        conditioner = read_weights(file).tensors
+        check_conditioner(resolved, conditioner, file)
+    parts = (tensors, stage_tensors, conditioner)
+    return Checkpoint(root, unet_file, stage_file, "huggingface", chosen, resolved, *parts, file)
 
 
 def with_current_names(file: TensorFile) -> StateDict:
@@ -207,7 +255,8 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
         chosen = _chosen(file, weights, found)
         resolved = found.scaled(path, scale_factor_of(file), scale_factor)
         unet, first_stage = from_compvis(file, resolved, "raw" if file.stored else chosen)
-        return Checkpoint(path, path, path, "compvis", chosen, resolved, unet, first_stage)
+        conditioner = conditioner_from_compvis(file, resolved)
+        return Checkpoint(path, path, path, "compvis", chosen, resolved, unet, first_stage, conditioner)
     unet, first_stage = split_parts(with_current_names(file))
     if not unet or not first_stage:
         raise CheckpointError(_incomplete_message(file))
@@ -224,7 +273,9 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
             f"{path}: holds one set of weights and does not say that it is EMA; take weights 'auto' or 'raw'."
         )
     resolved = file_config(file, config, scale_factor).scaled(path, None, scale_factor)
-    return Checkpoint(path, path, path, "single-file", stored, resolved, unet, first_stage)
+    conditioner = conditioner_of(file.tensors)
+    check_conditioner(resolved, conditioner, path)
+    return Checkpoint(path, path, path, "single-file", stored, resolved, unet, first_stage, conditioner)
 
 
 def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
@@ -243,8 +294,9 @@ def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
 
 
 def _refuse_rest(file: TensorFile) -> None:
-    """Every tensor of our single file belongs to one of the two networks."""
-    if foreign := [key for key in file.tensors if not key.startswith((UNET_PREFIX, FIRST_STAGE_PREFIX))]:
+    """Every tensor of our single file belongs to one of the networks."""
+    prefixes = (UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX)
+    if foreign := [key for key in file.tensors if not key.startswith(prefixes)]:
         raise CheckpointError(
             f"{file.path}: unexpected keys: {first_names(foreign)}; expected {UNET_PREFIX}* and {FIRST_STAGE_PREFIX}*. "
             "A tensor that is not understood may change the picture: if nothing needs them, remove them from the file."

@@ -13,6 +13,7 @@ from .key_maps import Source, compvis_first_stage_sources, compvis_unet_sources,
 from .tensor_files import StateDict, TensorFile
 
 UNET, FIRST_STAGE, EMA = "model.diffusion_model.", "first_stage_model.", "model_ema."
+CONDITIONER = "cond_stage_model."  # read by `conditioner`, which knows which of them belong to a model
 
 # Of a first stage: what only its training and its logs need. `model_ema.` are averaged weights of the first stage,
 # which the original code never samples with; `colorize` colours segmentation maps in logs; `quantize.used` renumbers
@@ -65,7 +66,8 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[Sta
     averaged = {ema_key(source.key) for source in unet_sources.values()}
     known = raw | averaged | {FIRST_STAGE + source.key for source in first_stage_sources.values()}
     known |= _SUPERFLUOUS | {_SCALE_FACTOR}
-    _refuse_foreign(file, [key for key in file.tensors if key not in known and not _unused(key, FIRST_STAGE)])
+    foreign = [key for key in file.tensors if key not in known and not key.startswith(CONDITIONER)]
+    refuse_foreign(file, [key for key in foreign if not _unused(key, FIRST_STAGE)])
     unet = {
         ours: _take(file, ema_key(source.key) if weights == "ema" else UNET + source.key, source)
         for ours, source in unet_sources.items()
@@ -82,18 +84,22 @@ def first_stage_from_compvis(file: TensorFile, config: FirstStageConfig) -> Stat
     """
     sources = compvis_first_stage_sources(config)
     known = {source.key for source in sources.values()}
-    _refuse_foreign(file, [key for key in file.tensors if key not in known and not _unused(key)])
+    refuse_foreign(file, [key for key in file.tensors if key not in known and not _unused(key)])
     return _linear_attention({ours: _take(file, source.key, source) for ours, source in sources.items()})
 
 
 def _unused(key: str, prefix: str = "") -> bool:
     """Whether this is a tensor of a first stage that no latent or picture depends on."""
-    name = key.removeprefix(prefix)
-    known = name.startswith(_FIRST_STAGE_UNUSED) or name in _FIRST_STAGE_UNUSED_NAMES
-    return key.startswith(prefix) and known
+    return key.startswith(prefix) and unused_by_first_stage(key.removeprefix(prefix))
 
 
-def _refuse_foreign(file: TensorFile, foreign: list[str]) -> None:
+def unused_by_first_stage(name: str) -> bool:
+    """Whether no latent or picture depends on a tensor of a first stage, named without prefix."""
+    return name.startswith(_FIRST_STAGE_UNUSED) or name in _FIRST_STAGE_UNUSED_NAMES
+
+
+def refuse_foreign(file: TensorFile, foreign: list[str]) -> None:
+    """Raise CheckpointError if there are tensors that belong to no network."""
     if foreign:
         raise CheckpointError(
             f"{file.path}: the weights do not fit the configuration (unexpected keys: {first_names(foreign)}). "

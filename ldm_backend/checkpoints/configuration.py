@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..config.compvis_yaml import read_compvis_model
+from ..config.conditioning import ConditioningConfig, LowResolutionConfig, conditioning_from_json
 from ..config.model import FirstStageConfig, KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 from ..config.presets import PRESETS
 from ..config.strict_json import build
-from ..errors import CheckpointError, ConfigError, first_names, printable, repeated
-from .locations import find_yaml
-from .single_file import config_from_metadata
-from .tensor_files import TensorFile
+from ..errors import CheckpointError, ConfigError, printable, short_repr
+from ..json_text import parse_json
+from ..locations import CONDITIONER_FOLDER, find_yaml
+from .compvis import UNET
+from .key_maps import compvis_unet_sources, current_name
+from .single_file import UNET_PREFIX, config_from_metadata
+from .tensor_files import StateDict, TensorFile
 
 _MAX_JSON = 2**20  # bytes; a configuration has about 1 kB
+_SUPER_RESOLUTION = "LDMSuperResolutionPipeline"  # the only pipeline of diffusers whose UNet sees a picture
 
 Given = LDMConfig | str | Path | None  # what a user may say: a configuration, a preset, a YAML, or nothing
 
@@ -105,10 +108,33 @@ def file_config(file: TensorFile, config: Given, scale_factor: float | None) -> 
         return FoundConfig(own, "its metadata")
     if (yaml := find_yaml(file.path)) is not None:
         return _from_yaml(yaml, scale_factor)
+    fitting = fitting_presets(file.tensors)
+    known = f"those of its shapes are {', '.join(fitting)}" if fitting else f"{', '.join(PRESETS)}; none has its shapes"
     raise ConfigError(
         f"{file.path}: no configuration, and its tensors cannot tell the attention heads, the scale factor and the "
-        f"betas. Say which model it is (config {', '.join(PRESETS)}), or put its config.yaml beside it."
+        f"betas. Say which model it is (config, {known}), or put its config.yaml beside it."
     )
+
+
+def fitting_presets(tensors: StateDict) -> list[str]:
+    """Names of the presets whose UNet has these layers, of these widths; of equal networks all.
+
+    Args:
+        tensors: Of a whole model, under the names of CompVis or of our single file.
+    """
+    theirs = {key.removeprefix(UNET): one for key, one in tensors.items() if key.startswith(UNET)}
+    ours = {current_name(key.removeprefix(UNET_PREFIX)): t for key, t in tensors.items() if key.startswith(UNET_PREFIX)}
+    return [name for name, preset in PRESETS.items() if _has_layers(preset.unet, theirs, ours)]
+
+
+def _has_layers(config: UNetConfig, theirs: StateDict, ours: StateDict) -> bool:
+    sources = {key: source.key for key, source in compvis_unet_sources(config).items()}
+    if theirs.keys() != set(sources.values()) and ours.keys() != sources.keys():
+        return False
+    sides = {"conv_in.weight": (config.block_out_channels[0], config.in_channels)}
+    sides |= {f"down_blocks.{at}.resnets.0.conv2.weight": (w, w) for at, w in enumerate(config.block_out_channels)}
+    found = theirs or ours
+    return all(tuple(found[sources[key] if theirs else key].shape[:2]) == side for key, side in sides.items())
 
 
 def folder_config(root: Path, unet: str, stage: str, scale_factor: float | None) -> LDMConfig:
@@ -124,12 +150,46 @@ def folder_config(root: Path, unet: str, stage: str, scale_factor: float | None)
             f"{root}: {', '.join(missing)} missing; a Hugging Face folder has a configuration for each of its parts. "
             "Copy the configuration files of the model beside its weights, or say which model it is with config."
         )
-    parts = {
+    parts: dict[str, Any] = {
         "unet": UNetConfig.from_dict(read_json(files[0]), str(files[0])),
         "first_stage": first_stage_config(read_json(files[1]), files[1], scale_factor),
         "schedule": ScheduleConfig.from_dict(read_json(files[2]), str(files[2])),
     }
+    parts["conditioning"] = _folder_conditioning(root, parts["unet"])
     return build(LDMConfig, str(root), parts)
+
+
+def check_folder(root: Path, config: LDMConfig) -> None:
+    """Raise ConfigError if a folder says of itself that its UNet sees something else than that of `config` does."""
+    own = _own_conditioning(root)
+    if own is not None and own != config.conditioning:
+        raise ConfigError(
+            f"{root}: by its {CONDITIONER_FOLDER}/config.json it is a model for {own.task}, and the configuration that "
+            f"was given is for {config.task}. Leave the configuration away, or give that of the model."
+        )
+
+
+def _own_conditioning(root: Path) -> ConditioningConfig | None:
+    own = root / CONDITIONER_FOLDER / "config.json"
+    return conditioning_from_json(read_json(own), str(own)) if own.is_file() else None
+
+
+def _folder_conditioning(root: Path, unet: UNetConfig) -> ConditioningConfig | None:
+    """What a folder's UNet sees beside the noise: as a folder of its own says, or the pipeline's class."""
+    index = root / "model_index.json"
+    if (own := _own_conditioning(root)) is not None:
+        return own
+    if unet.in_channels == unet.out_channels:
+        return None
+    pipeline = read_json(index).get("_class_name") if index.is_file() else None
+    if pipeline != _SUPER_RESOLUTION:
+        raise ConfigError(
+            f"{root}: its UNet has {unet.in_channels} input and {unet.out_channels} output channels, so it sees "
+            f"something beside the noise, and what that is nothing says: model_index.json names "
+            f"{short_repr(pipeline)}; expected {_SUPER_RESOLUTION}, or a folder {CONDITIONER_FOLDER} as ldm convert "
+            f"writes it. Say which model it is with config: {', '.join(PRESETS)}."
+        )
+    return LowResolutionConfig()
 
 
 def first_stage_config(data: dict[str, Any], file: Path, scale_factor: float | None = None) -> FirstStageConfig:
@@ -163,25 +223,16 @@ def read_json(file: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{file}: more than {_MAX_JSON} bytes; a configuration has about a thousand. Download it again."
             )
-        data = json.loads(content.decode("utf-8"), object_pairs_hook=_without_twins)
+        data = parse_json(content.decode("utf-8"))
     except CheckpointError:
         raise
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{file}: not valid JSON ({printable(str(error))}). Download the file again.") from error
     if not isinstance(data, dict):
         raise CheckpointError(
             f"{file}: holds a {type(data).__name__}; expected a JSON object of settings. Download it again."
         )
     return data
-
-
-def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; a key that is there twice is an error, for each program would read it differently."""
-    pairs = list(pairs)
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"{first_names(repeated(key for key, _ in pairs))} is there twice")
-    return found
 
 
 def _from_yaml(file: Path, scale_factor: float | None) -> FoundConfig:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
+from ..config.conditioning import LowResolutionConfig, conditioning_to_json
 from ..config.model import KLConfig, LDMConfig
-from ..errors import CheckpointError, check_choice
-from .checkpoint import Checkpoint
+from ..errors import CheckpointError, check_choice, printable
+from ..locations import CONDITIONER_FOLDER, STAGE_FOLDERS, WEIGHT_NAMES
+from .checkpoint import Checkpoint, check_readable
 from .inspection import sha256_of
-from .locations import STAGE_FOLDERS, WEIGHT_NAMES
-from .single_file import DTYPES, in_dtype, write_single_file, written
+from .single_file import DTYPES, fill_single_file, in_dtype, written
+
+_MOST_IN_NAME = 255  # characters that a file's name can have
 
 
 def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> str:
@@ -28,21 +34,28 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
         SHA-256 of the file.
 
     Raises:
-        CheckpointError: One of the two exists, or cannot be written.
+        CheckpointError: One of the two exists, cannot be written, or could not be loaded again.
     """
+    _must_be_new(out)
     checksum = out.with_name(out.name + ".sha256")
-    for new in (out, checksum):
-        _must_be_new(new)
-    metadata = {"weights": checkpoint.weights, "source": checkpoint.path.name, "source_layout": checkpoint.layout}
-    write_single_file(out, checkpoint.config, checkpoint.unet, checkpoint.first_stage, dtype, metadata)
+    _must_be_new(checksum)
+    source = printable(checkpoint.path.name, _MOST_IN_NAME)
+    metadata = {"weights": checkpoint.weights, "source": source, "source_layout": checkpoint.layout}
+    networks = (checkpoint.unet, checkpoint.first_stage)
+    with written(out) as scratch:
+        fill_single_file(scratch, checkpoint.config, *networks, dtype, metadata, checkpoint.conditioner)
+        check_readable(scratch)
     digest = sha256_of(out)
     with written(checksum) as scratch:
-        scratch.write_text(f"{digest}  {out.name}\n", encoding="utf-8")
+        scratch.write_bytes(f"{digest}  ".encode() + os.fsencode(out.name) + b"\n")
     return digest
 
 
 def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> tuple[str, ...]:
-    """Write the Hugging Face layout, which diffusers' LDMPipeline and this project read, with a card.
+    """Write the Hugging Face layout, which diffusers' LDM pipelines and this project read, with a card.
+
+    What diffusers has no pipeline for gets a folder that says what the UNet sees beside the noise, and no
+    model_index.json: diffusers stops there, where it would take the model for another.
 
     Args:
         checkpoint: From `read_checkpoint`.
@@ -65,15 +78,29 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
     limits = diffusers_limits(config)
     with written(out, folder=True) as scratch:
         for name, (part, tensors) in parts.items():
-            (scratch / name).mkdir()
-            _write_json(scratch / name / "config.json", part.to_dict())
-            converted = in_dtype(tensors, dtype, f"{name}: ")
-            safetensors.torch.save_file(converted, scratch / name / WEIGHT_NAMES[0], metadata={"format": "pt"})
+            _write_part(scratch / name, part.to_dict(), tensors, dtype)
         (scratch / "scheduler").mkdir()
         _write_json(scratch / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
-        _write_json(scratch / "model_index.json", _model_index(config))
+        if _has_pipeline(config):
+            _write_json(scratch / "model_index.json", _model_index(config))
+        elif config.conditioning is not None:
+            data = conditioning_to_json(config.conditioning)
+            _write_part(scratch / CONDITIONER_FOLDER, data, checkpoint.conditioner, dtype)
         (scratch / "README.md").write_text(_card(checkpoint, limits, dtype), encoding="utf-8")
+        check_readable(scratch)
     return limits
+
+
+def _write_part(folder: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor], dtype: str) -> None:
+    """A part with its configuration, and with its weights if it has any."""
+    folder.mkdir()
+    _write_json(folder / "config.json", settings)
+    if converted := in_dtype(tensors, dtype, f"{folder.name}: "):
+        safetensors.torch.save_file(converted, folder / WEIGHT_NAMES[0], metadata={"format": "pt"})
+
+
+def _has_pipeline(config: LDMConfig) -> bool:
+    return config.conditioning is None or isinstance(config.conditioning, LowResolutionConfig)
 
 
 def diffusers_limits(config: LDMConfig) -> tuple[str, ...]:
@@ -90,18 +117,33 @@ def diffusers_limits(config: LDMConfig) -> tuple[str, ...]:
             f"{config.first_stage.latent_channels}; AutoencoderKL knows one number for both, and does not load "
             "this one."
         )
+    if not _has_pipeline(config):
+        limits.append(
+            f"diffusers has no pipeline for this kind of model ({config.task}); it can load the parts one by one."
+        )
+    elif config.conditioning is not None and config.first_stage.scale_factor != 1.0:
+        limits.append(
+            f"The latents have the scale factor {config.first_stage.scale_factor:g}; LDMSuperResolutionPipeline "
+            "applies none, and its pictures are wrong."
+        )
     return tuple(limits)
 
 
 def _model_index(config: LDMConfig) -> dict[str, Any]:
     stage = "AutoencoderKL" if isinstance(config.first_stage, KLConfig) else "VQModel"
-    # LDMPipeline has its first stage in `vqvae`, whichever kind it is.
+    # Both pipelines have their first stage in `vqvae`, whichever kind it is.
     classes = {"scheduler": "DDIMScheduler", "unet": "UNet2DModel", STAGE_FOLDERS[0]: stage}
-    return {"_class_name": "LDMPipeline", **{name: ["diffusers", kind] for name, kind in classes.items()}}
+    return {"_class_name": _pipeline(config), **{name: ["diffusers", kind] for name, kind in classes.items()}}
+
+
+def _pipeline(config: LDMConfig) -> str:
+    return "LDMPipeline" if config.conditioning is None else "LDMSuperResolutionPipeline"
 
 
 def _card(checkpoint: Checkpoint, limits: tuple[str, ...], dtype: str) -> str:
-    held = "\n".join(f"- {limit}" for limit in limits) or "diffusers' `LDMPipeline` loads it whole."
+    held = "\n".join(f"- {limit}" for limit in limits) or (
+        f"diffusers' `{_pipeline(checkpoint.config)}` loads it whole."
+    )
     return (
         f"# {checkpoint.path.stem}\n\nA latent diffusion model in the Hugging Face layout, converted by comfyui-ldm "
         f"from the layout {checkpoint.layout} (weights: {checkpoint.weights}, written as {dtype}).\n\n## With "

@@ -2,16 +2,18 @@
 
 A file that is written anew in place changes the weights of whoever has it mapped, and one that is cut short there ends
 the process at the next read (SIGBUS). A file that is replaced under its name, as downloads and `mv` do, is another
-file: whoever has the old one mapped keeps it, unchanged, until it is loaded anew.
+file: whoever has the old one mapped keeps it, unchanged, until it is loaded anew. Weights that were copied when they
+were read (`copies_weights`) are not touched by any of this.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CheckpointError
 from .shards import weight_files
+from .tensor_files import copies_weights
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class FileMark:
     place: tuple[int, int]  # device and inode: which file
     contents: tuple[int, int]  # size in bytes and modification time in ns
     shards: tuple[FileMark, ...] = ()  # of the files that an index names
+    copied: bool = field(default=False, compare=False)  # the weights do not depend on the file any more
 
     @classmethod
     def of(cls, path: Path) -> FileMark:
@@ -35,10 +38,12 @@ class FileMark:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
         shards = tuple(cls.of(file) for file in weight_files(path)[1:])
-        return cls(path, (stat.st_dev, stat.st_ino), (stat.st_size, stat.st_mtime_ns), shards)
+        return cls(path, (stat.st_dev, stat.st_ino), (stat.st_size, stat.st_mtime_ns), shards, copies_weights())
 
     def check(self) -> None:
         """Raise CheckpointError if the file was written to; one that was replaced or removed keeps its contents."""
+        if self.copied:
+            return
         for shard in self.shards:
             shard.check()
         try:

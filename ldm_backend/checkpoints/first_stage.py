@@ -18,12 +18,12 @@ from torch import Tensor
 from ..config.model import FirstStageConfig, KLConfig, VQConfig
 from ..config.strict_json import build
 from ..errors import CheckpointError, first_names, printable
+from ..locations import STAGE_FOLDERS, find_single_file, find_weights
 from ..networks import skip_init
 from ..networks.first_stage import FirstStage, build_first_stage
 from .checkpoint import load_into, with_current_names
 from .compvis import FIRST_STAGE, first_stage_from_compvis, scale_factor_of
 from .configuration import first_stage_config, read_json
-from .locations import STAGE_FOLDERS, find_single_file, find_weights
 from .shards import read_weights
 from .single_file import FIRST_STAGE_PREFIX, config_from_metadata
 from .tensor_files import StateDict, TensorFile

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..config.model import LDMConfig
 from ..errors import ConfigError
+from ..locations import EMA_FOLDER, find_single_file, is_parts_folder
 from .checkpoint import Checkpoint, read_checkpoint
 from .compvis import FIRST_STAGE, UNET, has_ema, is_compvis
-from .locations import EMA_FOLDER, find_single_file, is_parts_folder
 from .shards import read_weights
 from .single_file import split_parts
 from .tensor_files import TensorFile
@@ -30,6 +30,7 @@ class CheckpointInfo:
         config: None for a file that comes without; `problem` then says how to give one.
         problem: Why the model cannot be built from this alone; None if it can.
         unet_parameters, first_stage_parameters: Numbers that the model needs.
+        conditioner_parameters: Likewise, of what makes its conditioning.
         dtypes: Names of the dtypes on disk.
         files: (path, bytes, SHA-256) of every weight file.
     """
@@ -44,6 +45,12 @@ class CheckpointInfo:
     first_stage_parameters: int
     dtypes: tuple[str, ...]
     files: tuple[tuple[Path, int, str], ...]
+    conditioner_parameters: int = 0
+
+    @property
+    def task(self) -> str | None:
+        """What the model is for, see `LDMConfig.task`; None where nothing says it."""
+        return self.config.task if self.config else None
 
 
 def inspect_checkpoint(path: str | Path, config: LDMConfig | str | Path | None = None) -> CheckpointInfo:
@@ -73,8 +80,9 @@ def inspect_checkpoint(path: str | Path, config: LDMConfig | str | Path | None =
         problem=None,
         unet_parameters=_count(checkpoint.unet.values()),
         first_stage_parameters=_count(checkpoint.first_stage.values()),
-        dtypes=_dtypes((*checkpoint.unet.values(), *checkpoint.first_stage.values())),
+        dtypes=_dtypes((*checkpoint.unet.values(), *checkpoint.first_stage.values(), *checkpoint.conditioner.values())),
         files=_hashed(checkpoint.files),
+        conditioner_parameters=_count(checkpoint.conditioner.values()),
     )
 
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, first_names, short_repr
+from ..locations import is_index
 from .configuration import read_json
-from .locations import is_index
 from .tensor_files import StateDict, TensorFile, read_tensor_file
 
 _MOST = 1000  # files; models of this family fit into one or two

@@ -1,4 +1,7 @@
-"""Our own single file: safetensors with the names `unet.*` and `vqvae.*`, and the configuration in its metadata."""
+"""Our own single file: safetensors with the names `unet.*` and `vqvae.*`, and the configuration in its metadata.
+
+Where weights make the conditioning, they are there as `conditioner.*`.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,16 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from ..config.conditioning import conditioning_from_json, conditioning_to_json
 from ..config.model import FIRST_STAGE_CONFIGS, LDMConfig, ScheduleConfig, UNetConfig
 from ..config.strict_json import build, later_defaults, read_fields, write_fields
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
+from ..json_text import parse_json
 from ..whole_files import replaced_when_done
 from .tensor_files import StateDict
 
 FORMAT = "comfyui-ldm.1"  # in the metadata; a later layout gets a higher number
-UNET_PREFIX, FIRST_STAGE_PREFIX = "unet.", "vqvae."
+UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX = "unet.", "vqvae.", "conditioner."
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -30,6 +35,7 @@ def write_single_file(
     first_stage: Mapping[str, torch.Tensor],
     dtype: str = "fp32",
     metadata: Mapping[str, str] | None = None,
+    conditioner: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
@@ -40,12 +46,13 @@ def write_single_file(
         first_stage: likewise.
         dtype: "fp32", "fp16" or "bf16" on disk.
         metadata: Further texts, for example the weights' origin.
+        conditioner: Tensors of the network that makes the conditioning, where there is one.
 
     Raises:
         CheckpointError: Unknown dtype, or the folder cannot be written.
     """
     with written(path) as scratch:
-        fill_single_file(scratch, config, unet, first_stage, dtype, metadata)
+        fill_single_file(scratch, config, unet, first_stage, dtype, metadata, conditioner)
 
 
 def fill_single_file(
@@ -55,6 +62,7 @@ def fill_single_file(
     first_stage: Mapping[str, torch.Tensor],
     dtype: str,
     metadata: Mapping[str, str] | None,
+    conditioner: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """As `write_single_file`, into a file that nobody else reads yet and that its caller removes if this fails.
 
@@ -63,7 +71,7 @@ def fill_single_file(
         OSError or SafetensorError: The file cannot be written.
     """
     check_choice("dtype", dtype, DTYPES, CheckpointError)
-    parts = ((UNET_PREFIX, unet), (FIRST_STAGE_PREFIX, first_stage))
+    parts = ((UNET_PREFIX, unet), (FIRST_STAGE_PREFIX, first_stage), (CONDITIONER_PREFIX, conditioner or {}))
     tensors = {prefix + key: tensor for prefix, part in parts for key, tensor in in_dtype(part, dtype, prefix).items()}
     texts = {
         **(metadata or {}),
@@ -111,11 +119,13 @@ def written(path: Path, folder: bool = False) -> Iterator[Path]:
 
 def config_to_json(config: LDMConfig) -> dict[str, Any]:
     """The configuration under the names of our dataclasses, as the first release wrote it where it could be written."""
-    return {
+    written = {
         "unet": _written(config.unet),
         "first_stage": {"kind": config.first_stage.kind, **_written(config.first_stage)},
         "schedule": _written(config.schedule),
     }
+    conditioning = config.conditioning
+    return written if conditioning is None else {**written, "conditioning": conditioning_to_json(conditioning)}
 
 
 def _written(part: Any) -> dict[str, Any]:
@@ -139,8 +149,9 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
             "Update comfyui-ldm."
         )
     try:
-        data = json.loads(metadata["ldm_config"])
+        data = parse_json(metadata["ldm_config"])
         unet, first_stage, schedule = (dict(data.pop(name)) for name in ("unet", "first_stage", "schedule"))
+        conditioning = data.pop("conditioning", None)  # of models that see something beside the noise
         if data:
             raise ValueError(f"keys unknown: {first_names(data.keys())}")
         first_stage_class = {stage.kind: stage for stage in FIRST_STAGE_CONFIGS}[first_stage.pop("kind")]
@@ -148,7 +159,7 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
             known = {item.name for item in fields(cls)}
             if other := (part.keys() - known) | (known - part.keys() - later_defaults(cls).keys()):
                 raise ValueError(f"keys missing or unknown: {first_names(other)}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {printable(str(error))}"
         raise CheckpointError(
             f"{source}: its metadata holds no valid configuration ({reason}). Convert the checkpoint again, or update "
@@ -159,7 +170,15 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         "first_stage": read_fields(first_stage_class, first_stage, f"{source}: first_stage"),
         "schedule": read_fields(ScheduleConfig, schedule, f"{source}: schedule"),
     }
+    if conditioning is not None:
+        parts["conditioning"] = conditioning_from_json(conditioning, f"{source}: conditioning")
     return build(LDMConfig, source, parts)
+
+
+def conditioner_of(tensors: StateDict) -> StateDict:
+    """What makes the conditioning, of tensors whose names begin with `conditioner.`; prefix removed."""
+    prefix = CONDITIONER_PREFIX
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def split_parts(tensors: StateDict) -> tuple[StateDict, StateDict]:

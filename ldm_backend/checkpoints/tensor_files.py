@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..archives.pickle_table import RefusedError, StoredTensor, Table, read_pickle_table
 from ..archives.torch_archive import UnusualArchiveError, make_tensor, read_archive
-from ..errors import CheckpointError, first_names, printable, repeated
+from ..errors import CheckpointError, check_choice, first_names, printable, repeated
 
 StateDict = dict[str, Tensor]
 
@@ -53,6 +53,20 @@ _NAMELESS = (
     "{}: its averaged weights are shadow_params, a list without names, as EMAModel.state_dict() gives. Save them with "
     "EMAModel.save_pretrained, which writes a folder with names."
 )
+
+
+def copies_weights() -> bool:
+    """Whether networks get copies of their weights in memory instead of the mapped file: LDM_COPY_WEIGHTS is 1.
+
+    Mapped weights take no memory of their own and no time to load, but a file that is cut short in place ends the
+    process. So the user chooses, once for everything that is loaded; what that costs is in docs/faults.md.
+
+    Raises:
+        CheckpointError: It is neither 0 nor 1.
+    """
+    value = os.environ.get("LDM_COPY_WEIGHTS") or "0"
+    check_choice("the environment variable LDM_COPY_WEIGHTS", value, ("0", "1"), CheckpointError)
+    return value == "1"
 
 
 @dataclass(frozen=True)

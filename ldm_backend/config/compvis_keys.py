@@ -15,8 +15,11 @@ from ..errors import ConfigError, first_names, short_repr
 from .checks import AS_TRAINED, NOT_IMPLEMENTED
 from .compvis_schedule import SCHEDULE_KEYS
 
-_CONDITIONAL = "The model takes a text, a class or a picture beside the noise; only models that take none run here."
-_NETWORK = f"A network of this kind is not implemented, and without it the picture would be wrong. {NOT_IMPLEMENTED}"
+CONDITIONAL = (
+    "Of models that take something beside the noise only those run here whose UNet takes it as further channels: "
+    "super-resolution, inpainting and semantic synthesis. Texts, classes and layouts are not implemented yet."
+)
+NETWORK = f"A network of this kind is not implemented, and without it the picture would be wrong. {NOT_IMPLEMENTED}"
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,16 @@ _TRAINING = frozenset({"ckpt_path", "ignore_keys", "monitor", "scheduler_config"
 
 LATENT_DIFFUSION = Keys(
     read=frozenset(
-        {"first_stage_config", "unet_config", "scale_factor", "scale_by_std", "use_ema"} | set(SCHEDULE_KEYS)
+        {"first_stage_config", "unet_config", "scale_factor", "scale_by_std", "use_ema"}
+        | {"cond_stage_config", "cond_stage_key", "concat_mode", "conditioning_key", "cond_stage_forward"}
+        | set(SCHEDULE_KEYS)
     ),
-    fixed={
-        "cond_stage_config": (("__is_unconditional__",), _CONDITIONAL),
-    },
     unused=_TRAINING
     | {"loss_type", "original_elbo_weight", "l_simple_weight", "learn_logvar", "logvar_init"}  # weights of the loss
     | {"load_only_unet", "log_every_t", "first_stage_key", "num_timesteps_cond"}  # training and its logs
     | {"image_size", "channels"}  # of latents that training logs; the networks say what they take
     | {"clip_denoised", "use_positional_encodings"}  # LatentDiffusion sets the one to False and nothing reads the other
-    # How a condition would enter: with __is_unconditional__ there is none.
-    | {"concat_mode", "conditioning_key", "cond_stage_key", "cond_stage_trainable", "cond_stage_forward"},
+    | {"cond_stage_trainable"},  # training; trained or not, the stage is the one of the checkpoint
 )
 UNET = Keys(
     read=frozenset(
@@ -64,13 +65,13 @@ UNET = Keys(
         | {"use_scale_shift_norm", "resblock_updown"}
     ),
     fixed={
-        "conv_resample": ((True,), _NETWORK),
-        "dims": ((2,), _NETWORK),
-        "n_embed": ((None,), _NETWORK),
-        "use_new_attention_order": ((False,), _NETWORK),
-        "context_dim": ((None,), _CONDITIONAL),
-        "num_classes": ((None,), _CONDITIONAL),
-        "use_spatial_transformer": ((False,), _CONDITIONAL),
+        "conv_resample": ((True,), NETWORK),
+        "dims": ((2,), NETWORK),
+        "n_embed": ((None,), NETWORK),
+        "use_new_attention_order": ((False,), NETWORK),
+        "context_dim": ((None,), CONDITIONAL),
+        "num_classes": ((None,), CONDITIONAL),
+        "use_spatial_transformer": ((False,), CONDITIONAL),
     },
     unused=frozenset(
         {"dropout"}  # of training
@@ -91,11 +92,11 @@ DDCONFIG = Keys(
         | {"attn_resolutions", "attn_type"}
     ),
     fixed={
-        "attn_type": (("vanilla", "none"), _NETWORK),
-        "give_pre_end": ((False,), _NETWORK),
-        "resamp_with_conv": ((True,), _NETWORK),
-        "tanh_out": ((False,), _NETWORK),
-        "use_linear_attn": ((False,), _NETWORK),
+        "attn_type": (("vanilla", "none"), NETWORK),
+        "give_pre_end": ((False,), NETWORK),
+        "resamp_with_conv": ((True,), NETWORK),
+        "tanh_out": ((False,), NETWORK),
+        "use_linear_attn": ((False,), NETWORK),
     },
     unused=frozenset({"dropout"}),  # of training
 )

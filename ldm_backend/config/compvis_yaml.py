@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError, printable, short_repr
 from .checks import AS_TRAINED, NOT_IMPLEMENTED
+from .compvis_conditioning import conditioning_from_yaml
 from .compvis_keys import (
     AUTOENCODER,
     DDCONFIG,
@@ -88,6 +89,7 @@ def compvis_model_from_yaml(data: Mapping[str, Any], source: str, scale_factor: 
             )
     factor = params.get("scale_factor")
     parts = {
+        "conditioning": conditioning_from_yaml(params, f"{source}: model.params"),
         "unet": _unet_config(_section(params, ("unet_config",), source), f"{source}: unet_config"),
         "first_stage": _first_stage_config(
             _section(params, ("first_stage_config",), source),

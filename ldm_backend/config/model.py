@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .checks import AS_TRAINED, CHECKED, check_choice, check_common
+from .conditioning import ConditioningConfig, task_of
 from .diffusers_json import UNET_RULES
 from .first_stage import FIRST_STAGE_CONFIGS, FirstStageConfig, KLConfig, VQConfig
 from .schedule import ScheduleConfig
@@ -154,11 +155,28 @@ class LDMConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     first_stage: FirstStageConfig = field(default_factory=VQConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    conditioning: ConditioningConfig | None = None  # what the UNet sees beside the noisy latent
 
     def __post_init__(self) -> None:
-        if not self.unet.in_channels == self.unet.out_channels == self.first_stage.z_channels:
+        if self.conditioning is not None:
+            self._check_conditioning(self.conditioning)
+        elif not self.unet.in_channels == self.unet.out_channels == self.first_stage.z_channels:
             raise ConfigError(
                 f"unet has {self.unet.in_channels} input and {self.unet.out_channels} output channels, the first "
                 f"stage {self.first_stage.z_channels} latent channels; all three must agree. The parts belong to "
                 "different models: take all of the same one."
             )
+
+    def _check_conditioning(self, conditioning: ConditioningConfig) -> None:
+        latent, more = self.first_stage.z_channels, conditioning.channels(self.first_stage)
+        if self.unet.out_channels != latent or self.unet.in_channels != latent + more:
+            raise ConfigError(
+                f"unet has {self.unet.in_channels} input and {self.unet.out_channels} output channels; expected "
+                f"{latent + more} ({latent} of the latent and {more} of the {conditioning.kind} conditioning) and "
+                f"{latent}. The parts belong to different models."
+            )
+
+    @property
+    def task(self) -> str:
+        """What the model is for: "unconditional", "super-resolution", "inpainting" or "semantic-synthesis"."""
+        return task_of(self.conditioning)

@@ -127,9 +127,10 @@ def latent_mask(mask: Tensor, shape: torch.Size, downscale: int) -> Tensor:
             f"so expected (N, {height}, {width}). Crop or resize image and mask in the same way. (Load Image gives an "
             "empty mask of 64x64 for a picture that has none: paint one with Open in MaskEditor.)"
         )
+    masks = len(mask) if mask.ndim == 3 else 1
+    if masks not in (1, images):
+        raise InputError(f"There are {masks} masks for {images} latents; expected 1 or {images}.")
     masked = (mask > 0).float().reshape(-1, 1, height, width)
-    if len(masked) not in (1, images):
-        raise InputError(f"There are {len(masked)} masks for {images} latents; expected 1 or {images}.")
     return (max_pool2d(masked, downscale) > 0).expand(images, -1, -1, -1)
 
 

@@ -9,6 +9,7 @@ from einops import repeat
 from torch import Tensor
 
 from ..errors import InputError
+from ..finite import all_finite
 from ..kernels.fp32 import in_fp32
 from ..networks.autoencoder import check_latent
 from ..networks.first_stage import FirstStage
@@ -55,7 +56,7 @@ def view_codes(first_stage: FirstStage, z: Tensor) -> CodeView:
     """
     codebook = first_stage.codebook()
     check_latent(z, first_stage.config)
-    if not bool(torch.isfinite(z).all()):
+    if not all_finite(z):
         raise InputError("The latent holds NaN or infinity, which is near no code. Look for the node that made it so.")
     raw = z.float() / first_stage.config.scale_factor
     snapped, indices = codebook(raw)

@@ -99,7 +99,7 @@ class EventSocket:
         return await _Connect(
             self._url,
             open_timeout=self._timeout,
-            close_timeout=2,
+            close_timeout=0.1,  # a frozen server: what it would answer is of no use any more
             max_size=_MAX_FRAME,
             proxy=None if self._address.is_local else True,
             additional_headers=self._address.headers(self._access),

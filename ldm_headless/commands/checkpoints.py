@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ldm_backend.checkpoints.hub import DEFAULT_REPO, DEFAULT_REVISION
 from ldm_backend.errors import InputError
+from ldm_backend.hub.models import DEFAULT_REPO, DEFAULT_REVISION
 
 from ..host.install import find_host
 from ..terminal import result, say
@@ -99,18 +99,21 @@ def download(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit. Default: the known commit of the default model, or main.")
     ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Of the weights, like fp16. Default: the plain ones, or else the only ones.")
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Default: models/ldm/NAME of the ComfyUI at COMFYUI_PATH.")
     ] = None,
 ) -> None:
     """Download a model, verify it, and print its folder. After an interruption the same command continues."""
-    from ldm_backend.checkpoints import hub
+    from ldm_backend.hub import models
 
     if revision is None and repo == DEFAULT_REPO:
         revision = DEFAULT_REVISION
     out = to or _model_folder(repo)
     try:
-        hub.download(repo, out, revision)
+        models.download(repo, out, revision, variant)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
         say("interrupted: what has arrived is kept, and the same command continues")
         raise
@@ -138,6 +141,8 @@ def _as_json(info: "CheckpointInfo") -> dict[str, Any]:
         "has_ema": info.has_ema,
         "unet_parameters": info.unet_parameters,
         "first_stage_parameters": info.first_stage_parameters,
+        "conditioner_parameters": info.conditioner_parameters,
+        "task": info.task,
         "dtypes": list(info.dtypes),
         "files": [{"path": str(path), "bytes": size, "sha256": sha256} for path, size, sha256 in info.files],
         "config": config_to_json(info.config) if info.config else None,
@@ -160,6 +165,10 @@ def _summary(info: "CheckpointInfo") -> list[tuple[str, str]]:
         ("first stage", f"{info.first_stage_parameters:,} parameters"),
         ("dtypes", ", ".join(info.dtypes)),
     ]
+    if info.task:
+        rows.insert(2, ("task", info.task))
+    if info.conditioner_parameters:
+        rows.append(("conditioner", f"{info.conditioner_parameters:,} parameters"))
     for path, size, sha256 in info.files:
         rows += [("file", str(path)), ("  size", f"{size:,} bytes"), ("  SHA-256", sha256)]
     return rows if info.config else [*rows, ("config", "none")]

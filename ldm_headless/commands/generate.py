@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ldm_backend.errors import first_names
+
 from ..errors import JobError
-from ..generation.job import NPZ_NAME, Format, Job, Settings
+from ..generation.job import NPZ_NAME, Format, Job, Settings, png_name
 from ..pools.pool import LocalPool, Pool
 from ..pools.ray_pool import Needs, RayPool, ray_cluster
 from ..seed_ranges import parse_seeds
-from ..terminal import console, result
+from ..terminal import console, note, result
 from .checkpoints import Weights
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _MOST_IN_BATCH = 100_000
+_MOST_THREADS = 4096
 _IN_FLIGHT = 2  # one batch is sampled while another one is encoded
 
 
@@ -70,7 +73,9 @@ def generate(
         FirstStagePrecision, typer.Option(help="Of the decoder; fp32 is exact.")
     ] = FirstStagePrecision.FP32,
     compiled: Annotated[bool, typer.Option("--compile", help="Faster, after a slower first step.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker; other numbers round otherwise.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=_MOST_THREADS, help="CPU threads of each worker; other numbers round otherwise.")
+    ] = 1,
     weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
     config: Annotated[str | None, typer.Option(metavar="PRESET|YAML", help="For files without.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images in each WebDataset shard.")] = 1000,
@@ -78,12 +83,20 @@ def generate(
     workers: Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare all images that are there with the manifest.")
+    ] = False,
 ) -> None:
     """Make the image of each seed. After an interruption the same command makes what is missing."""
+    from ..files.png import MAX_PIXELS
     from ..generation.image_maker import ImageMaker, Source, settings_of
     from ..generation.job_folder import JobFolder
 
     numbers = tuple(parse_seeds(seeds))
+    if (height or 1) * (width or 1) > MAX_PIXELS:
+        raise JobError(
+            f"--height {height} and --width {width} are more than the {MAX_PIXELS:,} pixels of an image here"
+        )
     with ExitStack() as stack:
         resources = stack.enter_context(ray_cluster(ray)) if ray is not None else None
         source = Source(checkpoint, weights.value, config)
@@ -104,7 +117,8 @@ def generate(
         )
         job = Job(settings, numbers, format_, shard_size)
         pool = _pool(partial(ImageMaker, source, settings, job.digest), resources, workers, settings)
-        folder = stack.enter_context(JobFolder(out, job))
+        with console.status("looking at what is there"):
+            folder = stack.enter_context(JobFolder(out, job, verify))
         _run(folder, pool)
     result(out / NPZ_NAME if format_ is Format.NPZ else out)
 
@@ -171,6 +185,9 @@ def _pool(
 def _run(folder: "JobFolder", pool: "Pool[Unit, list[MadeImage]]") -> None:
     """Make and store what is missing, and say how it goes."""
     total, before = len(folder.job.seeds), len(folder.done)
+    if folder.broken:
+        names = first_names([png_name(seed) for seed in folder.broken])
+        note(f"{len(folder.broken)} of {total} were broken ({names}) and are made anew", "yellow")
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
     start = time.monotonic()
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:

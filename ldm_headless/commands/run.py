@@ -10,10 +10,17 @@ from ..errors import WorkflowError
 
 
 def run(
-    workflow: Annotated[Path, typer.Argument(help="Workflow in UI or API format, or a picture that carries one.")],
+    workflow: Annotated[
+        Path, typer.Argument(help="Workflow in UI or API format, or a picture or video that carries one.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the images and other files.")] = Path("output"),
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Node id or title; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NODE.INPUT=VALUE",
+            help='Node id or title, that of a subgraph too; "a = b".x=1 for a title with an equal sign. Repeatable.',
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of every node that has one.")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="0-99", help="A job for each seed: ranges, commas.")] = None,

@@ -1,7 +1,7 @@
 """What `ldm run` does: a workflow, many jobs, one server, several, or a Ray cluster. Imports all that a run needs."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +9,10 @@ from typing import Any
 
 from ..client.access import Access, parse_address
 from ..client.async_client import AsyncComfyClient
-from ..errors import HeadlessError, HostError, PromptRejectedError
+from ..errors import HeadlessError, HostError, PromptRejectedError, WorkflowError
 from ..host.install import find_host, own_pack
 from ..host.private_host import PrivateHost
+from ..host.stopping import run_async
 from ..host.torch_probe import default_threads
 from ..pools.ray_pool import ray_cluster
 from ..run.dry_run import check_all
@@ -27,6 +28,7 @@ from ..run.run_record import RunRecord
 from ..run.server_runner import Hooks, Runner
 from ..run.sweep import Job
 from ..terminal import console, note
+from ..workflows.subgraph_targets import resolve_targets
 from ..workflows.validation import structural_problems
 from ..workflows.workflow import Prompt, Workflow, load_workflow, to_prompt, ui_twin
 from .run_output import conclude, print_rescued, reporting
@@ -52,6 +54,8 @@ class Options:
 def load(path: Path) -> Workflow:
     """The workflow, with the graph of its twin if it has none itself."""
     source, twin = load_workflow(path), ui_twin(path)
+    if source.note:
+        note(source.note)
     return replace(source, ui=load_workflow(twin).ui) if twin and source.ui is None else source
 
 
@@ -70,7 +74,7 @@ def _hosts(servers: list[str], threads: int | None) -> Iterator[tuple[list[str],
 def run_jobs(source: Workflow, jobs: Sequence[Job], options: Options, servers: list[str]) -> None:
     """Run the jobs on these servers, or on a private host."""
     with _hosts(servers, options.threads) as (urls, private):
-        asyncio.run(_run(source, jobs, urls, options, private))
+        run_async(_run(source, jobs, urls, options, private))
 
 
 async def _run(
@@ -83,6 +87,7 @@ async def _run(
         offers = {client: asyncio.ensure_future(_offer(client, source)) for client in clients}
         stack.push_async_callback(_dismiss, offers.values())
         client, prompt, info = await _first(list(offers.values()))
+        jobs = _with_subgraphs(jobs, source, prompt, info)
         inputs = await find_local_inputs(client, source.source, prompt, jobs, info)
         plan = Plan(source.source, prompt, jobs, source.ui, info, inputs)
         if options.dry_run:
@@ -108,7 +113,7 @@ def run_on_cluster(source: Workflow, jobs: Sequence[Job], options: Options, addr
     lost: dict[str, HeadlessError] = {}
     with ray_cluster(address) as resources:
         with _hosts([], threads) as ((url,), _):
-            plan, versions = asyncio.run(_plan(url, source, jobs))
+            plan, versions = run_async(_plan(url, source, jobs))
         needs = host_needs(threads, resources)
         workers = workers or needs.places(resources)
         with (
@@ -132,8 +137,30 @@ async def _plan(url: str, source: Workflow, jobs: Sequence[Job]) -> tuple[Plan, 
     """The plan by what one host says, and the versions of that host."""
     async with AsyncComfyClient(url) as client:
         _, prompt, info = await _offer(client, source)
+        jobs = _with_subgraphs(jobs, source, prompt, info)
         inputs = await find_local_inputs(client, source.source, prompt, jobs, info)
         return Plan(source.source, prompt, jobs, source.ui, info, inputs), host_versions(await client.system_stats())
+
+
+def _with_subgraphs(jobs: Sequence[Job], source: Workflow, prompt: Prompt, info: Mapping[str, Any]) -> Sequence[Job]:
+    """The jobs with what they set on subgraphs' nodes set on the nodes inside."""
+    targets = dict.fromkeys(target for job in jobs for target in job.assignments)
+    inside = resolve_targets(targets, source, prompt, info)
+    if not inside:
+        return jobs
+    owners: dict[str, str] = {}
+    for target in targets:
+        for place in inside.get(target, ()):
+            if owners.setdefault(place, target) != target:
+                raise WorkflowError(f"{owners[place]!r} and {target!r} are the same input; set it once")
+    return [
+        replace(
+            job,
+            name_values={**job.name_values, **{key: value for key, value in job.assignments.items() if key in inside}},
+            assignments={place: value for key, value in job.assignments.items() for place in inside.get(key, (key,))},
+        )
+        for job in jobs
+    ]
 
 
 @contextmanager

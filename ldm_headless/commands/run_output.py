@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import HeadlessError, HostError
+from ..errors import HeadlessError, HostError, OutputError
 from ..host.private_host import PrivateHost
 from ..run.leftovers import rescue
 from ..run.report import JobState, failure, write_report
@@ -18,8 +18,13 @@ from ..terminal import note, one_line, result
 def reporting(
     record: RunRecord, report: Path | None, servers: Callable[[], Mapping[str, HeadlessError | None]]
 ) -> Iterator[None]:
-    """Whatever ends the body: say how far it came, and write the report."""
+    """Whatever ends the body: say how far it came, and write the report.
+
+    Raises:
+        OutputError: The report cannot be written, and nothing else went wrong that is told in its place.
+    """
     started = time.monotonic()
+    complete = False
     try:
         yield
     except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
@@ -28,9 +33,15 @@ def reporting(
         raise
     else:
         _tell(record)
+        complete = failure(record.results, {}) is None
     finally:
         if report is not None:
-            write_report(report, record.plan, record.results, servers(), time.monotonic() - started)
+            try:
+                write_report(report, record.plan, record.results, servers(), time.monotonic() - started)
+            except OutputError as error:
+                if complete:
+                    raise
+                note(str(error))
 
 
 def _tell(record: RunRecord) -> None:

@@ -112,14 +112,18 @@ def compare_pairs(a: ImageSet, b: ImageSet) -> Pairs | None:
 
 def psnr(difference: np.ndarray) -> float:
     """Peak signal to noise ratio in dB of differences of levels 0..255; infinite where there is none."""
-    mean = float(np.mean(np.square(difference, dtype=np.float64)))
+    # By rows, which takes no memory; sums of whole numbers are exact.
+    mean = sum(float(np.square(row, dtype=np.float64).sum()) for row in difference) / difference.size
     return 10.0 * math.log10(255.0**2 / mean) if mean else math.inf
 
 
 def _moments(images: ImageSet, features: Features) -> Moments:
     moments = Moments(features.dimensions)
     for chunk in _chunks(images):
-        moments.update(features.extract(chunk))
+        vectors = features.extract(chunk)
+        if not np.isfinite(vectors).all():
+            raise JobError(f"{features.name}: a feature of an image of {images.source} is NaN or infinite")
+        moments.update(vectors)
     return moments
 
 

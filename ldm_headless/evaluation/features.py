@@ -7,11 +7,13 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: S403 - the name of an error
 from typing import Any
 
 import numpy as np
 
 from ..errors import JobError
+from ..files.bounded import damage_told
 
 INCEPTION, PIXELS = "inception", "pixels"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the end is that of its SHA-256
@@ -96,8 +98,14 @@ def _inception() -> Features:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path = inception_path()
-    torch.load(path, weights_only=True, map_location="cpu")  # torch-fidelity itself would run what a pickle names
-    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    with damage_told(f"cannot read {path}"):
+        try:
+            torch.load(
+                path, weights_only=True, map_location="cpu"
+            )  # torch-fidelity itself would run what a pickle names
+        except UnpicklingError as error:  # whose text tells how to run it all the same
+            raise JobError(f"cannot read {path}: it holds more than tensors, or is damaged; remove it") from error
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
 
     def extract(images: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -116,7 +124,10 @@ def _missing_for_inception() -> str:
     path = inception_path()
     if not path.is_file():
         return f"its weights are not at {path}; put {INCEPTION_FILE} of torch-fidelity's releases there"
-    digest = sha256_of(path)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
     return "" if digest.startswith(_INCEPTION_SHA256) else f"{path} has the SHA-256 {digest}; remove it"
 
 

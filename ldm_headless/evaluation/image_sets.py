@@ -1,27 +1,26 @@
-"""Folders of PNG, npz files and WebDataset shards as one kind of thing: images by key. Imports files.png and numpy.
+"""Folders of PNG, npz files and WebDataset shards as one kind of thing: images by key. Imports files and numpy.
 
 The key of an image is its seed where that is known, else its name. Images are read when asked for, one at a time.
 """
 
 import io
 import re
-import struct
-import tarfile
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import JobError
+from ..files.bounded import damage_told
+from ..files.npz import read_npz
 from ..files.png import read_png
+from ..files.tar_members import members_of, read_member
 
 Key = int | str  # a seed or a name
 Value = TypeVar("Value")
 _SEED = re.compile(r"seed-(\d{1,20})")
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra field
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def open_images(path: Path) -> ImageSet:
     Raises:
         JobError: None of these, no images, or a key that occurs twice.
     """
-    try:
+    with damage_told(f"cannot read images from {path}"):
         if path.suffix == ".npz":
             return _open_npz(path)
         if path.suffix == ".tar":
@@ -67,8 +66,6 @@ def open_images(path: Path) -> ImageSet:
             found = f"{len(pngs)} PNG, {len(tars)} .tar and {len(npz)} .npz files"
             raise JobError(f"{path} holds {found}; expected PNG files, .tar files or one .npz")
         return _open_npz(npz[0]) if npz else _open_tars(path, tars) if tars else _open_pngs(path, pngs)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise JobError(f"cannot read images from {path}: {error}; check the path") from error
 
 
 def _open_pngs(path: Path, files: list[Path]) -> ImageSet:
@@ -78,58 +75,26 @@ def _open_pngs(path: Path, files: list[Path]) -> ImageSet:
 
 def _open_tars(path: Path, files: list[Path]) -> ImageSet:
     """Positions are noted now; nothing is unpacked to the disk."""
-    found: list[tuple[Key, tuple[BinaryIO, int, int]]] = []
-    for file in files:
-        stream = file.open("rb")
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
-            for member in archive:
-                if member.isfile() and member.name.endswith(".png"):
-                    found.append((_key(Path(member.name).stem), (stream, member.offset_data, member.size)))
+    found = [
+        (_key(Path(member.name).stem), (file, member))
+        for file in files
+        for member in members_of(file)
+        if member.name.endswith(".png")
+    ]
     by_key = _unique(found, path)
 
     def read(key: Key) -> np.ndarray:
-        stream, offset, size = by_key[key]
-        stream.seek(offset)
-        return read_png(io.BytesIO(stream.read(size)), f"{key} in {stream.name}")
+        file, member = by_key[key]
+        return read_png(io.BytesIO(read_member(file, member)), f"{member.name} in {file}")
 
     return ImageSet(path, tuple(by_key), read)
 
 
 def _open_npz(path: Path) -> ImageSet:
-    pixels = _array_of_npz(path)
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
-        raise JobError(f"{path}: arr_0 is {pixels.dtype} {pixels.shape}; expected uint8 (N, H, W, 3)")
-    with zipfile.ZipFile(path) as archive:
-        has_seeds = "seeds.npy" in archive.namelist()
-    keys = (
-        np.load(path, allow_pickle=False)["seeds"].tolist() if has_seeds else [f"row {n}" for n in range(len(pixels))]
-    )
-    if len(keys) != len(pixels):
-        raise JobError(f"{path} has {len(keys)} seeds for {len(pixels)} images; save one for each")
+    pixels, seeds = read_npz(path)
+    keys: list[Key] = [*seeds] if seeds is not None else [f"row {n}" for n in range(len(pixels))]
     by_key = _unique([(key, row) for row, key in enumerate(keys)], path)
     return ImageSet(path, tuple(by_key), lambda key: np.asarray(pixels[by_key[key]]))
-
-
-def _array_of_npz(path: Path) -> np.ndarray:
-    """`arr_0`, mapped from the file where it is stored plainly: such files may exceed the memory."""
-    with zipfile.ZipFile(path) as archive:
-        if "arr_0.npy" not in archive.namelist():
-            raise JobError(f"{path} has no arr_0; it holds {', '.join(archive.namelist())}; save the images as arr_0")
-        info = archive.getinfo("arr_0.npy")
-    try:
-        if info.compress_type != zipfile.ZIP_STORED:
-            return np.load(path, allow_pickle=False)["arr_0"]
-        with path.open("rb") as file:
-            file.seek(info.header_offset)
-            _, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-            file.seek(name + extra, 1)
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = header(file)
-            order = "F" if fortran else "C"
-            return np.memmap(path, dtype, "r", file.tell(), shape, order)
-    except ValueError as error:
-        raise JobError(f"{path}: cannot read arr_0: {error}; save it again") from error
 
 
 def _key(stem: str) -> Key:

@@ -1,1 +1,1 @@
-"""Files of a kind: JSON, and PNGs with their texts."""
+"""Files of a kind: JSON, PNGs with their texts, images in a tar or an npz."""

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import Checkpoint, read_checkpoint
-from ldm_backend.checkpoints.hub import local_path
 from ldm_backend.checkpoints.inspection import sha256_of
 from ldm_backend.checkpoints.shards import weight_files
 from ldm_backend.checkpoints.single_file import config_to_json
+from ldm_backend.config.conditioning import UNCONDITIONAL, check_task
+from ldm_backend.hub.models import local_path
 from ldm_backend.networks.precision import FORMATS, resolve
 from ldm_backend.pipeline import latent_size
 from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of
@@ -22,7 +23,7 @@ from ldm_backend.throughput import best_batch
 
 from ..errors import GenerationError, JobError
 from ..files.png import encode_png, pixels_sha256
-from .job import Settings, Unit
+from .job import Settings, Unit, picture_info
 from .job_folder import MadeImage
 
 
@@ -96,7 +97,7 @@ class ImageMaker:
         made = []
         for seed, pixels in zip(unit.seeds, images, strict=True):
             if seed in unit.wanted:
-                info = {"seed": seed, "job": self._job, "machine": self._machine, **asdict(s)}
+                info = picture_info(s, self._job, seed, self._machine)
                 made.append(MadeImage(seed, encode_png(pixels, info), pixels_sha256(pixels), self._machine))
         return made
 
@@ -177,4 +178,6 @@ def checkpoint_hash(checkpoint: Checkpoint) -> str:
 
 
 def _read(source: Source) -> Checkpoint:
-    return read_checkpoint(local_path(source.path), source.weights, source.config)
+    checkpoint = read_checkpoint(local_path(source.path), source.weights, source.config)
+    check_task(checkpoint.config.task, UNCONDITIONAL, "ldm generate")
+    return checkpoint

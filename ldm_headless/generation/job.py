@@ -138,6 +138,18 @@ def png_name(seed: int) -> str:
     return f"seed-{seed}.png"
 
 
+def picture_info(settings: Settings, digest: str, seed: int, machine: str) -> dict[str, Any]:
+    """What an image says of itself, in its text chunk.
+
+    Args:
+        settings: Of the job.
+        digest: Of the job.
+        seed: Of the image.
+        machine: Which made it.
+    """
+    return {"seed": seed, "job": digest, "machine": machine, **asdict(settings)}
+
+
 def grown_from(found: object, job: Job) -> Job | None:
     """The job of a folder, where another one is the same with more seeds after its own; else None.
 

@@ -2,28 +2,32 @@
 
 An image arrives as a PNG of its own, whole or not at all, and then gets its line in `manifest.jsonl`. Images that end
 in a shard or an npz wait for it in `.pending`. When a job is taken up again, files and manifest are compared: a PNG
-without a line gets it, a line without a file is dropped, and what is then missing is made.
+without a line gets it, a line without a file is dropped, what is broken counts as missing, and that is made.
 """
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import filelock
 
-from ldm_backend.errors import LDMError
+from ldm_backend.json_text import parse_json
 from ldm_backend.whole_files import SCRATCH_PREFIX, replaced_when_done, write_whole
 
 from ..errors import GenerationError, JobError
-from ..files.json_text import parse_json
-from ..files.png import pixels_sha256, read_png, read_png_info
+from ..files.npz import read_npz
+from .contents import look_into, sound_png, sound_pngs
 from .job import Format, Job, check_same_job, grown_from, png_name
-from .packing import write_npz, write_tar
+from .manifest import Entry, is_unchanged, line_of, read_manifest
+from .packing import tar_size, write_npz, write_tar
 
 JOB, MANIFEST, LOCK, PENDING = "job.json", "manifest.jsonl", ".lock", ".pending"
+_MAX_JOB = 2**28  # bytes; ten million seeds of twenty digits
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,26 @@ class JobFolder:
     Args:
         out: The folder; made if missing.
         job: What it is to hold.
+        verify: Compare the pixels of all images with the manifest, not only of those whose files changed since.
 
     Attributes:
         done: The seeds whose images are there.
+        broken: The seeds whose images were there and are broken, when the job was taken up: they are to be made anew.
+            Until then their files stay.
     """
 
-    def __init__(self, out: Path, job: Job) -> None:
+    def __init__(self, out: Path, job: Job, verify: bool = False) -> None:
         self.out = out
         self.job = job
         self.done: set[int] = set()
+        self.broken: list[int] = []
+        self._verify = verify
         self._pending = out if job.format is Format.PNG else out / PENDING
         self._places = job.places()
         self._shards = job.shards()
         self._missing_of = {name: set(seeds) for name, seeds in self._shards.items()}
+        self._packed: set[str] = set()
+        self._entries: dict[int, Entry] = {}
         self._lock = filelock.FileLock(out / LOCK)
         self._manifest: BinaryIO | None = None
 
@@ -70,8 +81,14 @@ class JobFolder:
             raise JobError(f"cannot use the folder {self.out}: {error.strerror}; give another --out") from error
         try:
             self._take_up()
-        except BaseException:
+        except BaseException as error:
+            self._close_manifest()
             self._lock.release()
+            if isinstance(error, OSError):
+                raise GenerationError(
+                    f"cannot go on in {self.out}: {error.filename or MANIFEST}: {error.strerror}; make room, correct "
+                    "the rights or move away what is in the way, then the same command continues"
+                ) from error
             raise
         return self
 
@@ -90,7 +107,8 @@ class JobFolder:
         path = self._pending / png_name(image.seed)
         try:
             write_whole(path, image.png)
-            self._append(self._line(image))
+            self._entries[image.seed] = Entry(image.sha256, image.machine, len(image.png))
+            self._append(self._line(image.seed))
             self._note_done(image.seed)
         except OSError as error:
             raise GenerationError(
@@ -99,11 +117,20 @@ class JobFolder:
             ) from error
 
     def finish(self) -> None:
-        """When all images are there: sort the manifest by the job's order of seeds, and tidy up."""
-        lines = self._read_manifest()
-        self._write_manifest([lines[seed] for seed in self.job.seeds])
+        """When all images are there: sort the manifest by the job's order of seeds, and tidy up.
+
+        Raises:
+            GenerationError: The manifest cannot be written.
+        """
+        try:
+            self._write_manifest()
+        except OSError as error:
+            raise GenerationError(
+                f"cannot write {self.out / MANIFEST}: {error.strerror}; make room, then the same command ends the run"
+            ) from error
         if self._pending != self.out:
-            self._pending.rmdir()
+            with suppress(OSError):  # a file of somebody else keeps it
+                self._pending.rmdir()
 
     def _refuse_foreign_files(self) -> None:
         if (self.out / JOB).exists():
@@ -119,7 +146,7 @@ class JobFolder:
         file, wanted, is_new = self.out / JOB, self.job.to_json(), True
         if file.exists():
             try:
-                found = parse_json(file.read_bytes())
+                found = _read_job(file)
             except ValueError as error:
                 raise JobError(f"{file} is not JSON: {error}; give another --out") from error
             before = grown_from(found, self.job)
@@ -128,6 +155,8 @@ class JobFolder:
                 check_same_job(found, wanted, str(file))
         if is_new:
             write_whole(file, (json.dumps(wanted, indent=2) + "\n").encode())
+        if self._pending != self.out and os.path.lexists(self._pending) and not _is_own_folder(self._pending):
+            raise JobError(f"{self._pending} is a link or no folder, which no job makes; move it away")
         self._pending.mkdir(exist_ok=True)
         for folder in {self.out, self._pending}:
             for left in folder.glob(SCRATCH_PREFIX + "*"):
@@ -135,18 +164,67 @@ class JobFolder:
         self._reconcile()
 
     def _reconcile(self) -> None:
+        """Find what is there and sound; what is broken counts as missing, and its file stays until it is replaced."""
+        known, written = read_manifest(self.out / MANIFEST, self._places)
         present = {entry.name for entry in os.scandir(self.out)}
         waiting = {entry.name for entry in os.scandir(self._pending)}
-        lines = self._read_manifest()
+        broken: set[int] = set()
+        for name, seeds in self._shards.items():
+            if name in present:
+                broken.update(self._take_up_shard(name, seeds, waiting, known, written))
         for seed in self.job.seeds:
-            packed = self._places[seed].file in present and self.job.format is not Format.PNG
-            if png_name(seed) in waiting and seed not in lines:
-                lines[seed] = self._adopted(self._pending / png_name(seed), seed)
-            elif not packed and png_name(seed) not in waiting:
-                lines.pop(seed, None)
-        self._write_manifest([lines[seed] for seed in self.job.seeds if seed in lines])
-        for seed in [seed for seed in self.job.seeds if seed in lines]:
+            if png_name(seed) not in waiting or self._places[seed].file in self._packed:
+                continue
+            path, entry = self._pending / png_name(seed), known.get(seed)
+            if entry is None or self._verify or not is_unchanged(path, entry.size, written):
+                entry = sound_png(path, seed, entry, self.job)
+            if entry is None:
+                broken.add(seed)
+            else:
+                self._entries[seed] = entry
+        self.broken = [seed for seed in self.job.seeds if seed in broken and seed not in self._entries]
+        self._write_manifest()
+        for seed in [seed for seed in self.job.seeds if seed in self._entries]:
             self._note_done(seed)
+
+    def _take_up_shard(
+        self, name: str, seeds: Sequence[int], waiting: set[str], known: dict[int, Entry], written: int
+    ) -> set[int]:
+        """Take a shard or npz for what it holds; the sound images of a broken one wait for the next one.
+
+        Returns:
+            The seeds of the broken images.
+        """
+        path, parts = self.out / name, {png_name(seed) for seed in seeds}
+        is_known = all(seed in known and known[seed].size is not None for seed in seeds)
+        if (
+            is_known
+            and not self._verify
+            and not parts & waiting
+            and is_unchanged(path, self._size_of(path, seeds, known), written)
+        ):
+            self._packed.add(name)
+            self._entries.update({seed: known[seed] for seed in seeds})
+            return set()
+        found = look_into(path, seeds, known, self.job)
+        self._entries.update(found.sound)
+        if found.is_whole:
+            self._packed.add(name)
+            return set()
+        for seed, png in sound_pngs(path, found, seeds, self.job):
+            write_whole(self._pending / png_name(seed), png)
+        waiting.difference_update(png_name(seed) for seed in found.sound)
+        return set(seeds) - found.sound.keys()
+
+    def _size_of(self, path: Path, seeds: Sequence[int], known: dict[int, Entry]) -> int | None:
+        """What the size of a shard should be; an npz has it in its headers, with which it is compared."""
+        if self.job.format is Format.WEBDATASET:
+            return tar_size(self.job, seeds, known)
+        try:
+            read_npz(path)
+        except JobError:
+            return None
+        return path.stat().st_size
 
     def _note_done(self, seed: int) -> None:
         """Count an image; the last one of a shard makes the shard."""
@@ -161,46 +239,21 @@ class JobFolder:
 
     def _pack(self, name: str) -> None:
         seeds = self._shards[name]
-        if not (self.out / name).exists():
+        if name not in self._packed:
             with replaced_when_done(self.out / name) as scratch, scratch.open("w+b") as file:
                 write = write_npz if self.job.format is Format.NPZ else write_tar
                 write(file, self._pending, seeds)
+            self._packed.add(name)
         for seed in seeds:
             (self._pending / png_name(seed)).unlink(missing_ok=True)
 
-    def _adopted(self, path: Path, seed: int) -> bytes:
-        """The manifest line of an image whose writer was killed before it wrote one."""
-        try:
-            pixels, info = read_png(path), parse_json(read_png_info(path))
-        except LDMError:
-            pixels, info = None, None
-        if (
-            pixels is None
-            or not isinstance(info, dict)
-            or (info.get("job"), info.get("seed")) != (self.job.digest, seed)
-        ):
-            raise JobError(f"{path} is not of this job; move it away, then the same command continues")
-        return self._line(MadeImage(seed, b"", pixels_sha256(pixels), str(info["machine"])))
+    def _line(self, seed: int) -> bytes:
+        return line_of(self.job, seed, self._places[seed], self._entries[seed])
 
-    def _line(self, image: MadeImage) -> bytes:
-        place = {name: value for name, value in asdict(self._places[image.seed]).items() if value is not None}
-        own = {"seed": image.seed, **place, "sha256": image.sha256, "machine": image.machine}
-        return json.dumps(own | asdict(self.job.settings)).encode()
-
-    def _read_manifest(self) -> dict[int, bytes]:
-        """Seed -> line. A line that a power failure cut or garbled is passed over: its image gets a new one."""
-        path = self.out / MANIFEST
-        lines: dict[int, bytes] = {}
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            seed = _seed_of(line)
-            if isinstance(seed, int) and seed in self._places:
-                lines[seed] = line
-        return lines
-
-    def _write_manifest(self, lines: list[bytes]) -> None:
+    def _write_manifest(self) -> None:
         self._close_manifest()
         with replaced_when_done(self.out / MANIFEST) as scratch, scratch.open("wb") as file:
-            file.writelines(line + b"\n" for line in lines)
+            file.writelines(self._line(seed) + b"\n" for seed in self.job.seeds if seed in self._entries)
         self._manifest = (self.out / MANIFEST).open("ab")
 
     def _append(self, line: bytes) -> None:
@@ -212,6 +265,7 @@ class JobFolder:
     def _close_manifest(self) -> None:
         if self._manifest is not None:
             self._manifest.close()
+            self._manifest = None
 
 
 def batch_of(out: Path) -> int | None:
@@ -223,17 +277,19 @@ def batch_of(out: Path) -> int | None:
 def settings_of_folder(out: Path) -> dict[str, Any]:
     """The settings of the job that a folder holds, unchecked; none if it holds none, or one that cannot be read."""
     try:
-        found = parse_json((out / JOB).read_bytes())
+        found = _read_job(out / JOB)
     except (OSError, ValueError):
         return {}
     settings = found.get("settings") if isinstance(found, dict) else None
     return settings if isinstance(settings, dict) else {}
 
 
-def _seed_of(line: bytes) -> object:
-    """The seed of a manifest line, None where it is not a whole one."""
-    try:
-        entry = parse_json(line)
-    except ValueError:
-        return None
-    return entry.get("seed") if isinstance(entry, dict) else None
+def _read_job(file: Path) -> object:
+    """Raises: ValueError, OSError: it is no JSON, or no file."""
+    if not file.is_file() or file.stat().st_size > _MAX_JOB:
+        raise JobError(f"{file} is no file of `ldm generate`")
+    return parse_json(file.read_bytes())
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()  # through a link, files elsewhere would be written and removed

@@ -5,16 +5,18 @@ bytes for the same images.
 """
 
 import io
+import json
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from ..files.png import read_png, read_png_info
-from .job import png_name
+from .job import Job, picture_info, png_name
+from .manifest import Entry
 
 
 def write_tar(file: BinaryIO, folder: Path, seeds: Sequence[int]) -> None:
@@ -32,6 +34,29 @@ def write_tar(file: BinaryIO, folder: Path, seeds: Sequence[int]) -> None:
                 member = tarfile.TarInfo(name)
                 member.size, member.mode = len(data), 0o644
                 archive.addfile(member, io.BytesIO(data))
+
+
+def tar_size(job: Job, seeds: Sequence[int], entries: Mapping[int, Entry]) -> int | None:
+    """Bytes of the shard that `write_tar` writes; None where the size of a PNG is not known.
+
+    Args:
+        job: Of the folder.
+        seeds: Of the shard.
+        entries: What is known of its images.
+    """
+    sizes, digest = [], job.digest
+    for seed in seeds:
+        entry = entries[seed]
+        if entry.size is None:
+            return None
+        sizes += [entry.size, len(json.dumps(picture_info(job.settings, digest, seed, entry.machine)))]
+    return padded_size(sizes)
+
+
+def padded_size(sizes: Sequence[int]) -> int:
+    """Bytes of a tar, as tarfile writes it, of files of these sizes."""
+    blocks = sum(1 + -(-size // tarfile.BLOCKSIZE) for size in sizes) + 2
+    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def write_npz(file: BinaryIO, folder: Path, seeds: Sequence[int]) -> None:

@@ -23,6 +23,8 @@ def held_signals() -> Iterator[None]:
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ours = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    if hasattr(signal, "SIGALRM") and callable(insists := signal.getsignal(signal.SIGALRM)):  # see `stopping`
+        ours[signal.SIGALRM] = insists
     for number in ours:
         signal.signal(number, note)
     try:

@@ -15,8 +15,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm_backend.json_text import parse_json
+
 from ..errors import HostError, JSONError
-from ..files.json_text import parse_json
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 """The checkout that this module belongs to (only meaningful in a checkout or an editable install)."""

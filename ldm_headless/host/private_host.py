@@ -1,9 +1,8 @@
 """A ComfyUI of our own, as a subprocess on a free loopback port.
 
-Imports the client, host.install, held_signals, scratch_folder, torch_probe and the errors.
+Imports the client, host.install, held_signals, model_paths, scratch_folder, torch_probe and the errors.
 """
 
-import json
 import logging
 import os
 import platform
@@ -21,6 +20,7 @@ from ..client.sync_client import ComfyClient
 from ..errors import HostError, HostKilledError, ServerError
 from .held_signals import held_signals
 from .install import HostLocation, link_pack
+from .model_paths import check_paths, write_model_paths
 from .scratch_folder import ScratchFolder
 from .torch_probe import has_gpu
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("comfyui_ldm")
 
 LOOPBACK = "127.0.0.1"
 FOLDERS = ("models", "custom_nodes", "input", "output", "temp", "user")
-MODEL_PATHS = "model-paths.json"
+MODEL_PATHS = "model-paths.yaml"
 _LOG_TAIL_LINES = 30
 _STOP_S = 10.0
 _DEATH_S = 2.0  # between the last answer of a process that was killed and its end
@@ -119,14 +119,16 @@ class PrivateHost:
         """Start the host and wait until it answers and knows the required nodes.
 
         Raises:
-            HostError: It died, took too long, or lacks a required node. The message ends with the log's last lines.
+            HostError: It cannot be in its folders, died, took too long, or lacks a required node. The message ends with
+                the log's last lines, if any.
         """
+        check_paths(self.location.path, self.base_directory)
         for folder in FOLDERS:
             (self.base_directory / folder).mkdir(parents=True, exist_ok=True)
         for name, pack in self.packs.items():
             if not (self.base_directory / "custom_nodes" / name).exists():
                 link_pack(pack, self.base_directory / "custom_nodes", name)
-        _write_model_paths(self.location.path / "models", self.base_directory / MODEL_PATHS)
+        write_model_paths(self.location.path / "models", self.base_directory / MODEL_PATHS)
         if self._cpu is None:
             self._cpu = not has_gpu(self.location.python)
         for attempt in range(1, _PORT_ATTEMPTS + 1):
@@ -261,13 +263,6 @@ class PrivateHost:
         # Also after a clean end: what it started may still be there.
         _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
         process.wait()
-
-
-def _write_model_paths(models: Path, file: Path) -> None:
-    """Name every folder of the checkout's models after its kind; the host reads YAML, of which JSON is a part."""
-    folders = sorted(models.iterdir()) if models.is_dir() else []
-    kinds = {folder.name: folder.name for folder in folders if folder.is_dir()}
-    file.write_text(json.dumps({"checkout": {"base_path": str(models), **kinds}}), encoding="utf-8")
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

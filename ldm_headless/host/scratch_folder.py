@@ -24,9 +24,12 @@ class ScratchFolder:
         remove: Removes the folder and what is in it.
     """
 
-    @held_signals()
     def __init__(self) -> None:
-        _clear_away(Path(tempfile.gettempdir()))
+        _clear_away(Path(tempfile.gettempdir()))  # which may be long: a signal may come
+        self._make()
+
+    @held_signals()
+    def _make(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
         lock = FileLock(self.path / _LOCK, thread_local=False)
         lock.acquire()

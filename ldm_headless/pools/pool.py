@@ -54,18 +54,21 @@ class LocalPool(Generic[Item, Result]):
         """Results as they come; see `Pool.map`."""
         waiting = iter(items)
         worker = self._factory()
-        with ThreadPoolExecutor(self._in_flight) as executor:
-            running: set[Future[Result]] = set()
-            try:
-                worker.start()
-                while True:
-                    running |= {
-                        executor.submit(worker, item) for item in islice(waiting, self._in_flight - len(running))
-                    }
-                    if not running:
-                        return
-                    ended, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in ended:
-                        yield future.result()
-            finally:
-                worker.stop()
+        executor = ThreadPoolExecutor(self._in_flight)
+        running: set[Future[Result]] = set()
+        stopped = False
+        try:
+            worker.start()
+            while True:
+                running |= {executor.submit(worker, item) for item in islice(waiting, self._in_flight - len(running))}
+                if not running:
+                    return
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    yield future.result()
+        except (KeyboardInterrupt, SystemExit):
+            stopped = True
+            raise
+        finally:
+            worker.stop()
+            executor.shutdown(wait=not stopped, cancel_futures=True)  # a step of a large batch may take a minute

@@ -19,6 +19,7 @@ from typing import Any, Generic
 from ldm_backend.errors import LDMError
 
 from ..errors import ClusterError, GenerationError, WorkerLostError
+from ..fault_log import tell
 from .pool import Item, Result, Worker
 
 logger = logging.getLogger("comfyui_ldm")
@@ -247,6 +248,6 @@ def _ray() -> Any:
 
 
 def _raised_by_worker(error: Any) -> Exception:
-    """Our own errors as they were; others with the trace of the worker, for here it would be lost."""
+    """Our own errors as they were; others are faults of ours, whose log has the trace of the worker."""
     cause = error.cause
-    return cause if isinstance(cause, LDMError) else GenerationError(f"a worker failed:\n{error}")
+    return cause if isinstance(cause, LDMError) else GenerationError(f"a worker failed: {tell(error)}")

@@ -1,6 +1,6 @@
 """The checks of a run that runs nothing. Imports the plan, the local inputs and the workflow side."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ldm_backend.errors import printable
 
@@ -21,20 +21,18 @@ def check_all(plan: Plan) -> Iterator[str]:
     missing = {(problem.node_id, problem.details.partition(":")[0]) for problem in plan.inputs.missing}
     found = (input_problems(plan.prompt(index), plan.object_info) for index in range(len(plan.jobs)))
     problems = dict.fromkeys(plan.inputs.missing)
+    files = {(node_id, name) for node_id, name, _ in file_inputs(plan.base, plan.object_info)}
     # The host lists its files; what is uploaded, and what lies in its folders, is on no list.
     problems |= dict.fromkeys(
         problem
         for problems in found
         for problem in problems
-        if (problem.node_id, problem.details.partition(":")[0]) not in missing and not _is_a_file(problem, plan)
+        if (problem.node_id, problem.details.partition(":")[0]) not in missing and not _is_a_file(problem, files)
     )
     if problems:
         raise PromptRejectedError(tuple(problems))
     yield (f"{len(plan.jobs)} job(s) of {plan.source} are in order; nothing was run")
 
 
-def _is_a_file(problem: NodeError, plan: Plan) -> bool:
-    place = (problem.node_id, problem.details.partition(":")[0])
-    return problem.type == "value_not_in_list" and place in {
-        (node_id, name) for node_id, name, _ in file_inputs(plan.base, plan.object_info)
-    }
+def _is_a_file(problem: NodeError, files: Collection[tuple[str, str]]) -> bool:
+    return problem.type == "value_not_in_list" and (problem.node_id, problem.details.partition(":")[0]) in files

@@ -18,15 +18,16 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from ldm_backend.errors import printable, short_repr
+from ldm_backend.json_text import parse_json
 from ldm_backend.whole_files import SCRATCH_PREFIX
 
 from ..errors import OutputError
-from ..files.json_text import parse_json
 
 JOURNAL, LOCK = ".ldm-run.jsonl", ".ldm-run.lock"
 _FORMAT = "ldm-run/1"
 _START = json.dumps({"format": _FORMAT})[:-1].encode()
 _SCRATCH = re.compile(rb'^\{"scratch": "(%s[0-9a-f]{32})"\}$' % re.escape(SCRATCH_PREFIX).encode(), re.MULTILINE)
+_MOST_BYTES = 2**30  # four lines of each of 200,000 jobs with long names
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BAD_IN_NAMES = re.compile(r"[\\:\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -82,7 +83,7 @@ class Journal:
         except Timeout as error:
             raise OutputError(f"another run works in {folder}; wait for it, or use another --out") from error
         try:
-            content = self.path.read_bytes() if self.path.exists() else b""
+            content = _content(self.path)
             self.scratch = [name.decode() for name in _SCRATCH.findall(content)]
             if fresh and self.path.exists():
                 os.replace(self.path, free_name(self.path))
@@ -147,6 +148,8 @@ class Journal:
         return complete
 
     def _take(self, line: Any, jobs: int) -> None:
+        if not isinstance(line, dict):
+            raise ValueError(f"{short_repr(line)} is no line of it")
         if "scratch" in line:
             return
         index = line["job"]
@@ -171,6 +174,14 @@ class Journal:
             f"{expected.workflow}. Use another --out; or repeat the first command to complete it; or add --fresh, "
             "which begins anew and keeps all images"
         )
+
+
+def _content(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise OutputError(f"{path} has {size:,} bytes, more than any run writes; remove it, or use another --out")
+    return path.read_bytes()
 
 
 def free_name(path: Path) -> Path:

@@ -17,7 +17,7 @@ from ldm_backend.errors import printable
 from ..client.async_client import AsyncComfyClient
 from ..client.file_kinds import HEAD, LATENTS, PICTURES, SHAPES, SOUNDS, VIDEOS, fits
 from ..errors import NodeError, WorkflowError
-from ..workflows.overrides import find_input
+from ..workflows.overrides import find_inputs
 from ..workflows.workflow import Prompt
 from .sweep import Job
 
@@ -101,7 +101,8 @@ async def find_local_inputs(
     """
     files: dict[str, LocalFile] = {}
     missing: list[NodeError] = []
-    set_places = {find_input(prompt, target) for job in jobs for target in job.assignments}
+    places = find_inputs(prompt, dict.fromkeys(target for job in jobs for target in job.assignments))
+    set_places = set(places.values())
     folders = list(dict.fromkeys([Path.cwd(), Path(source).absolute().parent]))
     for node_id, name, kinds in file_inputs(prompt, info):
         value = prompt[node_id]["inputs"][name]
@@ -113,7 +114,7 @@ async def find_local_inputs(
         else:
             missing.append(_missing(node_id, prompt[node_id]["class_type"], name, value))
     for target, value in dict.fromkeys(item for job in jobs for item in job.assignments.items()):
-        node_id, name = find_input(prompt, target)
+        node_id, name = places[target]
         class_type = prompt[node_id]["class_type"]
         kinds = _kinds(class_type, name, info)
         if not kinds or value in _choices(class_type, name, info):

@@ -5,10 +5,11 @@ nothing else. Imports the journal and whole_files.
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -97,12 +98,13 @@ class OutputFolder:
         """
         earlier = {file.name: file for file in self.journal.files.get(index, [])}
         saved: list[SavedFile] = []
+        taken: dict[str, int] = {}  # name -> how often it was asked for, itself and what became of others
         moves: list[tuple[Path, Path]] = []
         try:
             for name, content in files:
                 source = content if isinstance(content, Path) else self._write(content)
                 size, digest = _measure(source)  # a full disk is told here, before any file gets its name
-                file, is_new = self._place(name, size, digest, earlier, saved)
+                file, is_new = self._place(name, size, digest, earlier, taken)
                 if is_new:
                     moves.append((source, self.path / file.name))
                 else:
@@ -123,17 +125,18 @@ class OutputFolder:
         return OutputError(f"cannot save into {self.path}: {error.strerror}; free some space or rights")
 
     def _place(
-        self, name: str, size: int, digest: str, earlier: Mapping[str, SavedFile], taken: Sequence[SavedFile]
+        self, name: str, size: int, digest: str, earlier: Mapping[str, SavedFile], taken: dict[str, int]
     ) -> tuple[SavedFile, bool]:
         """Under which name a file goes, and whether it is to be written; a killed run may have written it."""
-        names = {file.name for file in taken}
-        for candidate in _numbered(name):
-            file = SavedFile(candidate, size, digest)
-            if candidate not in names:
-                if not os.path.lexists(self._target(candidate)):
-                    return file, True
-                if earlier.get(candidate) == file and self._is_as_saved(file):
-                    return file, False
+        for number in itertools.count(taken.get(name, 0) + 1):
+            file = SavedFile(candidate := _numbered(name, number), size, digest)
+            taken[name] = number
+            if candidate in taken and number > 1:
+                continue
+            is_new = not os.path.lexists(self._target(candidate))
+            if is_new or (earlier.get(candidate) == file and self._is_as_saved(file)):
+                taken.setdefault(candidate, 1)
+                return file, is_new
         raise AssertionError("there is always another number")
 
     def _target(self, name: str) -> Path:
@@ -172,11 +175,8 @@ def _remove_scratch(path: Path) -> None:
             shutil.rmtree(path)
 
 
-def _numbered(name: str) -> Iterator[str]:
-    """The name, then the same with a number, for ever."""
-    yield name
+def _numbered(name: str, number: int) -> str:
+    """The name, or from the second on the same with a number."""
     folder, slash, file = name.rpartition("/")
-    path, number = Path(file), 1
-    while True:
-        number += 1
-        yield f"{folder}{slash}{path.stem}-{number}{path.suffix}"
+    path = Path(file)
+    return name if number == 1 else f"{folder}{slash}{path.stem}-{number}{path.suffix}"

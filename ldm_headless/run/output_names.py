@@ -9,6 +9,8 @@ import string
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from ldm_backend.errors import first_names
+
 from ..client.file_kinds import extension
 from ..client.history import FileRef
 from ..errors import OutputError
@@ -99,7 +101,7 @@ def _parse(text: str, known: set[str]) -> Sequence[tuple[str, str, str]]:
     for literal, field, spec, conversion in parsed:
         if field is not None and (field not in known or conversion or not _SPEC.fullmatch(spec or "")):
             raise OutputError(
-                f"--name {text!r} has {{{field}}}, which is no field; there are {', '.join(sorted(known))}. "
+                f"--name {text!r} has {{{field}}}, which is no field; there are {first_names(sorted(known), 50)}. "
                 "Numbers take a width: {index:04}"
             )
         parts.append((literal, field or "", spec or ""))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import WorkflowError
 from ..ui_format.export import export_prompt
-from ..workflows.overrides import find_input, seed_inputs, set_inputs, set_seed
+from ..workflows.overrides import find_inputs, seed_inputs, set_inputs, set_seed
 from ..workflows.workflow import Prompt
 from .local_inputs import LocalFile, LocalInputs
 from .sweep import Job
@@ -46,9 +46,9 @@ class Plan:
         prompt = self.inputs.replaced(prompt, self.object_info) if self.inputs.files else prompt
         if job.seed is None:
             return prompt
-        seeds = seed_inputs(prompt, self.object_info)
+        seeds = set(seed_inputs(prompt, self.object_info)) if job.assignments else set()
         for target in job.assignments:
-            if find_input(prompt, target) in seeds:
+            if self._places[target] in seeds:
                 raise WorkflowError(f"{target!r} is a seed, and job {index} has the seed {job.seed} already; keep one")
         return set_seed(prompt, job.seed, self.object_info)
 
@@ -75,9 +75,23 @@ class Plan:
     def fingerprint(self) -> str:
         """Differs where any prompt or the order of the jobs differs."""
         digest = hashlib.sha256()
+        # The text of each prompt, of which most nodes are those of the workflow.
+        base = {key: f"{json.dumps(key)}: {json.dumps(node, sort_keys=True)}" for key, node in self.base.items()}
+        order = sorted(base)
         for index in range(len(self.jobs)):
-            digest.update(json.dumps(self.prompt(index), sort_keys=True).encode() + b"\n")
+            prompt = self.prompt(index)
+            texts = base | {
+                key: f"{json.dumps(key)}: {json.dumps(node, sort_keys=True)}"
+                for key, node in prompt.items()
+                if node is not self.base[key]
+            }
+            digest.update(f"{{{', '.join([texts[key] for key in order])}}}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[str, str]]:
+        """Node and input of everything that jobs set: thousands of them set the same."""
+        return find_inputs(self.base, dict.fromkeys(target for job in self.jobs for target in job.assignments))
 
     @cached_property
     def _shown(self) -> Prompt | None:

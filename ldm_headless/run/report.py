@@ -1,6 +1,9 @@
 """What became of each job, as typed results and as a JSON file. Imports the plan, whole_files and the errors."""
 
 import json
+import os
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,10 +13,10 @@ from typing import Any
 from ldm_backend.whole_files import write_whole
 
 from ..errors import ExecutionError, HeadlessError, OutputError, PromptRejectedError, RunFailedError
-from ..files.json_text import parse_json
 from .plan import Plan
 
 _FORMAT = "ldm-run-report/1"
+_BEGIN = re.compile(rb'\s*\{\s*"format":\s*"%s"' % re.escape(_FORMAT).encode())
 
 
 class JobState(StrEnum):
@@ -83,15 +86,22 @@ def check_report_path(path: Path) -> None:
     Raises:
         OutputError: It is none, or its folder does not exist.
     """
-    if path.exists():
-        try:
-            known = parse_json(path.read_bytes()).get("format") == _FORMAT
-        except (OSError, ValueError, AttributeError):
-            known = False
-        if not known:
+    if os.path.lexists(path):
+        if not _is_report(path):
             raise OutputError(f"{path} exists and is no report of an earlier run; use another --report")
     elif not path.absolute().parent.is_dir():
         raise OutputError(f"the folder of {path} does not exist; make it, or use another --report")
+
+
+def _is_report(path: Path) -> bool:
+    """By its begin: a device may never end, and a report of many jobs is long."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            return _BEGIN.match(stream.read(200)) is not None
+    except OSError:
+        return False
 
 
 def write_report(
@@ -109,19 +119,15 @@ def write_report(
     Raises:
         OutputError: The disk refuses it.
     """
-    states = [result.state for result in results]
+    states = Counter(result.state for result in results)
+    done = Counter(result.server for result in results if result.state is JobState.DONE)
     report = {
         "format": _FORMAT,
         "workflow": plan.source,
         "seconds": round(seconds, 3),
-        "counts": {state.value: states.count(state) for state in JobState},
+        "counts": {state.value: states[state] for state in JobState},
         "servers": [
-            {
-                "url": url,
-                "done": sum(result.server == url and result.state is JobState.DONE for result in results),
-                "error": str(error) if error else None,
-            }
-            for url, error in servers.items()
+            {"url": url, "done": done[url], "error": str(error) if error else None} for url, error in servers.items()
         ],
         "jobs": [_job(result, plan) for result in results],
     }

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..client.access import parse_address
 from ..client.async_client import AsyncComfyClient
@@ -23,7 +24,8 @@ from .run_record import RunRecord
 _AHEAD = 2  # prompts that a server holds: it need not wait for us between two
 _MAX_ATTEMPTS = 3  # of a job whose server goes away each time: it may be what brings the server down
 _PROBE_S = 0.5
-_CANCEL_S = 5.0  # that taking back a prompt may take when we are stopped
+_PART = 2**22  # bytes
+_CANCEL_S = 0.5  # that taking back a prompt may take when we are stopped: a signal ends us within a second
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class Runner:
             result.attempts += 1
             if not adopted:
                 for file in plan.uploads(index):
-                    await client.upload(file.name, await asyncio.to_thread(file.path.read_bytes))
+                    await client.upload(file.name, await _content(file.path))
                 self._record.journal.note_submission(index, client.base_url, prompt_id)
                 await client.submit(plan.prompt(index), plan.extra_data(index), prompt_id)
             await client.follow(prompt_id, lambda event: self._hooks.on_event(client.base_url, index, event))
@@ -227,3 +229,13 @@ class Runner:
         self._held[url].clear()
         self._adopted[url].clear()
         self._changed.set()
+
+
+async def _content(path: Path) -> bytes:
+    """The bytes of a file. Not in a thread: the end of the process would wait for it."""
+    data = bytearray()
+    with path.open("rb") as stream:
+        while part := stream.read(_PART):
+            data += part
+            await asyncio.sleep(0)
+    return bytes(data)

@@ -3,22 +3,22 @@
 A choice (COMFY_DYNAMICCOMBO_V3) brings the inputs of its option: `size.width` after `size`. A growing input
 (COMFY_AUTOGROW_V3) has sockets `images.image0`, `images.image1`, one more than are linked. A file keeps the values of
 widgets by place only, so the places are not known before the values are: the editor puts in one value after the other,
-and a choice adds its widgets behind itself on the way. This module does the same. Imports the graph, the editors and
-the widget types.
+and a choice adds its widgets behind itself on the way. This module does the same. Imports the graph, the editors,
+the saved values and the widget types.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import WorkflowError
 from .editors import Editor
 from .graph import InputSlot, Node
+from .saved_values import check_value, surplus_of_list, surplus_of_names
 from .widget_types import CHOICE, FROM_LINKS, GROWING, Input, WidgetType
 
 _NUMBER = re.compile(r"\d+$")
-_CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ class DynamicNode:
         widgets: In the order in which a file holds their values.
         values: By the name of the widget.
         slots: In the editor's order.
+        surplus: What is wrong with values of the file that no widget takes; empty when they can change nothing.
     """
 
     def __init__(self, entries: Iterable[Input], editor: Editor) -> None:
         self.widgets: list[WidgetType] = []
         self.values: dict[str, Any] = {}
         self.slots: list[InputSlot] = []
+        self.surplus = ""
         self._editor = editor
         self._not_sockets = {*editor.widgets, GROWING}
         self._growing: dict[str, _Growing] = {}
@@ -70,7 +72,7 @@ class DynamicNode:
         for entry in entries:
             self._add_widget(entry)
 
-    def restore(self, node: Node, known_links: Iterable[int]) -> None:
+    def restore(self, node: Node, known_links: Container[object]) -> None:
         """Put in the links and values of a node.
 
         Args:
@@ -84,7 +86,7 @@ class DynamicNode:
         own = {slot.name for slot in self.slots}
         self.slots = [replace(slot, link=saved[slot.name].link) if slot.name in saved else slot for slot in self.slots]
         self.slots += [slot for slot in node.inputs if slot.name not in own]
-        links = set(known_links)
+        links = known_links
         index = 0
         while index < len(self.slots):  # grows on the way
             if self.slots[index].link in links:
@@ -109,11 +111,10 @@ class DynamicNode:
             elif widget.saved and place < len(values):
                 self._set(widget, values[place])
                 place += 1
-        if place < len(values):
-            raise WorkflowError(
-                f"it was saved with {len(values)} values, but has {place} here: {_shown(self.widgets)}; "
-                "the file comes from another version of the node: open it in the editor of this host and save it"
-            )
+        saved = [widget for widget in self.widgets if widget.saved]
+        self.surplus = surplus_of_list(node.type, False, saved, values)
+        if named is not None:
+            self.surplus = surplus_of_names(node.type, [widget.name for widget in self.widgets], named)
 
     def _check_names(self, node: Node) -> None:
         """Where the file names the widgets of the options, they are the same here: else values have other places."""
@@ -126,7 +127,7 @@ class DynamicNode:
                 "open the file in the editor of this host, correct the values, and save it"
             )
 
-    def _check_links(self, node: Node, links: set[int]) -> None:
+    def _check_links(self, node: Node, links: Container[object]) -> None:
         """No link of the file may get lost with the input that it led to."""
         for group in self._growing.values() if links else ():
             self._check_gaps(group, links)
@@ -138,7 +139,7 @@ class DynamicNode:
                 "open the file in the editor of this host, link it again, and save it"
             )
 
-    def _check_gaps(self, group: _Growing, links: set[int]) -> None:
+    def _check_gaps(self, group: _Growing, links: Container[object]) -> None:
         """The editor closes gaps between the sockets of a growing input some time after it opened a file."""
         if group.entry.kind != FROM_LINKS:
             return
@@ -177,7 +178,7 @@ class DynamicNode:
         self._add_widget(entry)
 
     def _set(self, widget: WidgetType, value: Any) -> None:
-        _check_value(widget, value)
+        check_value(widget, value)
         if widget.sent or not any(each.sent and each.name == widget.name for each in self.widgets):
             self.values[widget.name] = value
         if widget.kind == CHOICE:
@@ -269,31 +270,3 @@ def _option(widget: WidgetType, value: Any) -> list[tuple[str, list[Any]]]:
             inputs: Mapping[str, Any] = option.get("inputs") or {}
             return [item for group in ("required", "optional") for item in (inputs.get(group) or {}).items()]
     return []
-
-
-def _check_value(widget: WidgetType, value: Any) -> None:
-    """A value that does not suit its widget has slid there from a neighbour."""
-    if widget.kind == CHOICE:
-        keys = [option["key"] for option in widget.options["options"]]
-        suits, wanted = value in keys, "one of " + ", ".join(repr(key) for key in keys)
-    elif widget.kind in ("INT", "FLOAT"):
-        suits, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    elif widget.kind == "BOOLEAN":
-        suits, wanted = isinstance(value, bool), "true or false"
-    elif widget.kind == "STRING":
-        suits, wanted = isinstance(value, str), "a text"
-    elif widget.kind == "COMBO" and not widget.options.get("multi_select"):
-        suits, wanted = isinstance(value, str | int | float) and not isinstance(value, bool), "a choice"
-    elif widget.kind == "CONTROL":
-        suits, wanted = value in _CONTROLS or widget.name == "control_filter_list", "how it changes"
-    else:
-        return
-    if not suits:
-        raise WorkflowError(
-            f"its input {widget.name!r} was saved with {value!r}, but takes {wanted}; the file comes from another "
-            "version of the node: open it in the editor of this host, set the value, and save it"
-        )
-
-
-def _shown(widgets: Iterable[WidgetType]) -> str:
-    return ", ".join(widget.name for widget in widgets if widget.saved) or "none"

@@ -8,18 +8,18 @@ links through everything that exists in the editor only. Imports the three, and 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import WorkflowError
 from .graph import BYPASSED, MUTED, SUBGRAPH_INPUT, parse_ui
-from .instances import Instance, Scope, Widget
+from .instances import Instance, Scope, Widget, is_getter
+from .pack_widgets import FILLS_NAMES
 from .primitives import apply_primitives, push_inwards
 from .text_widgets import MISSING, fill_placeholders, plain_prompt
-from .unfolding import Unfolding
+from .unfolding import Unfolding, damage_told
 from .widget_types import IN_BROWSER_ONLY, UNSET
 
-_SILENT = (MUTED, BYPASSED)
 _ALIAS = "Node name for S&R"  # the property by which placeholders name a node
 
 
@@ -33,9 +33,17 @@ class _Constant:
     value: Any
 
 
+class _Step(NamedTuple):
+    """An input or output on the way to the node that feeds an input. `kind` is the type that the far end takes."""
+
+    instance: Instance
+    side: str
+    slot: int
+    kind: str | None
+
+
 _Origin = list[Any] | _Constant | None
 _Fill = Callable[[str], str]
-_Visited = set[tuple[str, str, int]]
 
 
 def export_prompt(
@@ -56,18 +64,26 @@ def export_prompt(
         WorkflowError: The file is damaged, links run in a circle, a value comes into being in a browser only (a
             choice in braces, a camera), or a node has inputs of a kind that is not known or values that do not suit it.
     """
-    root = Unfolding(parse_ui(document, source), object_info, source).root
-    fill = partial(fill_placeholders, lookup=partial(_lookup, root), now=datetime.now())
+    with damage_told(source):
+        return _prompt(Unfolding(parse_ui(document, source), object_info, source).root)
+
+
+def _prompt(root: Scope) -> dict[str, dict[str, Any]]:
+    fill = partial(fill_placeholders, lookup=_Names(root), now=datetime.now())
     apply_primitives(root, fill)
     push_inwards(root)
+    sent, origins = [instance for instance in root.walk() if instance.is_sent], _Origins()
+    for instance in sent:
+        if instance.surplus:
+            raise WorkflowError(f"{instance}: {instance.surplus}")
     prompt = {
         instance.path: {
-            "inputs": _inputs(instance, fill),
+            "inputs": _inputs(instance, fill, origins),
             "class_type": instance.kind.name,
             "_meta": {"title": instance.title},
         }
-        for instance in root.walk()
-        if instance.kind is not None and _is_sent(instance)
+        for instance in sent
+        if instance.kind is not None
     }
     for node in prompt.values():
         inputs = node["inputs"].items()
@@ -77,20 +93,10 @@ def export_prompt(
     return {key: prompt[key] for key in [*numbers, *(key for key in prompt if not key.isdecimal())]}
 
 
-def _is_sent(instance: Instance) -> bool:
-    """Whether a node of the host is in the prompt."""
-    if instance.node.mode in _SILENT:
-        return False
-    outermost = instance
-    while outermost.scope.owner is not None:
-        outermost = outermost.scope.owner
-    return instance.scope.editor.sees_muted or outermost.node.mode not in _SILENT
-
-
-def _inputs(instance: Instance, fill: _Fill) -> dict[str, Any]:
+def _inputs(instance: Instance, fill: _Fill, origins: "_Origins") -> dict[str, Any]:
     """Widgets in their order, each with what is linked to it if anything is; then the other links."""
-    origins = ((slot.name, _origin_of_input(instance, index, set())) for index, slot in enumerate(instance.inputs))
-    linked = {name: _wrapped(origin.value) if isinstance(origin, _Constant) else origin for name, origin in origins}
+    found = ((slot.name, origins.of_input(instance, index)) for index, slot in enumerate(instance.inputs))
+    linked = {name: _wrapped(origin.value) if isinstance(origin, _Constant) else origin for name, origin in found}
     linked = {name: origin for name, origin in linked.items() if origin is not None}
     widgets = [widget for widget in instance.widgets.values() if widget.type.sent and widget.value is not UNSET]
     own = {
@@ -119,7 +125,7 @@ def _sent_value(instance: Instance, widget: Widget, fill: _Fill) -> Any:
             return plain_prompt(value)
         except WorkflowError as error:
             raise WorkflowError(f"{instance}: input {kind.name!r}: {error}") from error
-    is_name = kind.name == "filename_prefix" and instance.node.type in instance.scope.editor.saving
+    is_name = kind.name == "filename_prefix" and instance.node.type in instance.scope.editor.saving | FILLS_NAMES
     return fill(value) if is_name and isinstance(value, str) else value
 
 
@@ -128,10 +134,35 @@ def _wrapped(value: Any) -> Any:
     return {"__value__": value} if isinstance(value, list) else value
 
 
-def _origin_of_input(instance: Instance, index: int, visited: _Visited, kind: str | None = None) -> _Origin:
-    """The output of a real node that feeds an input, as `[id, output]`; None when nothing does."""
-    _visit(instance, "input", index, visited)
-    slot = instance.inputs[index]
+class _Origins:
+    """Follows links to the outputs of real nodes, and keeps what it found for all that lie on the way."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, int, str | None], _Origin] = {}
+
+    def of_input(self, instance: Instance, index: int) -> _Origin:
+        """The output of a real node that feeds an input, as `[id, output]`; None when nothing does."""
+        found: _Step | _Origin = _Step(instance, "input", index, None)
+        way: list[tuple[str, str, int, str | None]] = []
+        places: set[tuple[str, str, int]] = set()
+        while isinstance(found, _Step):
+            place = (found.instance.path, found.side, found.slot)
+            key = (*place, found.kind)
+            if key in self._known:
+                found = self._known[key]
+                break
+            if place in places:
+                raise WorkflowError(f"{found.instance}: its links run in a circle; remove one of them")
+            places.add(place)
+            way.append(key)
+            found = _behind_input(found) if found.side == "input" else _behind_output(found)
+        for key in way:
+            self._known[key] = found
+        return found
+
+
+def _behind_input(step: _Step) -> _Step | _Origin:
+    instance, slot = step.instance, step.instance.inputs[step.slot]
     if slot.link is None:
         return None
     link = instance.scope.graph.links.get(slot.link)
@@ -145,41 +176,52 @@ def _origin_of_input(instance: Instance, index: int, visited: _Visited, kind: st
         if outer.link is None:
             widget = owner.widget(outer)
             return _Constant(widget.value) if widget is not None and widget.value is not UNSET else None
-        return _origin_of_input(owner, link.origin_slot, visited)
+        return _Step(owner, "input", link.origin_slot, None)
     origin = instance.scope.instances.get(link.origin_id)
     if origin is None:
         raise WorkflowError(
             f"{instance}: input {slot.name!r} is linked to node {link.origin_id}, which is missing; link it again"
         )
-    return _origin_of_output(origin, link.origin_slot, kind or slot.type, visited)
+    return _Step(origin, "output", link.origin_slot, step.kind or slot.type)
 
 
-def _origin_of_output(instance: Instance, index: int, kind: str, visited: _Visited) -> _Origin:
-    """The real output that an output stands for. `kind` is the type that the far end takes."""
-    _visit(instance, "output", index, visited)
+def _behind_output(step: _Step) -> _Step | _Origin:
+    """What an output stands for."""
+    instance, index = step.instance, step.slot
     if instance.node.mode == MUTED and not instance.scope.editor.sees_muted:
         return None
     if instance.node.mode == BYPASSED:
-        passed = _bypass(instance, index, kind)
-        return None if passed is None else _origin_of_input(instance, passed, visited)
+        passed = _bypass(instance, index, step.kind or "*")
+        return None if passed is None else _Step(instance, "input", passed, None)
     if instance.inner is not None:
-        port = _at(instance.inner.graph.outputs, index, instance, "output")
-        links = (instance.inner.graph.links.get(number) for number in port.links)
-        link = next((link for link in links if link is not None), None)
-        if link is None:
-            return None
-        if link.origin_id == SUBGRAPH_INPUT:
-            return _origin_of_input(instance, link.origin_slot, visited)
-        inside = instance.inner.instances.get(link.origin_id)
-        if inside is None:
+        return _behind_subgraph(instance, instance.inner, step)
+    if is_getter(instance):
+        setter = instance.scope.setter(instance)
+        if setter is None:
             raise WorkflowError(
-                f"{instance}: output {port.name!r} comes from node {link.origin_id}, which is missing; link it again"
+                f"{instance}: nothing sets what it gets; name a node that sets it, or link its targets themselves"
             )
-        return _origin_of_output(inside, link.origin_slot, kind, visited)
+        return _Step(setter, "input", 0, step.kind) if setter.inputs else None
     if instance.is_virtual:
         linked = index < len(instance.inputs) and instance.inputs[index].link is not None
-        return _origin_of_input(instance, index, visited, kind) if linked else None
+        return _Step(instance, "input", index, step.kind) if linked else None
     return [instance.path, index]
+
+
+def _behind_subgraph(instance: Instance, inner: Scope, step: _Step) -> _Step | _Origin:
+    port = _at(inner.graph.outputs, step.slot, instance, "output")
+    links = (inner.graph.links.get(number) for number in port.links)
+    link = next((link for link in links if link is not None), None)
+    if link is None:
+        return None
+    if link.origin_id == SUBGRAPH_INPUT:
+        return _Step(instance, "input", link.origin_slot, None)
+    inside = inner.instances.get(link.origin_id)
+    if inside is None:
+        raise WorkflowError(
+            f"{instance}: output {port.name!r} comes from node {link.origin_id}, which is missing; link it again"
+        )
+    return _Step(inside, "output", link.origin_slot, step.kind)
 
 
 def _bypass(instance: Instance, index: int, kind: str) -> int | None:
@@ -202,28 +244,36 @@ def _fit(first: str, second: str) -> bool:
     return not set(first.lower().split(",")).isdisjoint(second.lower().split(","))
 
 
-def _visit(instance: Instance, side: str, index: int, visited: _Visited) -> None:
-    step = (instance.path, side, index)
-    if step in visited:
-        raise WorkflowError(f"{instance}: its links run in a circle; remove one of them")
-    visited.add(step)
-
-
 def _at(slots: tuple[_Slot, ...], index: int, instance: Instance, side: str) -> _Slot:
     if index < len(slots):
         return slots[index]
     raise WorkflowError(f"{instance} is linked at its {side} {index}, but has {len(slots)}; link it again")
 
 
-def _lookup(root: Scope, name: str, widget: str) -> Any:
-    """The value of a widget of the node with this alias or, if there is none, with this title."""
-    instances = list(root.walk())
-    named = [instance for instance in instances if _alias(instance) == name]
-    named = named or [instance for instance in instances if instance.title == name]
-    found = named[0].widgets.get(widget) if named else None
-    if found is None:
-        return MISSING
-    return None if found.value is UNSET else found.value
+class _Names:
+    """The value of a widget of the node with an alias or, if there is none, with a title. All are looked at once."""
+
+    def __init__(self, root: Scope) -> None:
+        self._root = root
+
+    def __call__(self, name: str, widget: str) -> Any:
+        aliases, titles = self._instances
+        instance = aliases.get(name) or titles.get(name)
+        found = instance.widgets.get(widget) if instance else None
+        if found is None:
+            return MISSING
+        return None if found.value is UNSET else found.value
+
+    @cached_property
+    def _instances(self) -> tuple[dict[Any, Instance], dict[str, Instance]]:
+        aliases: dict[Any, Instance] = {}
+        titles: dict[str, Instance] = {}
+        for instance in self._root.walk():
+            alias = _alias(instance)
+            if isinstance(alias, str):
+                aliases.setdefault(alias, instance)
+            titles.setdefault(instance.title, instance)
+        return aliases, titles
 
 
 def _alias(instance: Instance) -> Any:

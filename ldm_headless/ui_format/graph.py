@@ -6,6 +6,7 @@ subgraphs are always objects. Reroute points on links are drawing only and are l
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ldm_backend.errors import first_names, printable, repeated, short_repr
@@ -26,7 +27,8 @@ _RENAMED = {
     "Load3DAnimation": "Load3D",
     "Preview3DAnimation": "Preview3D",
 }
-_GROUP_PREFIXES = ("workflow/", "workflow>")
+GROUP_PREFIXES = ("workflow/", "workflow>")
+"""How the types of group nodes begin."""
 _LINK_FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
 
 
@@ -42,12 +44,16 @@ class Link:
 
 @dataclass(frozen=True)
 class InputSlot:
-    """An input of a node. `widget` names the widget whose value a link replaces."""
+    """An input of a node. `widget` names the widget whose value a link replaces.
+
+    `label` is what the user called it.
+    """
 
     name: str
     type: str
     link: int | None = None
     widget: str | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a subgraph, with the links inside that lead to it."""
+    """An input or output of a subgraph, with the links inside that lead to it. `label` is what the user called it."""
 
     name: str
     type: str
     links: tuple[int, ...]
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,13 +104,36 @@ class Graph:
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
 
+    @cached_property
+    def ports_by_name(self) -> dict[str, list[Port]]:
+        """The inputs of a subgraph by their names."""
+        found: dict[str, list[Port]] = {}
+        for port in self.inputs:
+            found.setdefault(port.name, []).append(port)
+        return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """The definition of a group node, the predecessor of subgraphs. Its nodes have their places as ids.
+
+    `links` are from a node and its output to a node and its input, with their type; `external` are outputs that are
+    linked outside, too. `config` holds what the user hid or gave a name, by node, side and input or output.
+    """
+
+    nodes: tuple[Node, ...]
+    links: tuple[tuple[int, int, int, int, str], ...]
+    external: dict[tuple[int, int], str]
+    config: dict[str, Any] = field(repr=False)
+
 
 @dataclass(frozen=True)
 class UIWorkflow:
-    """A parsed file: the root graph, and the subgraph definitions by the node type that stands for them."""
+    """A parsed file: the root graph, subgraphs by the node type that stands for them, group nodes by name."""
 
     root: Graph
     subgraphs: dict[str, Graph]
+    groups: dict[str, Group] = field(default_factory=dict)
 
 
 def is_ui_format(document: object) -> bool:
@@ -119,24 +149,50 @@ def parse_ui(document: Mapping[str, Any], source: str) -> UIWorkflow:
         source: Where it comes from, for messages.
 
     Raises:
-        WorkflowError: It has not the structure of a graph, or uses a group node of the kind that subgraphs replaced.
+        WorkflowError: It has not the structure of a graph.
     """
     try:
-        workflow = UIWorkflow(_graph(document), dict(_definitions(document)))
+        root, subgraphs = _graph(document), dict(_definitions(document))
+        return UIWorkflow(root, subgraphs, dict(_groups(document, [root, *subgraphs.values()])))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WorkflowError(
             f"{source} is a damaged UI-format workflow ({type(error).__name__}: {printable(str(error))}); save it "
             "again in ComfyUI"
         ) from error
-    _refuse_group_nodes(workflow, source)
-    return workflow
 
 
 def _definitions(document: Mapping[str, Any]) -> Iterable[tuple[str, Graph]]:
     """All subgraphs. Definitions may hold definitions; their names are global all the same."""
-    for entry in (document.get("definitions") or {}).get("subgraphs") or []:
-        yield str(entry["id"]), _graph(entry)
-        yield from _definitions(entry)
+    waiting: list[Mapping[str, Any]] = [document]
+    while waiting:
+        entries = (waiting.pop().get("definitions") or {}).get("subgraphs") or []
+        for entry in entries:
+            yield str(entry["id"]), _graph(entry)
+        waiting.extend(reversed(entries))
+
+
+def _groups(document: Mapping[str, Any], graphs: Iterable[Graph]) -> Iterable[tuple[str, Group]]:
+    """The definitions of those group nodes that are in the graphs."""
+    extra = document.get("extra")
+    groups = extra.get("groupNodes") if isinstance(extra, dict) else None
+    types = {node.type for graph in graphs for node in graph.nodes.values()}
+    used = {kind[len(GROUP_PREFIXES[0]) :] for kind in types if kind.startswith(GROUP_PREFIXES)}
+    for name, entry in groups.items() if isinstance(groups, dict) else ():
+        if name in used:
+            yield name, _group(entry)
+
+
+def _group(entry: Mapping[str, Any]) -> Group:
+    nodes = tuple(_node({**node, "id": index}) for index, node in enumerate(entry["nodes"]))
+    links = (link for link in entry.get("links") or [] if link[0] is not None)
+    ends = tuple(
+        (int(link[0]), int(link[1]), int(link[2]), int(link[3]), _type(link[5] if len(link) > 5 else None))
+        for link in links
+    )
+    # Older editors wrote the whole node in the place of its number, which they could not find again.
+    external = (each for each in entry.get("external") or [] if not isinstance(each[0], dict))
+    outside = {(int(node), int(slot)): _type(kind) for node, slot, kind in external}
+    return Group(nodes, ends, outside, dict(entry.get("config") or {}))
 
 
 def _graph(entry: Mapping[str, Any]) -> Graph:
@@ -156,7 +212,10 @@ def _graph(entry: Mapping[str, Any]) -> Graph:
 def _ports(entries: object) -> tuple[Port, ...]:
     # The root's entry has another meaning in some files; only a subgraph's ports have names.
     ports = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return tuple(Port(str(port["name"]), _type(port.get("type")), _link_ids(port.get("linkIds"))) for port in ports)
+    return tuple(
+        Port(str(port["name"]), _type(port.get("type")), _link_ids(port.get("linkIds")), str(port.get("label") or ""))
+        for port in ports
+    )
 
 
 def _link(entry: Mapping[str, Any] | list[Any]) -> Link:
@@ -205,20 +264,10 @@ def _node(entry: Mapping[str, Any]) -> Node:
 
 
 def _input(slot: Mapping[str, Any]) -> InputSlot:
-    widget = (slot.get("widget") or {}).get("name")
-    return InputSlot(str(slot.get("name", "")), _type(slot.get("type")), _link_id(slot.get("link")), widget)
+    widget, label = (slot.get("widget") or {}).get("name"), str(slot.get("label") or "")
+    return InputSlot(str(slot.get("name", "")), _type(slot.get("type")), _link_id(slot.get("link")), widget, label)
 
 
 def _type(kind: object) -> str:
     """The name of a slot's type; the number 0 and a missing type stand for any."""
     return "COMBO" if isinstance(kind, list) else str(kind or "*")
-
-
-def _refuse_group_nodes(workflow: UIWorkflow, source: str) -> None:
-    graphs = [workflow.root, *workflow.subgraphs.values()]
-    old = {node.type for graph in graphs for node in graph.nodes.values() if node.type.startswith(_GROUP_PREFIXES)}
-    if old:
-        raise WorkflowError(
-            f"{source} uses group nodes ({', '.join(sorted(old))}), which subgraphs have replaced; open it in ComfyUI, "
-            "choose Convert to nodes on each of them, and save it, or use Export (API)"
-        )

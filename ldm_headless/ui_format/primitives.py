@@ -37,6 +37,8 @@ def apply_primitives(root: Scope, fill: Callable[[str], str]) -> None:
             value = fill(value)
         if not root.editor.fills_linked:
             for target, slot in instance.scope.targets(instance.node.outputs[0].links):
+                if target.handed:  # a group node, which hands its values in when the graph is queued
+                    continue
                 _refuse_unreached(instance, target, slot, value)
         for widget in widgets:
             if widget.type.kind == CHOICE and widget.value != value:
@@ -50,8 +52,8 @@ def apply_primitives(root: Scope, fill: Callable[[str], str]) -> None:
 def _refuse_unreached(primitive: Instance, target: Instance, slot: InputSlot, value: Any) -> None:
     """Today's editor shows a primitive's value on a subgraph's node, but sends what the widgets inside have."""
     inside = target.inner
-    for port in inside.graph.inputs if inside else ():
-        for inner, inner_slot in inside.targets(port.links) if inside and port.name == slot.name else ():
+    for port in inside.graph.ports_by_name.get(slot.name, ()) if inside else ():
+        for inner, inner_slot in inside.targets(port.links) if inside else ():
             widget = inner.widget(inner_slot)
             if widget is not None and widget.value != value:
                 raise WorkflowError(
@@ -65,6 +67,10 @@ def push_inwards(scope: Scope) -> None:
     for instance in scope.instances.values():
         if instance.inner is None:
             continue
+        for name, node_id, inner_name in instance.handed:
+            given, inside = instance.widgets.get(name), instance.inner.instances[node_id].widgets.get(inner_name)
+            if given is not None and inside is not None:
+                inside.value = given.value
         linked = {slot.name for slot in instance.inputs if slot.link is not None}
         for port in instance.inner.graph.inputs:
             outer = instance.widgets.get(port.name)

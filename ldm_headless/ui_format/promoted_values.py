@@ -3,8 +3,8 @@
 Files keep them by place: in the order of the inputs that have a widget or, where the node has the property
 `proxyWidgets`, in the order of its entries. An entry names a node inside and a widget of it, or "-1" and an input.
 Editors differ in what a view is. In the older one it shows the widget inside and has no value of its own. Today's makes
-an input of it when it opens the file, and the value is that on the node. Imports the graph, the instances and the
-errors.
+an input of it when it opens the file, and the value is that on the node. Imports the graph, the instances, the
+saved values and the errors.
 """
 
 import re
@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ldm_backend.json_text import parse_json
+
 from ..errors import JSONError, WorkflowError
-from ..files.json_text import parse_json
 from .graph import Node
 from .instances import PRIMITIVE, Instance, Widget
+from .saved_values import surplus_of_list
 
 _OF_INPUT = "-1"
 _SET_ASIDE = "proxyWidgetErrorQuarantine"  # values that the editor could not place once, as entries
@@ -25,6 +27,18 @@ _PREFIX = re.compile(r"\s*\d+\s*:\s*(?=.)")  # of names of older files: the node
 def has_views(node: Node) -> bool:
     """Whether a subgraph's node has views of widgets inside."""
     return any(place != _OF_INPUT for place, *_ in _entries(node.properties.get("proxyWidgets")))
+
+
+def views(instance: Instance) -> list[tuple[Instance, str]]:
+    """The views on a subgraph's node: of which node inside, and of which of its widgets."""
+    inside = instance.inner.instances if instance.inner else {}
+    entries = [entry for entry in _entries(instance.node.properties.get("proxyWidgets")) if len(entry) > 1]
+    named = {place: _named(inside[place]) for place in {place for place, *_ in entries if place in inside}}
+    return [
+        (inside[place], _plain_name(named[place], name))
+        for place, name, *_ in entries
+        if place != _OF_INPUT and place in inside
+    ]
 
 
 def load_promoted(instance: Instance, is_viewed: bool) -> None:
@@ -41,6 +55,8 @@ def load_promoted(instance: Instance, is_viewed: bool) -> None:
     if isinstance(values, dict):
         values = [values.get(name) for name in instance.widgets]
     entries = _entries(instance.node.properties.get("proxyWidgets"))
+    own = [widget.type for widget in instance.widgets.values()]
+    instance.surplus = surplus_of_list("", False, own, values) if len(values) > len(entries) else ""
     if instance.scope.editor.gives_views:
         if is_viewed and len(values) > len(instance.widgets):
             raise WorkflowError(
@@ -83,9 +99,14 @@ def _load_today(instance: Instance, values: Sequence[Any], entries: Sequence[Seq
     if not entries:
         return
     settled: set[str | None] = {slot.name for slot in instance.inputs if slot.link is not None}
+    owners = {source: port for port, source in reversed(_sources(instance).items())}
+    by_name: dict[str, Mapping[str, Widget]] = {}
     for index, (place, name, *_) in enumerate(entries):
+        inner = instance.inner.instances.get(place) if instance.inner else None
+        if inner is not None and place not in by_name:
+            by_name[place] = _named(inner)
         value = values[index] if index < len(values) else None
-        settled.add(_settle(instance, place, name, value))
+        settled.add(_settle(instance, inner, (place, name), value, owners, by_name.get(place, {})))
     for name, widget in instance.widgets.items():
         if name not in settled and widget.value != inside[name] and not set_aside:
             raise WorkflowError(
@@ -94,26 +115,46 @@ def _load_today(instance: Instance, values: Sequence[Any], entries: Sequence[Seq
             )
 
 
-def _settle(instance: Instance, place: str, name: str, value: Any) -> str | None:
-    """Give a value to what an entry names. None leaves the value that is there. Returns the input that it is of."""
+def _settle(
+    instance: Instance,
+    inner: Instance | None,
+    entry: tuple[str, str],
+    value: Any,
+    owners: Mapping[tuple[str, str], str],
+    widgets: Mapping[str, Widget],
+) -> str | None:
+    """Give a value to what an entry names. None leaves the value that is there. Returns the input that it is of.
+
+    Args:
+        instance: The subgraph's node.
+        inner: The node inside that the entry names, if it is there.
+        entry: The node and the widget.
+        value: Of the entry.
+        owners: The inputs by the node and widget inside that they are of.
+        widgets: Those of the node inside.
+    """
+    place, name = entry
     if place == _OF_INPUT:
         if value is not None and name in instance.widgets:
             instance.widgets[name].value = value
         return name
-    inner = instance.inner.instances.get(place) if instance.inner else None
     if inner is None:
         return None
     if inner.node.type == PRIMITIVE:
         _replace_primitive(inner, value)
         return None
-    widgets = _named(inner)
-    while name not in widgets and _PREFIX.match(name):
-        name = _PREFIX.sub("", name, count=1)
-    own = next((port for port, source in _sources(instance).items() if source == (place, name)), None)
+    name = _plain_name(widgets, name)
+    own = owners.get((place, name))
     widget = instance.widgets[own] if own is not None else widgets.get(name)
     if widget is not None and value is not None:
         widget.value = value
     return own
+
+
+def _plain_name(widgets: Mapping[str, Widget], name: str) -> str:
+    while name not in widgets and _PREFIX.match(name):
+        name = _PREFIX.sub("", name, count=1)
+    return name
 
 
 def _named(inner: Instance) -> Mapping[str, Widget]:

@@ -7,11 +7,18 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 
+from ldm_backend.errors import short_repr
+
 from ..errors import WorkflowError
 
 Lookup = Callable[[str, str], object]
 
-_COMMENT = re.compile(r"/\*[\s\S]*?\*/|//.*")
+_COMMENT = re.compile(r"/\*|//.*")  # the beginning of one kind, and the whole of the other
+MOST_BRACES = 100
+"""Levels of braces in each other. Texts have two."""
+_LINE_COMMENT = re.compile(r"//.*")
+_SPECIAL = re.compile(r"\{|\\[\s\S]?")  # what begins a choice, and escapes
+_IN_BRACES = re.compile(r"[{}|]|\\[\s\S]?")
 _PLACEHOLDER = re.compile(r"%([^%]+)%")
 _UNSAFE_IN_NAMES = re.compile(r'[/?<>\\:*|"\x00-\x1F\x7F]')
 _DATE_PART = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
@@ -23,39 +30,61 @@ def plain_prompt(text: str) -> str:
     """A text without its comments, its escapes, and braces that hold one choice.
 
     Raises:
-        WorkflowError: Braces hold several choices. The editor draws one at each run; a rerun would differ.
+        WorkflowError: Braces hold several choices, of which the editor draws one at each run, so that a rerun would
+            differ. Or they lie in each other too deep.
     """
-    text = _COMMENT.sub("", text)
-    done, position = "", 0
-    while position < len(text):
-        if text[position] == "{":
-            content, position = _braces(text, position + 1)
-            done += plain_prompt(content)
+    text = _without_comments(text)
+    done, position = [], 0
+    for match in _SPECIAL.finditer(text):
+        if match.start() < position:
+            continue
+        done.append(text[position : match.start()])
+        if match[0] == "{":
+            content, position = _braces(text, match.end())
+            done.append(plain_prompt(content))
         else:
-            length = 2 if text[position] == "\\" else 1
-            done += text[position : position + length]
-            position += length
-    return re.sub(r"\\([{}|])", r"\1", done)
+            done.append(match[0])
+            position = match.end()
+    done.append(text[position:])
+    return re.sub(r"\\([{}|])", r"\1", "".join(done))
+
+
+def _without_comments(text: str) -> str:
+    """A comment that is not closed is none."""
+    done, position = [], 0
+    while (match := _COMMENT.search(text, position)) is not None:
+        done.append(text[position : match.start()])
+        position = match.end()
+        if match[0] == "/*":
+            end = text.find("*/", position)
+            if end < 0:  # nor is any other one closed
+                done.append(_LINE_COMMENT.sub("", text[match.start() :]))
+                return "".join(done)
+            position = end + 2
+    return "".join([*done, text[position:]])
 
 
 def _braces(text: str, position: int) -> tuple[str, int]:
     """What stands up to the matching brace, and the position behind it."""
     start, depth = position, 0
-    while position < len(text):
-        character = text[position]
-        position += 2 if character == "\\" else 1
-        if character == "{":
+    for match in _IN_BRACES.finditer(text, position):
+        if match[0] == "{":
             depth += 1
-        elif character == "}":
+            if depth == MOST_BRACES:
+                raise WorkflowError(
+                    f"the text has braces in each other, more than {MOST_BRACES} levels deep; "
+                    r"write \{ and \} for plain braces"
+                )
+        elif match[0] == "}":
             if depth == 0:
-                return text[start : position - 1], position
+                return text[start : match.start()], match.end()
             depth -= 1
-        elif character == "|" and depth == 0:
+        elif match[0] == "|" and depth == 0:
             raise WorkflowError(
-                f"the text {text!r} leaves a choice in braces, which the editor draws anew for each run; "
+                f"the text {short_repr(text)} leaves a choice in braces, which the editor draws anew for each run; "
                 r"write one of them, or \{ and \} for plain braces"
             )
-    return text[start:], position
+    return text[start:], len(text)
 
 
 def fill_placeholders(text: str, lookup: Lookup, now: datetime) -> str:

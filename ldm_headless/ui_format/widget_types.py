@@ -70,9 +70,11 @@ class WidgetType:
     def _snap_int(self, value: float) -> float:
         step = self.options.get("step") or 1
         if step == 1:
-            return value if isinstance(value, int) else math.floor(value + 0.5)
+            return value if isinstance(value, int) else _floor(value + 0.5)
         offset = math.fmod(self.options.get("min") or 0, step)
-        snapped = math.floor((value - offset) / step + 0.5) * step + offset
+        snapped = _floor((value - offset) / step + 0.5) * step + offset
+        if not math.isfinite(snapped):  # a number near the largest that there is
+            return value
         return int(snapped) if float(snapped).is_integer() else snapped
 
     def _snap_float(self, value: float) -> float:
@@ -82,8 +84,13 @@ class WidgetType:
         if not unit:
             return value
         digits = precision if self.options.get("step") else max(0, -math.floor(math.log10(unit)))
-        snapped = round(math.floor(value / unit + 0.5) * unit, digits)
+        snapped = _floor(value / unit + 0.5) * unit
+        snapped = round(snapped, digits) if math.isfinite(snapped) else value
         return min(max(snapped, self.options.get("min", 0)), self.options.get("max", 2048))
+
+
+def _floor(value: float) -> float:
+    return math.floor(value) if math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""Changes to a prompt: inputs by node and name, and the seed. Imports workflow and the errors."""
+"""Changes to a prompt: inputs by node and name, and the seed. Imports targets, workflow and the errors."""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ldm_backend.errors import first_names, printable
+from ldm_backend.json_text import parse_json
+
 from ..errors import JSONError, WorkflowError
-from ..files.json_text import parse_json
+from .targets import parse_target
 from .workflow import Prompt, is_link
 
 _SEEDS = ("seed", "noise_seed")
@@ -13,22 +15,23 @@ _PRIMITIVE = "value"
 
 
 def set_inputs(prompt: Prompt, assignments: Mapping[str, str], object_info: Mapping[str, Any] | None = None) -> Prompt:
-    """A copy of the prompt with some inputs replaced.
+    """A copy of the prompt with some inputs replaced. It shares with the prompt what is not replaced.
 
     Args:
         prompt: In API format.
-        assignments: `node.input` -> value, where node is a node id or a title. A value is read as JSON, or taken as
-            text where it is no JSON or replaces a text.
+        assignments: `node.input` -> value, where node is a node id or a title, in quotes where it holds an equal sign
+            (see `targets`). A value is read as JSON, or taken as text where it is no JSON or replaces a text.
         object_info: The host's `/object_info`. With it, inputs that the node has but the prompt leaves out can be set
             too, and the host's type says what a text is.
 
     Raises:
         WorkflowError: No such node or input, a title that several nodes share, or an input that is set twice.
     """
-    changed = copy.deepcopy(prompt)
+    changed, titles = dict(prompt), _Titles(prompt)
     owners: dict[tuple[str, str], str] = {}
     for target, text in assignments.items():
-        node_id, input_name = place = find_input(changed, target)
+        name, input_name = parse_target(target)
+        node_id, _ = place = titles.find(name), input_name
         if owners.setdefault(place, target) != target:
             raise WorkflowError(f"{owners[place]!r} and {target!r} are the same input; set it once")
         node = changed[node_id]
@@ -40,7 +43,7 @@ def set_inputs(prompt: Prompt, assignments: Mapping[str, str], object_info: Mapp
                 "; correct the name"
             )
         is_text = isinstance(inputs.get(input_name), str) or known.get(input_name) == "STRING"
-        inputs[input_name] = text if is_text else _parse_value(text)
+        changed[node_id] = _with_input(prompt, changed, node_id, input_name, text if is_text else _parse_value(text))
     return changed
 
 
@@ -63,9 +66,9 @@ def set_seed(prompt: Prompt, seed: int, object_info: Mapping[str, Any] | None = 
             "the workflow has no seed to set: no input named seed or noise_seed holds a whole number; "
             "name the input with --set NODE.INPUT=VALUE"
         )
-    changed = copy.deepcopy(prompt)
+    changed = dict(prompt)
     for node_id, name in places:
-        changed[node_id]["inputs"][name] = seed
+        changed[node_id] = _with_input(prompt, changed, node_id, name, seed)
     return changed
 
 
@@ -84,9 +87,12 @@ def seed_inputs(prompt: Prompt, object_info: Mapping[str, Any] | None = None) ->
     feeding = {value[0] for value in seeds if is_link(value)}
     places = []
     for node_id, node in prompt.items():
+        numbers = [name for name, value in node["inputs"].items() if type(value) is int]
+        if not numbers:  # as in most nodes: thousands of jobs ask
+            continue
         names = {*_SEEDS, *_controlled_inputs(node, object_info)} - {_PRIMITIVE}
         names |= {_PRIMITIVE} if node_id in feeding else set()
-        places += [(node_id, name) for name, value in node["inputs"].items() if name in names and type(value) is int]
+        places += [(node_id, name) for name in numbers if name in names]
     return places
 
 
@@ -96,10 +102,17 @@ def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
     Raises:
         WorkflowError: It names no input, or no node.
     """
-    name, dot, input_name = target.rpartition(".")
-    if not dot:
-        raise WorkflowError(f"cannot set {target!r}; expected NODE.INPUT, for example KSampler.seed")
-    return find_node(prompt, name), input_name
+    return find_inputs(prompt, [target])[target]
+
+
+def find_inputs(prompt: Prompt, targets: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The same for many targets, which looks through the prompt once.
+
+    Raises:
+        WorkflowError: As for `find_input`.
+    """
+    titles, parsed = _Titles(prompt), {target: parse_target(target) for target in targets}
+    return {target: (titles.find(name), input_name) for target, (name, input_name) in parsed.items()}
 
 
 def find_node(prompt: Prompt, name: str) -> str:
@@ -108,16 +121,48 @@ def find_node(prompt: Prompt, name: str) -> str:
     Raises:
         WorkflowError: None, or more than one.
     """
-    if name in prompt:
-        return name
-    titles = {node_id: str((node.get("_meta") or {}).get("title", "")) for node_id, node in prompt.items()}
-    matches = [node_id for node_id, title in titles.items() if title == name]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise WorkflowError(f"the title {name!r} belongs to the nodes {', '.join(matches)}; use one of these ids")
-    known = ", ".join(f"{node_id} ({title})" for node_id, title in titles.items())
-    raise WorkflowError(f"no node has the id or title {name!r}; there are {known}; correct the name")
+    return _Titles(prompt).find(name)
+
+
+class _Titles:
+    """The nodes of a prompt by their titles, looked through once."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
+        self._by_title: dict[str, list[str]] | None = None
+
+    def find(self, name: str) -> str:
+        """See `find_node`."""
+        if name in self._prompt:
+            return name
+        if self._by_title is None:
+            self._by_title = {}
+            for node_id, node in self._prompt.items():
+                self._by_title.setdefault(title_of(node), []).append(node_id)
+        matches = self._by_title.get(name, [])
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise WorkflowError(
+                f"the title {printable(name)!r} belongs to the nodes {first_names(matches)}; use one of these ids"
+            )
+        known = first_names([f"{node_id} ({title_of(node)})" for node_id, node in self._prompt.items()], 50)
+        raise WorkflowError(f"no node has the id or title {printable(name)!r}; there are {known}; correct the name")
+
+
+def title_of(node: Mapping[str, Any]) -> str:
+    """The title of a node in a prompt; empty without one."""
+    meta = node.get("_meta")
+    return str(meta.get("title", "")) if isinstance(meta, dict) else ""
+
+
+def _with_input(prompt: Prompt, changed: Prompt, node_id: str, name: str, value: object) -> dict[str, Any]:
+    """A node with an input replaced. What the prompt itself holds is copied before, once."""
+    node = changed[node_id]
+    if node is prompt[node_id]:
+        node = {**node, "inputs": dict(node["inputs"])}
+    node["inputs"][name] = value
+    return node
 
 
 def _known_inputs(node: Mapping[str, Any], object_info: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Workflow files: read API format, UI format and pictures that carry either, and give the prompt to send.
+"""Workflow files: read API format, UI format and files that carry either, and give the prompt to send.
 
 An API-format prompt maps node ids to `{"class_type": ..., "inputs": {...}, "_meta": {"title": ...}}`; an input is a
 constant or a link `[node id, output index]`. What a file holds is told by its content, never by its name. Imports
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_backend.errors import LDMError, printable
+from ldm_backend.errors import printable
+from ldm_backend.json_text import not_finite, parse_json
 
 from ..errors import JSONError, WorkflowError
-from ..files.json_text import not_finite, parse_json
 from ..ui_format.export import export_prompt
 from ..ui_format.graph import is_ui_format
-from .embedded import is_carrier, read_embedded
+from .embedded import read_document
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -31,44 +31,66 @@ class Workflow:
         source: Where it comes from, for messages.
         ui: The graph in UI format, which the host can embed into saved images.
         prompt: In API format.
+        note: What the user should know of how it was read; empty where all is well.
     """
 
     source: str
     ui: dict[str, Any] | None
     prompt: Prompt | None
+    note: str = ""
 
 
 def load_workflow(path: str | Path) -> Workflow:
-    """Read and check a workflow file: JSON in API or UI format, or a picture or latent with either inside.
+    """Read and check a workflow file: JSON in API or UI format, or what ComfyUI saved with either inside.
 
     Raises:
         WorkflowError: The file is missing or holds something else.
     """
+    source = str(path)
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            text, found = read_document(stream, source)
     except OSError as error:
         raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}; check the path") from error
-    source = str(path)
-    if is_carrier(data):
-        found = read_embedded(data, source)
-        graph, prompt = found.get("workflow"), found.get("prompt")
-        if graph == {} and prompt is not None:  # what programs write that have no editor
-            graph = None
-        if graph is not None and not is_ui_format(graph):
-            raise WorkflowError(
-                f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}; save it again in ComfyUI"
-            )
-        _check_finite(graph, source)
-        return Workflow(source, graph, None if prompt is None else check_prompt(prompt, source))
+    if text is None:
+        return _carried(found, source)
     try:
-        document = parse_json(data)
+        document = parse_json(text)
     except JSONError as error:
-        raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow or picture saved by ComfyUI") from error
+        raise WorkflowError(f"{path} is not JSON: {error}; expected a workflow or a file saved by ComfyUI") from error
     document = _unwrapped(document)
     if is_ui_format(document):
         _check_finite(document, source)
         return Workflow(source, document, None)
     return Workflow(source, None, check_prompt(document, source))
+
+
+def _carried(found: Mapping[str, Any], source: str) -> Workflow:
+    """What a picture carries. The prompt is what runs: beside a good one, a graph that is none is left out and told."""
+    graph, prompt = found.get("workflow"), found.get("prompt")
+    if prompt is None:
+        if not is_ui_format(graph):
+            raise WorkflowError(
+                f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}; save it again in ComfyUI"
+            )
+        _check_finite(graph, source)
+        return Workflow(source, graph, None)
+    prompt, reason = check_prompt(prompt, source), found.get("unreadable", "")
+    if graph is not None and not is_ui_format(graph):
+        reason = f"it is {_kind(graph)}, no graph in UI format"
+    elif (place := not_finite(graph)) is not None:
+        reason = f"{place} is NaN or infinite"
+    if graph == {}:  # what programs write that have no editor
+        return Workflow(source, None, prompt)
+    if not reason:
+        return Workflow(source, graph, prompt)
+    return Workflow(
+        source,
+        None,
+        prompt,
+        f"{source}: the editor's graph in it cannot be read ({reason}); the prompt beside it is used, and the new "
+        "images carry no graph of the editor",
+    )
 
 
 def _unwrapped(document: Any) -> Any:
@@ -103,13 +125,6 @@ def to_prompt(workflow: Workflow, object_info: Mapping[str, Any]) -> Prompt:
         if type(error) is not WorkflowError or workflow.source in str(error):
             raise
         raise WorkflowError(f"{workflow.source}: {printable(str(error), 1000)}") from error
-    except LDMError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise WorkflowError(
-            f"{workflow.source}: the graph is damaged in a way that stops its conversion ({type(error).__name__}: "
-            f"{printable(str(error))}); open it in ComfyUI and use Export (API)"
-        ) from error
     if not prompt:
         raise WorkflowError(f"{workflow.source} has no node that would run: add one, or unmute the ones there")
     return prompt

@@ -11,7 +11,8 @@ import torch
 from comfy.samplers import KSamplerX0Inpaint, Sampler
 from torch import Tensor
 
-from ...ldm_backend.errors import InputError
+from ...ldm_backend.errors import InputError, ScheduleError
+from ...ldm_backend.finite import is_plain
 from ...ldm_backend.sampling.noise import StepNoise, seeds_of
 from ...ldm_backend.sampling.samplers import Denoiser, StepInfo, adds_noise, sample
 from ...ldm_backend.sampling.schedule import Pairs, Schedule
@@ -80,7 +81,7 @@ class BackendSampler(Sampler):
         """
         inner = ldm_model_of(model_wrap.model_patcher)
         inner.diffusion_model.check_input(noise.shape)
-        levels: list[float] = sigmas.tolist()
+        levels = _levels(sigmas)
         pairs = pairs_of(inner.schedule, levels)
         latent_image = torch.zeros_like(noise) if latent_image is None else latent_image
 
@@ -98,6 +99,19 @@ class BackendSampler(Sampler):
             callback=_step_callback(callback, inner.schedule, pairs),
         )
         return x_0 * _scale(levels[-1])
+
+
+def _levels(sigmas: Any) -> list[float]:
+    """The numbers of SIGMAS; whether they are noise levels that the model knows, `pairs_of` says.
+
+    Raises:
+        ScheduleError: No row of numbers.
+    """
+    if not is_plain(sigmas) or sigmas.ndim != 1 or sigmas.is_complex() or not sigmas.numel():
+        raise ScheduleError(
+            "sigmas is no row of noise levels. Connect LDM Sigmas, BasicScheduler, or another node that gives SIGMAS."
+        )
+    return sigmas.tolist()
 
 
 def _scale(sigma: float) -> float:

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import folder_paths
 
-from ...ldm_backend.checkpoints.locations import SINGLE_FILE_ENDINGS, WEIGHT_NAMES, single_files
 from ...ldm_backend.errors import CheckpointError, short_repr
+from ...ldm_backend.locations import SINGLE_FILE_ENDINGS, WEIGHT_NAMES, single_files
 
 FOLDER_KIND = "ldm"
 DEMO_NAME = "portraits-128"
@@ -16,6 +16,7 @@ MARKER = Path("unet", "config.json")  # what makes a directory a checkpoint
 
 _DEMO_ROOT = Path(__file__).parents[2] / "demo"
 _PART_ENDINGS = {Path(name).suffix for name in WEIGHT_NAMES}  # of the files in a Hugging Face folder
+_MOST_LETTERS = 255  # no file system takes longer names
 _MAX_DEPTH = 2  # "celebahq-256" and "CompVis/ldm-celebahq-256"
 
 
@@ -121,6 +122,11 @@ def _plain_folders(name: str, roots: list[Path]) -> list[Path]:
         return []
     parts = PurePosixPath(name).parts
     clever = (
-        not parts or name != "/".join(parts) or ".." in parts or len(parts) > _MAX_DEPTH or set(name) & set("\\:\0")
+        len(name) > _MOST_LETTERS
+        or not parts
+        or name != "/".join(parts)
+        or ".." in parts
+        or len(parts) > _MAX_DEPTH
+        or set(name) & set("\\:\0")
     )
     return [] if clever else [root.joinpath(*parts) for root in roots]

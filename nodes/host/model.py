@@ -217,16 +217,21 @@ def _end_run(patcher: ModelPatcher) -> None:
     ldm_model_of(patcher).diffusion_model.end_run()
 
 
-def ldm_model_of(model: ModelPatcher) -> LDMModel:
+def ldm_model_of(model: ModelPatcher, name: str = "model") -> LDMModel:
     """The `LDMModel` inside a MODEL.
+
+    Args:
+        model: Of the host, or what came by its wire.
+        name: Of the input, for the message.
 
     Raises:
         InputError: The MODEL is of another family.
     """
     inner = getattr(model, "model", None)
-    if not isinstance(inner, LDMModel):
+    if not isinstance(model, ModelPatcher) or not isinstance(inner, LDMModel):
+        found = type(model if inner is None else inner).__name__
         raise InputError(
-            f"The MODEL is a {type(inner).__name__}; this node works only with a MODEL from LDM Checkpoint Loader. "
+            f"{name}: the MODEL is a {found}; this node works only with a MODEL from LDM Checkpoint Loader. "
             "Connect that loader, or use KSampler for this model."
         )
     return inner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -47,6 +46,11 @@ def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> It
         )
     except OSError as error:
         raise SaveError(_message(f"filename_prefix {printable(prefix)}", error)) from error
+    except Exception as error:  # the host has no class for it
+        raise SaveError(
+            f"filename_prefix is '{printable(prefix)}'; expected a name below the output folder, and this leads out of "
+            "it."
+        ) from error
     for number in count(counter):
         path = Path(folder, f"{name}_{number:05}_{ending}")
         # The host numbers by what it finds; another writer may have been quicker.
@@ -85,18 +89,22 @@ def write_new(outputs: Iterator[Output], write: Callable[[Path], object]) -> Out
 def _message(what: str, error: OSError | SafetensorError) -> str:
     reason = getattr(error, "strerror", None) or str(error)
     return (
-        f"{what}: cannot be written ({reason}). Nothing was left there. Free some space, or choose "
-        "another name or folder."
+        f"{printable(what, 300)}: cannot be written ({reason}). Nothing was left there. Free some space, or choose "
+        "another name or folder in filename_prefix."
     )
 
 
-def workflow_texts(hidden: Any) -> dict[str, str]:
-    """What the host itself writes into a saved image: `prompt`, `workflow` and other extra texts, each as JSON.
+def extra_values(hidden: Any) -> list[Any] | None:
+    """What the host itself writes into a saved image, unchecked: `prompt`, then what else came with the prompt.
 
-    Empty when the user has switched metadata off.
+    Args:
+        hidden: Of the node.
+
+    Returns:
+        Values by name, or what a client sent in the place of such an object; None when the user has switched metadata
+        off.
     """
     if args.disable_metadata or hidden is None:
-        return {}
-    texts = {"prompt": hidden.prompt} if hidden.prompt is not None else {}
-    texts |= hidden.extra_pnginfo or {}
-    return {name: json.dumps(value) for name, value in texts.items()}
+        return None
+    prompt = [] if hidden.prompt is None else [{"prompt": hidden.prompt}]
+    return prompt if hidden.extra_pnginfo is None else [*prompt, hidden.extra_pnginfo]

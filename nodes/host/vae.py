@@ -18,7 +18,8 @@ from torch import Tensor
 from ...ldm_backend.checkpoints.checkpoint import load_into
 from ...ldm_backend.checkpoints.file_marks import FileMark
 from ...ldm_backend.config.model import FirstStageConfig
-from ...ldm_backend.errors import InputError
+from ...ldm_backend.errors import InputError, SamplingError
+from ...ldm_backend.finite import FLOATS, all_finite, is_plain
 from ...ldm_backend.kernels.fp32 import fp32
 from ...ldm_backend.memory.estimates import Size, decoder_bytes, encoder_bytes, image_bytes, tiled_decode_bytes
 from ...ldm_backend.memory.mapped import trim
@@ -88,7 +89,7 @@ class LDMVAE(comfy.sd.VAE):
             CheckpointError: The file of the weights was changed since it was loaded.
         """
         first_stage = self.first_stage_model
-        check_latent(samples_in, first_stage.config)
+        _check_samples(samples_in, first_stage.config)
         self._check_decode(samples_in.shape, tiled=False)
         self.load(self.memory_used_decode(samples_in.shape, torch.float32))
         images = self._empty_images(samples_in.shape)
@@ -96,7 +97,7 @@ class LDMVAE(comfy.sd.VAE):
             images[part] = to_unit(as_channels(made, 3))
             del made
         trim()  # what decoding took would else stay with the C library, by chance between what is kept
-        return images
+        return _checked(images)
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
         """(N, H, W, 3) images in 0..1 to (N, C, h, w) latents.
@@ -113,7 +114,7 @@ class LDMVAE(comfy.sd.VAE):
             return encoder_bytes(first_stage.config, images, height, width, first_stage.dtype.itemsize)
 
         size = Size(images, height, width)
-        check_first_stage("Encoding", first_stage, self.device, size, lambda *_: 0, partial(needed, 1))
+        check_first_stage("Encoding", first_stage, self.device, size, self._latent_bytes, partial(needed, 1))
         self.load(self.memory_used_encode(pixels.shape, torch.float32))
 
         def encode(part: slice) -> Tensor:
@@ -122,7 +123,7 @@ class LDMVAE(comfy.sd.VAE):
                     self.output_device
                 )
 
-        return self._encoding.whole(encode, pixels.shape, self.device, needed, most_at_once(self.device))
+        return _checked(self._encoding.whole(encode, pixels.shape, self.device, needed, most_at_once(self.device)))
 
     def decode_tiled(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Like `decode`, in overlapping tiles.
@@ -131,14 +132,23 @@ class LDMVAE(comfy.sd.VAE):
             InputError: Latent of another family.
             CheckpointError: As `decode`.
         """
-        check_latent(samples, self.first_stage_model.config)
+        _check_samples(samples, self.first_stage_model.config)
         self.file.check()
         with fp32():
-            return as_channels(super().decode_tiled(samples, *args, **kwargs), 3, dim=-1)
+            return _checked(as_channels(super().decode_tiled(samples, *args, **kwargs), 3, dim=-1))
 
     def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
         """(N, H, W, 3) images cut to multiples of the downscale, with as many channels as the encoder takes."""
+        _check_pixels(pixels)
         return as_channels(super().vae_encode_crop_pixels(pixels), self.first_stage_model.config.in_channels, dim=-1)
+
+    def encode_tiled(self, pixel_samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Like `encode`, in the host's overlapping tiles.
+
+        Raises:
+            InputError: No image.
+        """
+        return _checked(super().encode_tiled(pixel_samples, *args, **kwargs))
 
     def decode_exactly_tiled(self, samples: Tensor, tile: int, node_id: str | None) -> Tensor:
         """Like `decode` in bounded memory; unlike `decode_tiled`, the host's, without a difference in the picture.
@@ -156,7 +166,7 @@ class LDMVAE(comfy.sd.VAE):
             CheckpointError: As `decode`.
         """
         first_stage = self.first_stage_model
-        check_latent(samples, first_stage.config)
+        _check_samples(samples, first_stage.config)
         self._check_decode(samples.shape, tiled=True)
         itemsize = first_stage.dtype.itemsize
         self.load(tiled_decode_bytes(first_stage.config, samples.shape[2], samples.shape[3], tile, itemsize))
@@ -173,7 +183,7 @@ class LDMVAE(comfy.sd.VAE):
             images[index] = to_unit(as_channels(made, 3))[0]
             del made
         trim()
-        return images
+        return _checked(images)
 
     def _check_decode(self, shape: torch.Size, tiled: bool) -> None:
         """Raise TooLargeError unless latents of this shape can be decoded; those not `tiled` at once or in tiles."""
@@ -186,6 +196,11 @@ class LDMVAE(comfy.sd.VAE):
 
         size = Size(shape[0], shape[2] * config.downscale, shape[3] * config.downscale)
         check_first_stage("Decoding", self.first_stage_model, self.device, size, image_bytes, work)
+
+    def _latent_bytes(self, images: int, height: int, width: int) -> int:
+        """Of the latents of that many pictures."""
+        config = self.first_stage_model.config
+        return 4 * images * config.z_channels * (height // config.downscale) * (width // config.downscale)
 
     def _empty_images(self, shape: torch.Size) -> Tensor:
         """(N, H, W, 3) for the pictures of latents of this shape, where results wait."""
@@ -203,6 +218,40 @@ class LDMVAE(comfy.sd.VAE):
         comfy.model_management.load_models_gpu(
             [self.patcher], memory_required=needed, force_full_load=self.disable_offload
         )
+
+
+def _check_samples(samples: Tensor, config: FirstStageConfig) -> None:
+    """Raise InputError unless these are latents of this first stage: also for nodes of the host, which look at none."""
+    if is_plain(samples):
+        check_latent(samples, config)
+    if not _hold_numbers(samples):
+        raise InputError(
+            "The latent is no plain tensor, or it is empty, or holds NaN or infinite numbers: there is no picture in "
+            "it. Look at what the sampler or node before this one was given."
+        )
+
+
+def _check_pixels(pixels: Tensor) -> None:
+    """Raise InputError unless this is an IMAGE, likewise."""
+    if not _hold_numbers(pixels) or pixels.ndim != 4:
+        raise InputError(
+            "The image is no plain tensor (N, H, W, C), or it is empty, or holds NaN or infinite numbers. Connect LDM "
+            "VQ Decode, Load Image, or another node that gives images."
+        )
+
+
+def _hold_numbers(value: Any) -> bool:
+    return is_plain(value) and value.numel() > 0 and value.dtype in FLOATS and all_finite(value)
+
+
+def _checked(made: Tensor) -> Tensor:
+    """Raise SamplingError instead of giving pictures or latents of NaN, which would be black or white in the file."""
+    if not all_finite(made):
+        raise SamplingError(
+            "The first stage gave NaN or infinite numbers: the latent or image is too large to compute with. Look at "
+            "the node before this one, or load the checkpoint with vae_precision fp32."
+        )
+    return made
 
 
 def make_first_stage(
@@ -226,8 +275,12 @@ def make_first_stage(
     return first_stage
 
 
-def ldm_vae_of(vae: Any) -> LDMVAE:
+def ldm_vae_of(vae: Any, name: str = "vae") -> LDMVAE:
     """`vae`, if it is ours.
+
+    Args:
+        vae: Of the host, or what came by its wire.
+        name: Of the input, for the message.
 
     Raises:
         InputError: The VAE is of another family.
@@ -235,8 +288,8 @@ def ldm_vae_of(vae: Any) -> LDMVAE:
     if not isinstance(vae, LDMVAE):
         inner = type(getattr(vae, "first_stage_model", vae)).__name__
         raise InputError(
-            f"The VAE is a {inner}; this node works only with the VAE from LDM Checkpoint Loader. Connect that loader, "
-            "or use VAE Decode for this VAE."
+            f"{name}: the VAE is a {inner}; this node works only with the VAE from LDM Checkpoint Loader. Connect that "
+            "loader, or use VAE Decode for this VAE."
         )
     return vae
 

@@ -15,7 +15,6 @@ from ..host.model import ModelPatcher, intermediate_device, loaded
 from ..host.progress import step_callback
 from .latent_batch import INFO_KEY, image_seeds
 from .limits import check_sampling
-from .wires import samples_of
 
 
 def run_sampler(
@@ -47,7 +46,7 @@ def run_sampler(
         LDMError: A model or latent of another family, an empty latent, a batch or size that does not fit into memory, a
             sampler that adds noise without a seed, or a cache depth that the network does not have.
     """
-    x_T = samples_of(latent)
+    x_T = latent["samples"]
     step_noise = step_noise_of(latent, sampler, seed) if adds_noise(sampler, eta) else None
     check_sampling("Sampling", model, x_T.shape, whole=cache is not None)
     check_noisy(x_T)

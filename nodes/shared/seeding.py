@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from .latent_batch import LABELS_KEY, SEED_KEY, batch_indices, image_seeds
+from .latent_batch import INDEX_KEY, LABELS_KEY, SEED_KEY, batch_indices, image_seeds
 
 
 def seeded(latent: dict[str, Any], seed: int) -> tuple[list[int], dict[str, Any]]:
@@ -14,5 +14,5 @@ def seeded(latent: dict[str, Any], seed: int) -> tuple[list[int], dict[str, Any]
         InputError: The latent's batch_index does not fit its batch.
     """
     kept = {key: value for key, value in latent.items() if key != LABELS_KEY}  # they name the noise of before
-    carrier = kept | {"batch_index": batch_indices(latent), SEED_KEY: seed}
+    carrier = kept | {INDEX_KEY: batch_indices(latent), SEED_KEY: seed}
     return cast(list[int], image_seeds(carrier)), carrier

@@ -115,7 +115,7 @@ def make_worker(behaviour: str, folder: Path) -> object:
     return Misbehaving()
 
 
-def test_workers_that_fail(tmp_path: Path) -> None:
+def test_workers_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One cluster for all, since its start takes seconds."""
 
     def pool(behaviour: str) -> RayPool[int, int]:
@@ -136,8 +136,11 @@ def test_workers_that_fail(tmp_path: Path) -> None:
             list(pool("always").map(range(12)))
         with pytest.raises(JobError, match="^no good$"):
             list(pool("raises").map(range(2)))
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         with pytest.raises(GenerationError, match=r"(?s)a worker failed:.*ZeroDivisionError"):
             list(pool("bug").map(range(2)))
+        (log,) = tmp_path.glob("ldm-fault-*.log")
+        assert "return 1 // 0" in log.read_text()
         with pytest.raises(JobError, match="^cannot be made$"):
             list(pool("no factory").map(range(2)))
         never: RayPool[int, int] = RayPool(pool("idle")._factory, 1, Needs(cpus=1e6), patience=3.0)
@@ -167,6 +170,13 @@ def test_a_local_cluster_is_of_this_machine_only_and_gives_the_same_files(tmp_pa
     assert ray == alone
     assert addresses
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1 as /proc writes it
+    (tmp_path / "ray" / "seed-3.png").write_bytes(b"")
+    os.truncate(tmp_path / "ray" / "seed-7.png", 100)
+    done = subprocess.run(
+        [*command, str(tmp_path / "ray"), "--ray", "local"], capture_output=True, text=True, check=True
+    )
+    assert "2 of 12 were broken (seed-3.png, seed-7.png) and are made anew" in done.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ray").iterdir()} == alone
 
 
 def listening_addresses() -> set[str]:

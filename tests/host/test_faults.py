@@ -204,3 +204,33 @@ def test_sigterm_leaves_nothing_of_the_private_host(moment: str, tmp_path: Path)
     run.end(143)
     assert list(temporary.glob("comfyui-ldm-*")) == []  # torch leaves folders of its own there
     assert processes(temporary) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("moment", ["start", "run", "frozen"])
+def test_a_signal_ends_a_run_within_a_second(
+    moment: str, number: signal.Signals, tmp_path: Path, host: PrivateHost
+) -> None:
+    """While its private host starts, or works; and while a server is frozen that it speaks with."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    servers = [host.url] if moment == "frozen" else []
+    run = Run(tmp_path / "out", *servers, environment={"TMPDIR": str(temporary)})
+    try:
+        if moment == "start":
+            while not list(temporary.glob("comfyui-ldm-*/host.log")):
+                time.sleep(0.01)
+            time.sleep(1)
+        else:
+            run.wait_for_images(1)
+        if moment == "frozen":
+            os.kill(host.pid, signal.SIGSTOP)
+            time.sleep(0.3)
+        start = time.monotonic()
+        run.process.send_signal(number)
+        run.process.wait(30)
+        assert time.monotonic() - start < 1
+    finally:
+        os.kill(host.pid, signal.SIGCONT)
+    run.end(128 + number)
+    assert processes(temporary) == []

@@ -3,10 +3,12 @@
 import asyncio
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from PIL import Image
 from watched_host import host_program
@@ -40,6 +43,7 @@ from ldm_headless.errors import (
     PromptRejectedError,
     WorkerLostError,
 )
+from ldm_headless.host.private_host import _free_port
 from ldm_headless.run.private_host_worker import HostWorker
 from ldm_headless.workflows.overrides import set_inputs
 from ldm_headless.workflows.workflow import Prompt, to_prompt
@@ -212,6 +216,66 @@ def test_the_models_of_the_checkout_are_seen(tmp_path: Path) -> None:
         (_, options) = client.object_info()["LDMCheckpointLoader"]["input"]["required"]["checkpoint"]
     assert options["options"] == ["mine", "portraits-128"]
     assert [path.name for path in (checkout / "models").rglob("*")] == ["ldm", "mine"]
+
+
+ODD = "😀 é '\"%s $HOME ${HOME} ~ #a: &b !c [d] {e} \\ *"
+
+
+def copy_of_host(checkout: Path) -> HostLocation:
+    """A whole copy: links would be followed to where the right path is."""
+    host = find_host().path
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        mine = {"models", "output", "input", "temp", "user"} if Path(folder) == host else set[str]()
+        return {*mine, ".git", "__pycache__"} & {*names}
+
+    shutil.copytree(host, checkout, ignore=ignored)
+    return HostLocation(checkout, find_host().python)
+
+
+def test_a_host_below_an_odd_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the checkout, with its models, and that of the temporary folder. Two folders are called as settings."""
+    location = copy_of_host(tmp_path / ODD / "checkout")
+    for kind in ("ldm", "base_path", "is_default", ODD.replace("/", "")):
+        (location.path / "models" / kind).mkdir(parents=True)
+    (location.path / "models" / "ldm" / "mine").symlink_to(PACK_ROOT / "demo" / "portraits-128")
+    (tmp_path / f"tmp {ODD}").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / f"tmp {ODD}"))
+    prompt = to_prompt(load_workflow(PACK_ROOT / "workflows" / "api" / "demo.json"), {})
+    prompt = set_inputs(prompt, {"1.checkpoint": "mine", "3.steps": "1"})
+    with PrivateHost(location, {"comfyui-ldm": PACK_ROOT}) as host, ComfyClient(host.url) as client:
+        assert ODD in str(host.base_directory)
+        prompt_id = client.submit(prompt)
+        client.follow(prompt_id)
+        (picture,) = client.outputs(prompt_id)
+        assert client.fetch(picture).startswith(b"\x89PNG")
+    assert list((tmp_path / f"tmp {ODD}").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\r\nb", os.fsdecode(b"\xff")])
+def test_a_path_that_no_host_gets_on_with_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(subprocess, "Popen", lambda *more, **options: pytest.fail("started"))
+    with pytest.raises(HostError, match="line break or bytes that are no UTF-8 text; move ComfyUI elsewhere") as caught:
+        PrivateHost(HostLocation(tmp_path / name, sys.executable)).start()
+    assert str(caught.value).isprintable()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    with pytest.raises(HostError, match="set TMPDIR to another folder"):
+        PrivateHost(find_host()).start()
+
+
+def test_a_page_of_another_origin_is_refused(host: PrivateHost, prompt: Prompt) -> None:
+    """By ComfyUI itself. That it cannot tell a page whose name was made to lead here is said in SECURITY.md."""
+    for origin in ("http://example.com", f"http://example.com:{urlsplit(host.url).port}", "http://127.0.0.1:1"):
+        answer = httpx.post(f"{host.url}/prompt", json={"prompt": prompt}, headers={"Origin": origin})
+        assert answer.status_code == 403
+    assert httpx.get(f"{host.url}/queue", headers={"Origin": host.url}).status_code == 200
+
+
+def test_the_port_is_drawn_for_each_host() -> None:
+    assert len({_free_port() for _ in range(10)}) > 1
 
 
 def test_it_listens_on_loopback_only(host: PrivateHost) -> None:

@@ -26,7 +26,7 @@ PURE = {"torch", "numpy", "PIL", "safetensors", "einops"}
 
 # Folder -> first names of absolute imports that are allowed beyond the standard library.
 ALLOWED = {
-    "ldm_backend": PURE | {"yaml", "huggingface_hub", "httpx"},  # the last two for hub names, where they are there
+    "ldm_backend": PURE | {"yaml", "huggingface_hub"},  # the last for hub names, where it is there
     "ldm_headless": PURE | {"filelock", "httpx", "websockets", "typer", "rich", "ray", "torch_fidelity", "ldm_backend"},
     "nodes": PURE | HOST,
     "demo": PURE | {"ldm_backend"},
@@ -37,7 +37,10 @@ ALLOWED = {
 ROOMS: dict[str, dict[str, set[str]]] = {
     "ldm_backend": {
         "errors": set(),
+        "json_text": {"errors"},
         "whole_files": set(),
+        "locations": {"errors"},
+        "finite": set(),
         "archives": set(),
         "config": {"errors"},
         "memory": {"config", "errors"},
@@ -45,33 +48,40 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "networks": {"config", "errors", "kernels", "memory"},
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
-        "checkpoints": {"archives", "config", "errors", "networks", "whole_files"},
-        "views": {"errors", "kernels", "networks"},
+        "checkpoints": {"archives", "config", "errors", "json_text", "locations", "networks", "whole_files"},
+        "hub": {"errors", "locations", "whole_files"},
+        "views": {"errors", "finite", "kernels", "networks"},
+        "conditioning": {"config", "errors", "memory", "networks", "views"},
         "throughput": {"checkpoints", "memory"},
-        "pipeline": {"checkpoints", "config", "errors", "kernels", "memory", "networks", "sampling", "views"},
+        "pipeline": {"checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "sampling", "views"},
         "verification": {
-            "checkpoints", "config", "errors", "kernels", "memory", "networks", "pipeline", "views",
+            "checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "pipeline", "views",
         },
-        "__init__": {"checkpoints", "errors", "pipeline"},
+        "tasks": {
+            "conditioning", "config", "errors", "kernels", "memory", "pipeline", "sampling", "views",
+        },
+        "__init__": {"checkpoints", "errors", "pipeline", "tasks"},
     },
     "ldm_headless": {
         "errors": set(),
         "seed_ranges": {"errors"},
         "terminal": set(),
+        "fault_log": set(),
         "files": {"errors"},
+        "carriers": {"errors"},
         "client": {"errors"},
-        "host": {"client", "errors", "files"},
-        "ui_format": {"errors", "files"},
-        "workflows": {"errors", "files", "ui_format"},
-        "pools": {"errors"},
-        "run": {"client", "errors", "files", "host", "pools", "seed_ranges", "terminal", "ui_format", "workflows"},
+        "host": {"client", "errors"},
+        "ui_format": {"errors"},
+        "workflows": {"carriers", "errors", "ui_format"},
+        "pools": {"errors", "fault_log"},
+        "run": {"client", "errors", "host", "pools", "seed_ranges", "terminal", "ui_format", "workflows"},
         "generation": {"errors", "files", "seed_ranges"},
         "evaluation": {"errors", "files"},
         "commands": {
-            "client", "errors", "evaluation", "generation", "host", "pools", "run", "seed_ranges", "terminal",
+            "client", "errors", "evaluation", "files", "generation", "host", "pools", "run", "seed_ranges", "terminal",
             "workflows",
         },
-        "cli": {"commands", "host", "terminal"},
+        "cli": {"commands", "fault_log", "host", "terminal"},
         "__main__": {"cli"},
         "__init__": {"client", "errors", "host", "workflows"},
     },

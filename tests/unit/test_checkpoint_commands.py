@@ -232,6 +232,8 @@ def test_inspect_json(ldm: Ldm, tiny_folder: Path, tiny: Tiny, tmp_path: Path) -
         "has_ema": False,
         "unet_parameters": sum(p.numel() for p in tiny.unet.parameters()),
         "first_stage_parameters": sum(p.numel() for p in tiny.first_stage.parameters()),
+        "conditioner_parameters": 0,
+        "task": "unconditional",
         "dtypes": ["bfloat16"],
         "files": [
             {
@@ -256,7 +258,8 @@ def test_inspect_without_configuration_shows_what_can_be_seen(ldm: Ldm, compvis:
     seen = json.loads(ldm("inspect", path, "--json")[1])
     assert "Say which model it is" in seen["problem"]
     assert seen["config"] is None
-    changed = {"path", "config", "problem"}
+    assert seen["task"] is None
+    changed = {"path", "config", "problem", "task"}
     assert {k: v for k, v in seen.items() if k not in changed} == {k: v for k, v in known.items() if k not in changed}
 
     status, out, err = ldm("inspect", path)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ldm_headless.cli import app
 from ldm_headless.errors import JobError
 from ldm_headless.evaluation.comparison import compare_pairs, psnr, set_distance
-from ldm_headless.evaluation.features import INCEPTION_FILE, find_features, pixel_means
+from ldm_headless.evaluation.features import INCEPTION_FILE, Features, find_features, pixel_means
 from ldm_headless.evaluation.frechet import Moments, frechet_distance
 from ldm_headless.evaluation.image_sets import open_images
 
@@ -176,6 +176,28 @@ def test_fid_is_only_for_the_published_weights(tmp_path: Path, monkeypatch: pyte
     file.write_bytes(b"something else")
     with pytest.raises(JobError, match="has the SHA-256 .*; remove it"):
         find_features("inception")
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\3\4", b"\x80\x02cos\nsystem\n", b"junk" * 1000])
+def test_damaged_weights_of_inception_end_in_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    pytest.importorskip("torch_fidelity")
+    from ldm_headless.evaluation import features
+
+    file = tmp_path / "weights.pth"
+    file.write_bytes(data)
+    monkeypatch.setattr(features, "inception_path", lambda: file)
+    monkeypatch.setattr(features, "_missing_for_inception", lambda: "")
+    with pytest.raises(JobError, match=r"cannot read .*weights\.pth"):
+        find_features("inception")
+
+
+def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    images = open_images(write_pngs(tmp_path / "a", random_images(5)))
+    odd = Features("odd", 2, lambda chunk: np.full((len(chunk), 2), np.nan))
+    with pytest.raises(JobError, match="odd: a feature of an image of .* is NaN or infinite"):
+        set_distance(images, images, odd)
 
 
 def test_inception_features_are_those_of_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 import ldm_backend
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ldm_backend.checkpoints.conversion import convert_to_single_file
 from ldm_backend.checkpoints.file_marks import FileMark
 from ldm_backend.errors import CheckpointError
 from ldm_backend.pipeline import decode_to_uint8
@@ -46,6 +51,80 @@ def test_a_truncated_file_ends_in_a_message_and_not_in_a_signal(tiny_folder):
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert f"had {size} bytes and now has 4096" in run.stdout
+
+
+# A child that loads, has the file under its network written to in place, and goes on without looking at it.
+EVALUATE = """
+import os, sys, torch, ldm_backend
+folder, how = sys.argv[1:]
+model = ldm_backend.load(folder, device="cpu")
+x = torch.full((1, 3, 16, 16), 0.5)
+def run(): return model.unet(x, 500), model.first_stage.decode(x)
+before = run()
+for part in ("unet", "vqvae"):
+    file = os.path.join(folder, part, "diffusion_pytorch_model.safetensors")
+    if how == "truncated": os.truncate(file, 4096)
+    elif how == "emptied": open(file, "wb").close()
+    else: open(file, "r+b").write(bytes(os.path.getsize(file)))
+sys.stdout.write("changed "); sys.stdout.flush()
+with torch.no_grad(): equal = all(map(torch.equal, before, run()))
+ldm_backend.generate(model, steps=1)
+print("the same" if equal else "other")
+"""
+
+
+def evaluate(folder: Path, how: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", EVALUATE, str(folder), how]
+    kept = {key: value for key, value in os.environ.items() if key != "LDM_COPY_WEIGHTS"}
+    return subprocess.run(command, cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "overwritten"])
+def test_copied_weights_outlive_their_file(tiny_folder, how):
+    run = evaluate(tiny_folder, how, LDM_COPY_WEIGHTS="1")
+    assert (run.returncode, run.stdout) == (0, "changed the same\n"), run.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="how systems end a process differs")
+@pytest.mark.parametrize(("how", "environment"), [("truncated", {}), ("emptied", {"LDM_COPY_WEIGHTS": "0"})])
+def test_mapped_weights_end_with_their_file(tiny_folder, how, environment):
+    """What the choice is about: nobody can answer in the middle of an evaluation, and the system sends SIGBUS."""
+    run = evaluate(tiny_folder, how, **environment)
+    assert (run.returncode, run.stdout) == (-signal.SIGBUS, "changed ")
+
+
+def test_copied_weights_of_all_layouts(tiny_folder, tmp_path, monkeypatch):
+    """None of a network's tensors lies in a file, whatever it was."""
+    single = tmp_path / "single.safetensors"
+    convert_to_single_file(read_checkpoint(tiny_folder), single, "fp32")
+    archive = tmp_path / "archive.ckpt"
+    torch.save(safetensors.torch.load_file(single), archive)
+    half = tmp_path / "half.safetensors"
+    convert_to_single_file(read_checkpoint(tiny_folder), half, "fp16")
+    mapped = ldm_backend.load(tiny_folder, device="cpu")
+    assert all(in_a_file(tensor.data_ptr()) for tensor in mapped.unet.parameters())
+    monkeypatch.setenv("LDM_COPY_WEIGHTS", "1")
+    for path in (tiny_folder, single, archive, half):
+        config = read_checkpoint(single).config if path == archive else None
+        model = ldm_backend.load(path, device="cpu", config=config)
+        tensors = [*model.unet.state_dict().values(), *model.first_stage.state_dict().values()]
+        assert not any(in_a_file(tensor.data_ptr()) for tensor in tensors), path
+
+
+def in_a_file(address: int) -> bool:
+    """Whether a checkpoint is mapped there."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, name = line.split()
+        first, last = (int(end, 16) for end in span.split("-"))
+        if first <= address < last:
+            return name.endswith((".safetensors", ".ckpt"))
+    return False
+
+
+def test_a_choice_that_is_none(tiny_folder, monkeypatch):
+    monkeypatch.setenv("LDM_COPY_WEIGHTS", "yes")
+    with pytest.raises(CheckpointError, match="LDM_COPY_WEIGHTS is 'yes'; choose one of 0, 1"):
+        ldm_backend.load(tiny_folder, device="cpu")
 
 
 @pytest.mark.parametrize("how", ["replaced", "removed"])

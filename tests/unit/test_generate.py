@@ -11,46 +11,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import generated
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from generated import fill, made, make_job, manifest, run, snapshot, store
 
 import ldm_backend
-from ldm_backend.errors import LDMError
-from ldm_headless.cli import app
 from ldm_headless.errors import ExecutionError, GenerationError, JobError
-from ldm_headless.files.png import encode_png, pixels_sha256, read_png, read_png_info
-from ldm_headless.generation.job import Format, Job, Settings
-from ldm_headless.generation.job_folder import JobFolder, MadeImage
+from ldm_headless.files.png import pixels_sha256, read_png, read_png_info
+from ldm_headless.generation.job import Format, Job
+from ldm_headless.generation.job_folder import JobFolder
 from ldm_headless.pools.pool import LocalPool
 from ldm_headless.seed_ranges import format_seeds, parse_seeds
-
-SETTINGS = Settings("c" * 64, 3, 0.0, "ddim", "leading", 1, "cpu", "fp32", "fp32", False, 1, "2", "0")
-
-
-def make_job(seeds: str = "0-9", format_: Format = Format.PNG, **changes: object) -> Job:
-    return Job(replace(SETTINGS, **changes), tuple(parse_seeds(seeds)), format_, 4)  # pyright: ignore[reportArgumentType]
-
-
-def made(job: Job, seed: int) -> MadeImage:
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    info = {"seed": seed, "job": job.digest, "machine": "m"}
-    return MadeImage(seed, encode_png(pixels, info), pixels_sha256(pixels), "m")
-
-
-def store(out: Path, job: Job, seeds: str) -> None:
-    with JobFolder(out, job) as folder:
-        for seed in parse_seeds(seeds):
-            folder.store(made(job, seed))
-
-
-def snapshot(out: Path) -> dict[str, bytes]:
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-
-def manifest(out: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-
 
 # Seeds and batches
 
@@ -180,14 +152,6 @@ def test_more_seeds_for_a_finished_folder(
     assert snapshot(out) == snapshot(tmp_path / "in one go")
 
 
-def fill(out: Path, job: Job) -> None:
-    with JobFolder(out, job) as folder:
-        for unit in list(job.units(folder.done)):
-            for seed in unit.wanted:
-                folder.store(made(job, seed))
-        folder.finish()
-
-
 def test_sizes(tiny_folder: Path, tmp_path: Path) -> None:
     """Of the images, in the job's settings where asked for, refused where the networks cannot halve them."""
     out = tmp_path / "out"
@@ -225,10 +189,10 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 def test_two_runs_cannot_write_into_one_folder(tmp_path: Path) -> None:
     with JobFolder(tmp_path, make_job()):
         code = (
-            "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import test_generate as t;"
-            "t.JobFolder(Path(sys.argv[1]), t.make_job()).__enter__()"
+            "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path; import generated as g;"
+            "g.JobFolder(Path(sys.argv[1]), g.make_job()).__enter__()"
         )
-        command = [sys.executable, "-P", "-c", code, str(tmp_path), str(Path(__file__).parent)]
+        command = [sys.executable, "-P", "-c", code, str(tmp_path), str(Path(generated.__file__).parent)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "another `ldm generate` is writing" in done.stderr
 
@@ -276,13 +240,6 @@ def test_an_npz_holds_the_pixels_in_the_order_of_the_seeds(tmp_path: Path) -> No
 
 
 # The command, on a tiny model
-
-
-def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["generate", *map(str, arguments)])
-    if isinstance(result.exception, LDMError):
-        return getattr(result.exception, "exit_code", 2), str(result.exception)
-    return result.exit_code, result.output
 
 
 def test_the_command_makes_the_images_of_the_backend(tiny_folder: Path, tmp_path: Path) -> None:
@@ -392,6 +349,8 @@ def test_a_job_goes_on_with_the_grid_that_it_began_with(tiny_folder: Path, tmp_p
         (("--grid", "compvis", "--steps", "300"), 2, "300"),
         (("--workers", "2"), 2, "--workers is for --ray"),
         (("--steps", "0"), 2, "greater than or equal to 1"),
+        (("--height", "8192", "--width", "8192"), 2, "more than the 33,554,432 pixels"),
+        (("--threads", "2147483648"), 2, "--threads"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_made(

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from ldm_headless import ComfyClient, HeadlessError, ImageRef, find_host
 from ldm_headless.client.events import parse_frame
 from ldm_headless.client.history import raise_for_failure, read_outputs
 from ldm_headless.errors import ExecutionError, HostError, PromptInterruptedError, ServerError, WorkflowError
 from ldm_headless.host import install as host_install
+from ldm_headless.host.model_paths import write_model_paths
 from ldm_headless.host.scratch_folder import ScratchFolder
 
 # What the host says
@@ -255,3 +257,41 @@ def test_the_commands_alone_import_nothing_heavy():
     )
     told = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b",
+        "ü",
+        "😀",
+        "'",
+        '"',
+        "\\",
+        "%s",
+        "$HOME",
+        "~",
+        "#",
+        ": x",
+        "\x7f",
+        "\x1b",
+        "\u2028",
+        "- a",
+        "x" * 255,
+        "null",
+    ],
+)
+def test_models_are_found_below_any_name(tmp_path: Path, name: str) -> None:
+    """As a kind and within a path, read as ComfyUI reads it."""
+    models = tmp_path / name / "models"
+    for kind in (name, "ldm", "base_path", "is_default"):
+        (models / kind).mkdir(parents=True)
+    write_model_paths(models, tmp_path / "paths.yaml")
+    found = yaml.safe_load((tmp_path / "paths.yaml").read_text(encoding="utf-8"))
+    assert found == {"checkout": {kind: str(models / kind) for kind in (name, "ldm")}}
+
+
+def test_a_checkout_without_models_has_no_more_paths(tmp_path: Path) -> None:
+    (tmp_path / "base_path").mkdir()
+    write_model_paths(tmp_path, tmp_path / "paths.yaml")
+    assert yaml.safe_load((tmp_path / "paths.yaml").read_text()) == {}

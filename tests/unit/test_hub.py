@@ -16,14 +16,14 @@ import pytest
 from hub_server import CHUNK, COMMIT, REPO, HubServer
 
 import ldm_backend
-from ldm_backend.checkpoints import hub
 from ldm_backend.errors import CheckpointError
+from ldm_backend.hub import models
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VQ = "vqvae/diffusion_pytorch_model.safetensors"
 LOAD = f"import ldm_backend; print(ldm_backend.load({REPO!r}, device='cpu').config.first_stage.num_vq_embeddings)"
 # What `load` does first, without torch.
-FIND = f"from ldm_backend.checkpoints import hub; print(hub.local_path({REPO!r}))"
+FIND = f"from ldm_backend.hub import models; print(models.local_path({REPO!r}))"
 SECONDS = 40  # for one process; most take one, with torch four
 
 pytestmark = pytest.mark.slow  # each download is a process of its own
@@ -140,7 +140,7 @@ def test_the_next_process_continues_within_a_file(run: Runner, server: HubServer
         finally:
             process.kill()
     assert process.returncode == 130, err
-    assert "the same command continues" in err
+    assert "what has arrived is kept, and the same command continues" in err
     assert not (tmp_path / "model").exists()
 
     assert server.transfers("scheduler/scheduler_config.json") == [None]
@@ -151,6 +151,31 @@ def test_the_next_process_continues_within_a_file(run: Runner, server: HubServer
     assert server.transfers("scheduler/scheduler_config.json") == []
     assert files_of(tmp_path / "model") == server.files
     assert not list(tmp_path.glob(".model*"))
+
+
+def test_processes_at_once_do_not_meet(run: Runner, server: HubServer, tmp_path: Path) -> None:
+    """One works, the others wait, and then see that it is done."""
+    server.files[UNET] = server.described[UNET] = bytes(range(256)) * (CHUNK // 128)
+    server.cut_at, server.cut_with = {UNET: CHUNK + CHUNK // 2}, "hang"
+    command = ("-m", "ldm_headless", "download", REPO, "--to", "model")
+    with run.start(*command) as first, run.start(*command) as second, run.start(*command) as third:
+        try:
+            assert server.hanging.wait(SECONDS)
+            end = time.monotonic() + SECONDS
+            while time.monotonic() < end and not any(p.stat().st_size == CHUNK for p in tmp_path.rglob("*.part")):
+                time.sleep(0.05)
+            working = server.transfers(UNET)
+            time.sleep(1)
+            assert server.transfers(UNET) == working == [None]
+            server.released.set()
+            results = [process.communicate(timeout=SECONDS) for process in (first, second, third)]
+        finally:
+            for process in (first, second, third):
+                process.kill()
+    assert sorted(process.returncode for process in (first, second, third)) == [0, 2, 2], results
+    assert sum("exists already, and nothing is overwritten" in err for _, err in results) == 2
+    assert files_of(tmp_path / "model") == server.files
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("tiny", "hf")] == ["model"]
 
 
 @pytest.mark.parametrize("path", [UNET, "scheduler/scheduler_config.json"])
@@ -208,7 +233,8 @@ def test_a_repository_of_something_else(run: Runner, server: HubServer, tmp_path
 
 
 def test_without_network(offline: Runner, tmp_path: Path) -> None:
-    message = rf"{REPO}: not whole on this machine, and the download from http.* failed \(.*refused.*\). Check the name"
+    reason = r"failed \(.*refused.*\). Check the name, the network"
+    message = rf"{REPO}: not whole on this machine, and the download from http.* {reason}"
     check_refused(offline.download(REPO, "--to", "model"), message, tmp_path)
 
 
@@ -293,10 +319,10 @@ def test_paths_are_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "b").mkdir(parents=True)
     for path in ("a/b", tmp_path / "absent", "absent", "one/two/three", "./absent/model"):
-        assert hub.local_path(path) == Path(path)
+        assert models.local_path(path) == Path(path)
 
 
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"someone/nothing: nothing is there, and huggingface_hub.*pip install"):
-        hub.local_path("someone/nothing")
+        models.local_path("someone/nothing")

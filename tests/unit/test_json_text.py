@@ -1,5 +1,6 @@
 """JSON out of files: what nothing could use is refused with its place, whatever reads it."""
 
+import ast
 import json
 import math
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from ldm_backend.json_text import MAX_LEVELS, not_finite, parse_json
 from ldm_headless import load_workflow
 from ldm_headless.errors import HostError, JSONError, WorkflowError
-from ldm_headless.files.json_text import MAX_LEVELS, not_finite, parse_json
 from ldm_headless.host.install import install_host
 from ldm_headless.ui_format.export import export_prompt
 
+ROOT = Path(__file__).parents[2]
 GRAPH = {"nodes": [{"id": 1, "type": "A", "properties": {}}], "links": []}
 
 
@@ -96,3 +98,26 @@ def test_a_mark_of_a_private_host_that_is_damaged_is_none(tmp_path: Path) -> Non
         (tmp_path / ".installed-from.json").write_text(text)
         with pytest.raises(HostError, match="is in the way and is no private host"):
             install_host(tmp_path)
+
+
+def test_there_is_one_parser_of_files() -> None:
+    """`json.loads` by itself stands in that, and in the one of what servers answer; PyYAML in one place."""
+    found = {"json": set(), "yaml": set()}
+    for package in ("ldm_backend", "ldm_headless", "nodes"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+                module, _, name = called.partition(".")
+                if module in found and name in (
+                    "load",
+                    "loads",
+                    "safe_load",
+                    "JSONDecoder",
+                    "load_all",
+                    "safe_load_all",
+                ):
+                    found[module].add(file.relative_to(ROOT).as_posix())
+    assert found == {
+        "json": {"ldm_backend/json_text.py", "ldm_headless/client/answers.py"},
+        "yaml": {"ldm_backend/config/omega_yaml.py"},
+    }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,25 @@ def test_a_journal_that_is_a_link_is_refused(tmp_path: Path, name: str, kind: st
         {"job": True, "files": []},
         {"job": 0, "server": "http://s", "prompt_id": "\ud800"},
         {"job": 0, "files": 3},
+        {"job": 0, "files": [["0.png", 4, "{sha}"]]},
+        {"job": 0, "files": [{"name": "0.png", "bytes": 4.0, "sha256": "{sha}"}]},
+        {"job": 0, "files": [{"name": "0.png", "bytes": True, "sha256": "{sha}"}]},
+        {"job": 0, "files": [{"name": "0.png", "bytes": 4, "sha256": "{sha}", "more": 1}]},
+        {"job": 0, "files": [], "texts": 7},
+        {"job": 0, "files": [], "texts": [["1"]]},
+        {"job": 0, "files": [], "texts": [["1", 2]]},
+        {"job": 0, "files": [], "texts": {"1": "x"}},
+        {"job": 0, "server": "http://s"},
+        {"job": 0, "server": None, "prompt_id": "i"},
+        {"job": float("nan"), "files": []},
+        {"job": -1, "files": []},
+        {"job": "0", "files": []},
+        {"server": "http://s", "prompt_id": "i"},
         ["job"],
+        "scratch",
+        None,
+        7,
+        {},
     ],
 )
 def test_a_tampered_journal_is_refused(tmp_path: Path, line: object) -> None:
@@ -237,6 +256,41 @@ def test_what_is_no_journal_is_kept(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(OutputError, match="cannot be read"):
         OutputFolder(tmp_path, HEADER)
     assert (tmp_path / JOURNAL).read_bytes() == content
+
+
+def test_a_journal_without_end_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / JOURNAL).open("wb") as stream:
+        stream.truncate(2**36)
+    with pytest.raises(OutputError, match="68,719,476,736 bytes, more than any run writes"):
+        OutputFolder(tmp_path, HEADER)
+
+
+def test_journals_of_which_something_is_odd(tmp_path: Path) -> None:
+    """Edited bytes: read as some run of this folder, or refused; what is there stays."""
+    with OutputFolder(tmp_path / "whole", HEADER) as folder:
+        folder.journal.note_submission(0, "http://s", "id")
+        folder.save(0, [("0.png", b"a")], [("3", "hello")])
+        folder.journal.note_scratch(f".ldm-partial-{'0' * 32}")
+    content, chance, refused = (tmp_path / "whole" / JOURNAL).read_bytes(), random.Random(0), 0
+    for number in range(400):
+        edited, out = bytearray(content), tmp_path / str(number)
+        for _ in range(chance.choice((1, 1, 4))):
+            place = chance.randrange(len(edited))
+            edited[place : place + chance.choice((0, 1, 1, 9))] = chance.choice(
+                (b"", b"\n", b"\0", b"\xff", b'"', b"{", b"[", b"]}", b"../", b"1e999", b"-", chance.randbytes(3))
+            )
+        out.mkdir()
+        (out / "0.png").write_bytes(b"a")
+        (out / JOURNAL).write_bytes(edited)
+        try:
+            with OutputFolder(out, HEADER) as folder:
+                folder.complete(0)
+        except OutputError:
+            refused += 1
+            assert (out / JOURNAL).read_bytes() == edited
+        assert (out / "0.png").read_bytes() == b"a"
+        assert {path.name for path in out.iterdir()} <= {"0.png", JOURNAL, LOCK}
+    assert refused > 100
 
 
 def test_a_file_behind_a_link_is_not_one_of_the_run(tmp_path: Path) -> None:
@@ -319,6 +373,9 @@ def test_the_report_tells_each_job_and_replaces_only_reports(tmp_path: Path) -> 
     assert report["servers"] == [{"url": "http://a", "done": 1, "error": None}]
     assert [job["seed"] for job in report["jobs"]] == [7, 8]
     assert report["jobs"][1]["error"] == {"type": "ExecutionError", "message": str(error), "nodes": ["4"]}
+    for other in (Path("/dev/full"), Path("/dev/zero"), tmp_path):  # that never end, and a folder
+        with pytest.raises(OutputError, match="is no report"):
+            check_report_path(other)
     path.write_text('{"mine": 1}')
     with pytest.raises(OutputError, match="is no report"):
         check_report_path(path)

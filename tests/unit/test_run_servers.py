@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
 import os
@@ -166,6 +167,29 @@ def test_a_dripping_body_is_given_up(server: SmallServer) -> None:
     with pytest.raises(ConnectionLostError, match="bytes came in"):
         asyncio.run(fetch())
     assert time.monotonic() - started < 3
+
+
+# A report that the disk refuses
+
+
+@pytest.mark.parametrize(("broken", "status"), [(False, 2), (True, 1)])
+def test_a_report_on_a_full_disk_costs_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, ldm: Ldm, server: SmallServer, tmp_path: Path, broken: bool, status: int
+) -> None:
+    """The paths of what was made are printed, and a job that failed is told first."""
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ldm_headless.run.report.write_whole", full)
+    if broken:
+        server.files["a_1_.png"] = b"<html>"
+    code, out, err = ldm("--report", "r.json")
+    assert code == status
+    assert "cannot write the report r.json: No space left on device; what was made is saved" in err
+    assert out.split() == ([] if broken else [str(tmp_path / "out" / "a_1_.png")])
+    assert ("a_1_.png" in err) == broken
+    assert err.rstrip().endswith("saved") != broken
 
 
 # Secrets

@@ -6,7 +6,12 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+from packaging.markers import Marker
+
 ROOT = Path(__file__).parents[2]
+# With the condition behind it, if there is one.
+LOCKED = r"^[\w.-]+==\S+(?: ; ([^\\\n]+))?"
 PIN = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 
 
@@ -35,4 +40,15 @@ def test_the_lock_has_what_is_installed_with_checksums():
     names = {plain(re.split(r"[\[<>=]", requirement)[0]) for requirement in direct} - {project["name"]}
     assert names - locked.keys() == set()
     text = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
-    assert len(re.findall(r"^[\w.-]+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)) == len(locked)
+    assert len(re.findall(rf"{LOCKED} \\\n    --hash=sha256:[0-9a-f]{{64}}", text, re.MULTILINE)) == len(locked)
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_lock_is_for_every_python(python):
+    """On Linux everything is locked for each of them; elsewhere all but what only Linux has."""
+    text = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
+    found = re.findall(rf"{LOCKED} \\$", text, re.MULTILINE)
+    assert len(found) == len(pins("requirements-dev.lock"))
+    markers = [Marker(marker) for marker in found if marker and "win32" not in marker]
+    here = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    assert all(marker.evaluate(here | {"platform_machine": "x86_64"}) for marker in markers)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,63 @@ def test_a_temporary_folder_goes_with_the_process(tmp_path: Path) -> None:
     assert run.returncode == 143, run.stderr
     assert Path(run.stdout.strip()).parent == tmp_path
     assert list(tmp_path.iterdir()) == []
+
+
+LOST = {
+    "a finalizer": """
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.NUMBER)
+        time.sleep(0)
+def work():
+    Late()
+""",
+    "a callback of a weak reference": """
+class Late:
+    pass
+def dead(ref):
+    os.kill(os.getpid(), signal.NUMBER)
+    time.sleep(0)
+def work():
+    late = Late()
+    ref = weakref.ref(late, dead)
+    del late
+""",
+    "work within asyncio": """
+async def compute():
+    os.kill(os.getpid(), signal.NUMBER)
+    while True:
+        pass
+def work():
+    stopping.run_async(compute())
+""",
+    "a thread that computes": """
+def work():
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    os.kill(os.getpid(), signal.NUMBER)
+    time.sleep(0)
+""",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("place", LOST)
+def test_a_signal_is_not_lost(place: str, number: signal.Signals) -> None:
+    """Python drops what is raised there, or waits for what goes on."""
+    code = f"""
+import os, signal, sys, threading, time, weakref
+from ldm_headless import cli
+from ldm_headless.host import stopping
+{LOST[place].replace("NUMBER", number.name)}
+@cli.app.command()
+def test():
+    work()
+    time.sleep(60)
+sys.argv = ["ldm", "test"]
+cli.main()
+"""
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - start < 20

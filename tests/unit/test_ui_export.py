@@ -53,8 +53,12 @@ def test_instances_keep_their_values_in_any_order_of_definitions() -> None:
 
 
 def test_widget_values_may_be_named() -> None:
-    prompt = export_prompt(graph(node(1, "Sink", widgets_values={"size": 9, "other": 1})), HOST, "x")
+    prompt = export_prompt(
+        graph(node(1, "Sink", widgets_values={"size": 9, "videopreview": {"hidden": False}})), HOST, "x"
+    )
     assert prompt["1"]["inputs"] == {"size": 9}
+    with pytest.raises(WorkflowError, match=r"node 1 \(Sink\): it was saved with values of other"):
+        export_prompt(graph(node(1, "Sink", widgets_values={"size": 9, "other": 1})), HOST, "x")
 
 
 def test_a_title_comes_from_the_node_or_its_type() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from compvis_writer import compvis_state_dict
+from conditional_models import CONFIGS, compvis_tensors
 from PIL import Image
 
 import ldm_backend
@@ -83,6 +84,19 @@ def test_a_wrong_answer_is_named(graph, refusal, formats):
         assert re.search(message, refusal(wrong, "LDMCheckpointLoader"))
 
 
+@pytest.mark.parametrize("task", CONFIGS)
+def test_a_model_of_another_task_is_refused_in_words(graph, client: ComfyClient, models: Path, task):
+    """By what it is for, and before anything is built."""
+    state, config = compvis_tensors(CONFIGS[task]), CONFIGS[task]
+    torch.save(state, models / f"{task}.ckpt")
+    convert_to_single_file(read_checkpoint(models / f"{task}.ckpt", config=config), models / f"{task}.safetensors")
+    graph.core(f"{task}.safetensors")
+    with pytest.raises(
+        ExecutionError, match=f"LDM Checkpoint Loader takes an unconditional .* this one is an? {task} model"
+    ):
+        client.follow(client.submit(graph.prompt))
+
+
 def test_saved_checkpoint_is_the_loaded_one(graph, client: ComfyClient, host: PrivateHost, formats):
     """To the last bit, with the choice of weights and the workflow in the file."""
     loader = graph.add("LDMCheckpointLoader", checkpoint="ema.safetensors", weights="auto")
@@ -107,6 +121,7 @@ def test_model_info_says_what_was_taken(graph, client: ComfyClient, formats):
     assert entry is not None
     info = json.loads(entry["outputs"][node.id]["text"][0])
     assert info["weights"] == "raw"
+    assert info["task"] == "unconditional"
     assert info["layout"] == "single-file"
     assert (info["precision"], info["vae_precision"]) == ("fp32", "bf16")
     assert info["unet"]["block_out_channels"] == [32, 32, 64]

@@ -296,7 +296,12 @@ def test_nan_names_the_step(graph, client, host):
         {"latent_tensor": torch.full((1, 3, 16, 16), torch.nan), "latent_format_version_0": torch.tensor([])}, file
     )
     loader, latent = graph.checkpoint(), graph.add("LoadLatent", latent=file.name)
-    decode(graph, loader, advanced(graph, loader, latent))
+    before = type(graph)()
+    before.prompt = dict(graph.prompt)
+    decode(before, loader, advanced(before, loader, latent))
+    assert "latent_image holds NaN" in expect_failure(client, before, "SamplerCustomAdvanced")  # says LDM Noise
+    noise = graph.add("RandomNoise", noise_seed=3)  # looks at no numbers
+    decode(graph, loader, advanced(graph, loader, latent, noise=noise))
     message = expect_failure(client, graph, "SamplerCustomAdvanced")
     assert "step 1 of 5" in message
     assert "already not finite" in message

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,3 +72,9 @@ def processes(word: Path) -> list[int]:
     """The processes with this word on their command line."""
     known = {path: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
     return [int(path.parent.name) for path, command in known.items() if str(word).encode() in command]
+
+
+def is_ready(pid: int) -> bool:
+    """Whether the command handles SIGTERM yet."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)

@@ -32,6 +32,8 @@ class SmallServer:
         headers: More of each answer.
         token: What `Authorization` or the query has to hold.
         requests: Method, path with query, headers and body of all so far.
+        holds: Prompts run for ever: they are in the queue, and in no history.
+        silent: Method and path (its first part) of what gets no answer.
         drip: Of `/view`: one byte in this many seconds, for ever.
     """
 
@@ -42,6 +44,8 @@ class SmallServer:
         self.headers: dict[str, str] = {}
         self.token = ""
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.holds = False
+        self.silent: tuple[str, ...] = ()
         self.drip = 0.0
         self.closing = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of_ours": self}))
@@ -57,14 +61,18 @@ class SmallServer:
         self._server.shutdown()
         self._server.server_close()
 
+    def _held(self) -> list[Any]:
+        bodies = [json.loads(body) for method, path, _, body in self.requests if (method, path) == ("POST", "/prompt")]
+        return [[number, body["prompt_id"], body["prompt"], {}, []] for number, body in enumerate(bodies)]
+
     def right_answer(self, path: str, body: bytes) -> Any:
         """What a ComfyUI would say."""
         head, _, rest = path.lstrip("/").partition("/")
         answers: dict[str, Callable[[], Any]] = {
             "system_stats": lambda: {"system": {"comfyui_version": "0"}},
             "object_info": lambda: INFO,
-            "queue": lambda: {"queue_running": [], "queue_pending": []},
-            "history": lambda: {rest: {"outputs": self.outputs, "status": {"messages": []}}},
+            "queue": lambda: {"queue_running": self._held() if self.holds else [], "queue_pending": []},
+            "history": lambda: {} if self.holds else {rest: {"outputs": self.outputs, "status": {"messages": []}}},
             "prompt": lambda: (
                 {"prompt_id": json.loads(body)["prompt_id"]} if body else {"exec_info": {"queue_remaining": 0}}
             ),
@@ -84,7 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         head = parts.path.split("/")[1]
         given = [self.headers.get("Authorization", ""), *parse_qs(parts.query).get("token", [])]
-        if ours.token and not any(ours.token in text for text in given):
+        if f"{self.command} {head}" in ours.silent:
+            ours.closing.wait()
+            self.close_connection = True
+        elif ours.token and not any(ours.token in text for text in given):
             self._send(401, f"who is {given}?".encode())
         elif head in ours.answers:
             content = ours.answers[head]

@@ -1,4 +1,4 @@
-"""A hub for one model on 127.0.0.1: as much of its protocol as huggingface_hub 1.33 uses, with faults on request.
+"""A hub for one model on 127.0.0.1: as much of its protocol as huggingface_hub 1.33 and 2.4 use, and faults.
 
 Serves plain HTTP without the headers of Xet storage, as the hub does for clients without hf_xet.
 """
@@ -42,6 +42,11 @@ class HubServer:
         cut_at: path -> number of bytes after which the next transfer of that file ends; once.
         cut_with: "close": the connection is closed; "reset": it is reset; "hang": nothing more comes.
         gated: answer as for a model with conditions.
+        status: of every answer instead, with no body; 0 for the usual ones.
+        headers: more of them for these answers.
+        described_commit: what the description says instead of the commit.
+        described_entries: path -> what its entry has in place of the truth.
+        behind: bytes that follow each file, and are counted in its length.
         hanging: set when a transfer hangs.
     """
 
@@ -53,6 +58,11 @@ class HubServer:
         self.cut_at: dict[str, int] = {}
         self.cut_with = "close"
         self.gated = False
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.described_commit: Any = COMMIT
+        self.described_entries: dict[str, dict[str, Any]] = {}
+        self.behind = b""
         self.hanging = threading.Event()
         self.released = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -94,20 +104,22 @@ class _Handler(BaseHTTPRequestHandler):
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(span[1]) if span else None
         self.hub.requests.append(Request(self.command, path, start))
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path):
+        if self.hub.status:
+            self._refuse(self.hub.status, self.hub.headers)
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path):
             self._describe(match[1], match[2] or "revision", match[3] or "main")
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._serve(match[1], match[2], match[3], start)
         else:
-            self._refuse(404, "EntryNotFound")
+            self._refuse(404, {"X-Error-Code": "EntryNotFound"})
 
     def _known(self, repo: str, revision: str) -> bool:
         if repo != REPO:
-            self._refuse(401, "RepoNotFound")
+            self._refuse(401, {"X-Error-Code": "RepoNotFound"})
         elif self.hub.gated:
-            self._refuse(403, "GatedRepo")
+            self._refuse(403, {"X-Error-Code": "GatedRepo"})
         elif revision not in ("main", COMMIT):
-            self._refuse(404, "RevisionNotFound")
+            self._refuse(404, {"X-Error-Code": "RevisionNotFound"})
         else:
             return True
         return False
@@ -120,15 +132,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([{"type": "file", "path": path, **_tree_entry(path, content)} for path, content in described])
         else:
             siblings = [{"rfilename": path, **_sibling_entry(path, content)} for path, content in described]
-            self._json({"id": repo, "sha": COMMIT, "siblings": siblings})
+            siblings = [entry | self.hub.described_entries.get(entry["rfilename"], {}) for entry in siblings]
+            self._json({"id": repo, "sha": self.hub.described_commit, "siblings": siblings})
 
     def _serve(self, repo: str, revision: str, path: str, start: int | None) -> None:
         if not self._known(repo, revision):
             return
         if path not in self.hub.files:
-            self._refuse(404, "EntryNotFound")
+            self._refuse(404, {"X-Error-Code": "EntryNotFound"})
             return
-        content = self.hub.files[path]
+        content = self.hub.files[path] + self.hub.behind
         body = content[start or 0 :]
         self.send_response(200 if start is None else 206)
         self.send_header("X-Repo-Commit", COMMIT)
@@ -166,9 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _refuse(self, status: int, code: str) -> None:
+    def _refuse(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        self.send_header("X-Error-Code", code)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -4,7 +4,7 @@
 return another path that is to be loaded instead.
 """
 
-from . import archives, configurations, others, tensors
+from . import archives, configurations, costs, metadata, others, tensors, two_views
 from .registry import CASES, UNET, VQ
 
-__all__ = ["CASES", "UNET", "VQ", "archives", "configurations", "others", "tensors"]
+__all__ = ["CASES", "UNET", "VQ", "archives", "configurations", "costs", "metadata", "others", "tensors", "two_views"]

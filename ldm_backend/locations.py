@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import CheckpointError, ConfigError, first_names
+from .errors import CheckpointError, ConfigError, first_names
 
 # Weights of one part of the Hugging Face layout, in order of preference; the last is the name of the first uploads.
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "diffusion_model.pt")
@@ -20,6 +20,7 @@ SINGLE_FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
 INDEX_ENDING = ".index.json"
 
 STAGE_FOLDERS = ("vqvae", "vae")  # of the first stage in a Hugging Face folder, whichever kind it is
+CONDITIONER_FOLDER = "conditioner"  # of what the UNet sees beside the noise, in folders that we wrote
 EMA_FOLDER = "unet_ema"  # of the averaged UNet, where diffusers' EMAModel wrote it beside the other
 
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.\w+")
@@ -31,6 +32,12 @@ _VARIANT = re.compile(r"diffusion_pytorch_model(?:\.(?P<file>[\w-]+)\.(?:safeten
 def is_index(file: Path) -> bool:
     """Whether this is the name of such a list; a variant's has its name before the ending."""
     return file.suffix == ".json" and ".index." in file.name
+
+
+def variant_of(name: str) -> str | None:
+    """The variant whose weights, or index of weights, have this name; None for any other name."""
+    match = None if _SHARD.fullmatch(name) else _VARIANT.fullmatch(name)
+    return match and (match["file"] or match["index"])
 
 
 def is_parts_folder(folder: Path) -> bool:
@@ -50,8 +57,8 @@ def find_weights(folder: Path) -> Path:
     names = [item.name for item in folder.iterdir()] if folder.is_dir() else []
     variants: dict[str, list[str]] = {}
     for name in sorted(names, reverse=True):  # .safetensors before .bin
-        if (match := _VARIANT.fullmatch(name)) and not _SHARD.fullmatch(name):
-            variants.setdefault(match["file"] or match["index"], []).append(name)
+        if variant := variant_of(name):
+            variants.setdefault(variant, []).append(name)
     if not variants:
         found_names = first_names(names) or "nothing"
         raise CheckpointError(

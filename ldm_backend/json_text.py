@@ -1,4 +1,4 @@
-"""JSON out of files: one way to parse it, whatever it holds. Imports the errors only.
+"""JSON out of files, for both packages: one way to parse it, whatever it holds. Imports the errors only.
 
 Python's own parser ends in a RecursionError in deep lists, and gives values that later break what uses them: numbers
 that no float holds, texts that no encoding writes, an object of which one key of two counts.
@@ -9,12 +9,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ldm_backend.errors import printable, repeated
-
-from ..errors import JSONError
+from .errors import JSONError, printable, repeated
 
 MAX_LEVELS = 100
 """Of lists and objects in each other. Workflows have ten; what copies or writes them takes several calls a level."""
+
+MAX_VALUES = 4_000_000
+"""Or so, in one text: all nodes of a host have less than a tenth. One C call makes them, deaf to signals."""
 
 _MAX_NUMBER = 10**308  # what a float holds, and so JavaScript
 
@@ -28,9 +29,11 @@ def parse_json(text: str | bytes) -> Any:
         text: As bytes, in UTF-8, UTF-16 or UTF-32.
 
     Raises:
-        JSONError: It is not JSON, too deep, names a key twice, or holds a number or text that nothing can use. The
-            message goes on after "... is not JSON: ".
+        JSONError: It is not JSON, too deep or too long, names a key twice, or holds a number or text that nothing can
+            use. The message goes on after "... is not JSON: ".
     """
+    if (text.count(",") if isinstance(text, str) else text.count(b",")) > MAX_VALUES:
+        raise JSONError(f"it has more than {MAX_VALUES:,} values")
     try:
         value = json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:
@@ -53,9 +56,6 @@ def not_finite(value: Any) -> str | None:
         if isinstance(each, float) and not math.isfinite(each):
             return _path(place)
     return None
-
-
-_Place = tuple[Any, ...]  # (place of what it lies in, key or index); () for the whole
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,30 +83,37 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _walk(value: Any) -> Iterator[tuple[_Place, Any]]:
-    """All values that are no list or object, and all keys, with their places.
+def _walk(value: Any) -> Iterator[tuple[list[Any], Any]]:
+    """All values that are no list or object, and all keys, with their places: keys from the top, until the next.
 
     Raises:
         JSONError: More levels than `MAX_LEVELS`.
     """
-    waiting: list[tuple[_Place, int, Any]] = [((), 0, value)]
-    while waiting:
-        place, level, each = waiting.pop()
-        if not isinstance(each, dict | list):
-            yield place, each
-            continue
-        if level >= MAX_LEVELS:
-            raise JSONError(f"lists and objects lie in each other, more than {MAX_LEVELS} levels deep")
-        items = each.items() if isinstance(each, dict) else enumerate(each)
-        for key, inner in items:
+    if not isinstance(value, dict | list):
+        yield [], value
+        return
+    place: list[Any] = [None]
+    entered = [_items(value)]  # what is left of each list and object that lies in the one before
+    while entered:
+        for key, each in entered[-1]:
+            place[-1] = key
             if isinstance(key, str):
-                yield (place, key), key
-            waiting.append(((place, key), level + 1, inner))
+                yield place, key
+            if isinstance(each, dict | list):
+                if len(entered) >= MAX_LEVELS:
+                    raise JSONError(f"lists and objects lie in each other, more than {MAX_LEVELS} levels deep")
+                entered.append(_items(each))
+                place.append(None)
+                break
+            yield place, each
+        else:
+            entered.pop()
+            place.pop()
 
 
-def _path(place: _Place) -> str:
-    parts = []
-    while place:
-        place, key = place
-        parts.append(printable(str(key)))
-    return ".".join(reversed(parts)) or "the top"
+def _items(value: dict[str, Any] | list[Any]) -> Iterator[tuple[Any, Any]]:
+    return iter(value.items() if isinstance(value, dict) else enumerate(value))
+
+
+def _path(place: list[Any]) -> str:
+    return ".".join(printable(str(key)) for key in place) or "the top"

@@ -1,0 +1,117 @@
+"""What the YAML of CompVis/latent-diffusion says of conditioning. Imports conditioning, compvis_keys and errors.
+
+Source: ldm/models/diffusion/ddpm.py LatentDiffusion.__init__ and instantiate_cond_stage, and
+    ldm/modules/encoders/modules.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError, short_repr
+from .compvis_keys import CONDITIONAL, NETWORK, PART, Keys, check_keys
+from .conditioning import ConditioningConfig, LowResolutionConfig, MaskedImageConfig, SegmentationConfig
+from .strict_json import in_their_names, read_fields
+
+_UNCONDITIONAL, _FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"
+
+# Which part of a sample goes through the conditioning stage, and that stage, for each of the three kinds.
+_LOW_RESOLUTION, _MASKED, _SEGMENTATION = "LR_image", "masked_image", "segmentation"
+_STAGES = {
+    _LOW_RESOLUTION: "torch.nn.Identity",
+    _MASKED: _FIRST_STAGE,
+    _SEGMENTATION: "SpatialRescaler",
+}
+
+_LAYOUT = "coordinates_bbox"  # the key of layouts, which go through a BERTEmbedder too
+
+# What models of the family with another class of conditioning stage are.
+_OTHERS = {
+    "BERTEmbedder": "a text-to-image model",
+    "TransformerEmbedder": "a model of token sequences",
+    "ClassEmbedder": "a class-conditional model",
+    "FrozenCLIPTextEmbedder": "a text-to-image model",
+    "FrozenCLIPEmbedder": "a text-to-image model such as Stable Diffusion",
+    "FrozenClipImageEmbedder": "a model of CLIP vectors",
+}
+
+_IDENTITY = Keys()
+_RESCALER = Keys(
+    read=frozenset({"n_stages", "in_channels", "out_channels"}),
+    fixed={
+        "method": (("bilinear",), NETWORK),
+        "multiplier": ((0.5,), NETWORK),
+        "bias": ((False,), NETWORK),
+    },
+)
+_RESCALER_NAMES = {"n_labels": "in_channels"}
+
+
+def conditioning_from_yaml(params: Mapping[str, Any], source: str) -> ConditioningConfig | None:
+    """The conditioning of a model's parameters; None of one that draws from noise alone.
+
+    Args:
+        params: The section model.params.
+        source: Of it, for errors.
+
+    Raises:
+        ConfigError: A conditioning that is not implemented, by its name, or settings that contradict each other.
+    """
+    stage = params.get("cond_stage_config", _UNCONDITIONAL)
+    if stage == _UNCONDITIONAL:
+        return None
+    target = stage.get("target") if isinstance(stage, Mapping) else stage
+    name = target.rpartition(".")[2] if isinstance(target, str) else None
+    key = params.get("cond_stage_key", "image")
+    if name in _OTHERS:
+        what = "a layout-to-image model" if key == _LAYOUT else _OTHERS[name]
+        raise ConfigError(f"{source}: cond_stage_config is {short_repr(target)}: this is {what}. {CONDITIONAL}")
+    expected = _STAGES.get(key) if isinstance(key, str) else None
+    if expected is None or expected not in (target, name):
+        known = ", ".join(f"{stage} with cond_stage_key {key}" for key, stage in _STAGES.items())
+        raise ConfigError(
+            f"{source}: cond_stage_config is {short_repr(target if name else stage)} and cond_stage_key "
+            f"{short_repr(key)}; supported are {known}. {CONDITIONAL}"
+        )
+    _check_way(params, source)
+    return _of_key(key, stage, f"{source}: cond_stage_config")
+
+
+def _check_way(params: Mapping[str, Any], source: str) -> None:
+    """The condition must enter as further channels: by name, or by the default of models without one."""
+    if params.get("cond_stage_forward") is not None:
+        raise ConfigError(
+            f"{source}: cond_stage_forward is {short_repr(params['cond_stage_forward'])}; supported is None. {NETWORK}"
+        )
+    way, concat = params.get("conditioning_key"), params.get("concat_mode", True)
+    if type(concat) is not bool:
+        raise ConfigError(f"{source}: concat_mode is {short_repr(concat)}; expected true or false.")
+    if way is None:
+        way = "concat" if concat else "crossattn"
+    if way != "concat":
+        raise ConfigError(
+            f"{source}: conditioning_key is {short_repr(way)} (which absent means 'concat', or 'crossattn' if "
+            f"concat_mode is False); supported is 'concat'. {CONDITIONAL}"
+        )
+
+
+def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
+    if key == _MASKED:
+        return MaskedImageConfig()
+    check_keys(stage, PART, source)
+    settings = stage.get("params") or {}
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{source}: params is {short_repr(settings)}; expected a section of settings.")
+    if key == _LOW_RESOLUTION:
+        check_keys(settings, _IDENTITY, source)
+        return LowResolutionConfig()
+    check_keys(settings, _RESCALER, source)
+    if settings.get("out_channels") is None:
+        raise ConfigError(f"{source}: out_channels is None; expected a number. {NETWORK}")
+    data = {
+        "n_labels": settings.get("in_channels", 3),
+        "n_stages": settings.get("n_stages", 1),
+        "out_channels": settings["out_channels"],
+    }
+    return in_their_names(_RESCALER_NAMES, source, lambda: read_fields(SegmentationConfig, data, source))

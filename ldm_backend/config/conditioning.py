@@ -1,0 +1,140 @@
+"""What a model sees beside the noise, and so what it is for. Imports only first_stage, the readers of JSON and errors.
+
+All of these are further channels of the UNet's input, behind those of the noisy latent (CompVis' `concat`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..errors import ConfigError, InputError, first_names, short_repr
+from .first_stage import FirstStageConfig
+from .strict_json import build, read_fields, write_fields
+
+_MOST = 8192  # labels or channels; the limit of every width
+
+UNCONDITIONAL, SUPER_RESOLUTION = "unconditional", "super-resolution"
+INPAINTING, SEMANTIC_SYNTHESIS = "inpainting", "semantic-synthesis"
+
+# What a model of each task does, and what draws from it in Python.
+_TASKS = {
+    UNCONDITIONAL: ("draws pictures from noise alone", "generate"),
+    SUPER_RESOLUTION: ("enlarges small pictures", "upscale"),
+    INPAINTING: ("fills the masked parts of pictures", "inpaint"),
+    SEMANTIC_SYNTHESIS: ("draws pictures from maps of labels", "synthesise"),
+}
+
+
+@dataclass(frozen=True)
+class LowResolutionConfig:
+    """A small picture as it is: each latent cell sees the pixel at its place (CompVis bsr_sr)."""
+
+    kind: ClassVar[str] = "low-resolution"  # in our own files
+    task: ClassVar[str] = SUPER_RESOLUTION
+
+    def channels(self, first_stage: FirstStageConfig) -> int:
+        """How many it adds to the UNet's input: those of a picture."""
+        return first_stage.in_channels
+
+
+@dataclass(frozen=True)
+class MaskedImageConfig:
+    """The latent of a picture with a black hole, and the mask of the hole (CompVis inpainting_big)."""
+
+    kind: ClassVar[str] = "masked-image"
+    task: ClassVar[str] = INPAINTING
+
+    def channels(self, first_stage: FirstStageConfig) -> int:
+        """How many it adds to the UNet's input: those of a latent, and one."""
+        return first_stage.z_channels + 1
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """A map of labels, halved to the size of the latent and mapped to few channels (CompVis SpatialRescaler)."""
+
+    kind: ClassVar[str] = "segmentation"
+    task: ClassVar[str] = SEMANTIC_SYNTHESIS
+
+    n_labels: int = 182
+    n_stages: int = 2  # how often the map is halved
+    out_channels: int = 3  # of the trained 1x1 convolution behind that
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_labels", 1), ("n_stages", 0), ("out_channels", 1)):
+            value = getattr(self, name)
+            if not least <= value <= _MOST:
+                raise ConfigError(
+                    f"conditioning: {name} is {short_repr(value)}; expected a number from {least} to {_MOST}."
+                )
+
+    def channels(self, first_stage: FirstStageConfig) -> int:
+        """How many it adds to the UNet's input.
+
+        Raises:
+            ConfigError: It is not halved to the size of this first stage's latents.
+        """
+        levels = len(first_stage.block_out_channels) - 1
+        if self.n_stages != levels:
+            raise ConfigError(
+                f"conditioning: n_stages is {self.n_stages} and the first stage halves {levels} times; both must "
+                "agree. The parts belong to different models."
+            )
+        return self.out_channels
+
+
+ConditioningConfig = LowResolutionConfig | MaskedImageConfig | SegmentationConfig
+CONDITIONINGS: dict[str, type[ConditioningConfig]] = {
+    one.kind: one for one in (LowResolutionConfig, MaskedImageConfig, SegmentationConfig)
+}
+
+
+def conditioning_to_json(config: ConditioningConfig) -> dict[str, Any]:
+    """Its kind and its fields, as our own files hold them."""
+    return {"kind": config.kind, **write_fields(config)}
+
+
+def conditioning_from_json(data: Any, source: str) -> ConditioningConfig:
+    """The inverse of `conditioning_to_json`.
+
+    Raises:
+        ConfigError: Of another kind, or not exactly its fields.
+    """
+    found = dict(data) if isinstance(data, Mapping) else {}
+    kind = found.pop("kind", None)
+    if not isinstance(kind, str) or kind not in CONDITIONINGS:
+        raise ConfigError(f"{source}: kind is {short_repr(kind)}; supported are {', '.join(CONDITIONINGS)}.")
+    cls = CONDITIONINGS[kind]
+    if other := {str(key) for key in found} ^ write_fields(build(cls, source, {})).keys():
+        raise ConfigError(f"{source}: keys missing or unknown: {first_names(other)}; expected those of {kind}.")
+    return read_fields(cls, found, source)
+
+
+def task_of(conditioning: ConditioningConfig | None) -> str:
+    """What a model with this conditioning is for."""
+    return UNCONDITIONAL if conditioning is None else conditioning.task
+
+
+def check_task(found: str, wanted: str, caller: str) -> None:
+    """Refuse a model of another task.
+
+    Args:
+        found: Of the model.
+        wanted: What `caller` can draw from.
+        caller: At the beginning of the message.
+
+    Raises:
+        InputError: The two differ.
+    """
+    if found != wanted:
+        does, function = _TASKS[found]
+        raise InputError(
+            f"{caller} takes {_article(wanted)} model, and this one is {_article(found)} model: it {does}. In Python "
+            f"ldm_backend.{function} draws from it."
+        )
+
+
+def _article(task: str) -> str:
+    return f"an {task}" if task[0] in "aeiou" else f"a {task}"

@@ -1,0 +1,1 @@
+"""From pictures to pictures: super-resolution, inpainting and semantic synthesis, wired for use without a host."""

@@ -1,0 +1,117 @@
+"""`manifest.jsonl`: a line for each image, and the one check of what a line may be. Imports files and the job.
+
+Beside it the times of the files count: what was changed after the manifest was last written is read again.
+"""
+
+import json
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm_backend.json_text import parse_json
+
+from ..errors import JobError
+from ..files.tar_members import MAX_MEMBER
+from .job import Job, Place
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_LINE = 64 * 2**10
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a finished image.
+
+    Attributes:
+        sha256: Of the pixels: height x width x 3 bytes.
+        machine: Which made it.
+        size: Bytes of its PNG, also where that lies in a shard; None in manifests of before there was this.
+    """
+
+    sha256: str
+    machine: str
+    size: int | None
+
+
+def read_entry(line: bytes, places: Mapping[int, Place]) -> tuple[int, Entry] | None:
+    """Seed and entry of a line; None where it is not a whole one of this job.
+
+    Args:
+        line: Of the manifest.
+        places: Of the images of the job.
+    """
+    try:
+        found = parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or type(seed := found.get("seed")) is not int or seed not in places:
+        return None
+    if any(found.get(name) != value for name, value in _written_place(places[seed]).items()):
+        return None
+    sha256, machine, size = (found.get(name) for name in ("sha256", "machine", "bytes"))
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256) or not isinstance(machine, str):
+        return None
+    return seed, Entry(sha256, machine[:_MAX_NAME], size if type(size) is int and 0 < size <= MAX_MEMBER else None)
+
+
+def read_manifest(path: Path, places: Mapping[int, Place]) -> tuple[dict[int, Entry], int]:
+    """The entries of the manifest, and when it was last written, in nanoseconds; nothing and 0 where there is none.
+
+    A line that a power failure cut or garbled is passed over: its image is looked at, and gets a new one.
+
+    Args:
+        path: The file.
+        places: Of the images of the job.
+
+    Raises:
+        JobError: It is no file.
+        OSError: It cannot be read.
+    """
+    entries: dict[int, Entry] = {}
+    if not path.exists():
+        return entries, 0
+    if not path.is_file():
+        raise JobError(f"{path} is no file; move it away, then the same command continues")
+    with path.open("rb") as file:
+        written = path.stat().st_mtime_ns
+        while line := file.readline(_MAX_LINE):
+            if found := read_entry(line, places):
+                entries[found[0]] = found[1]
+    return entries, written
+
+
+def line_of(job: Job, seed: int, place: Place, entry: Entry) -> bytes:
+    """A line, without its end.
+
+    Args:
+        job: Whose settings it repeats.
+        seed: Of the image.
+        place: Where it goes.
+        entry: What is known of it.
+    """
+    own = {"seed": seed, **_written_place(place), "sha256": entry.sha256, "machine": entry.machine}
+    size = {} if entry.size is None else {"bytes": entry.size}
+    return json.dumps(own | size | asdict(job.settings)).encode()
+
+
+def is_unchanged(path: Path, size: int | None, since: int) -> bool:
+    """Whether a file has this size, and was neither written, renamed nor given another time after `since`.
+
+    Args:
+        path: A file, which is there.
+        size: In bytes; None is unknown.
+        since: Nanoseconds.
+    """
+    try:
+        now = path.stat()
+    except OSError:  # a link that leads nowhere
+        return False
+    return stat.S_ISREG(now.st_mode) and now.st_size == size and max(now.st_mtime_ns, now.st_ctime_ns) <= since
+
+
+def _written_place(place: Place) -> dict[str, Any]:
+    return {name: value for name, value in asdict(place).items() if value is not None}
