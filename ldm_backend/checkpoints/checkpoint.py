@@ -24,7 +24,7 @@ from .conditioner import check_conditioner, conditioner_from_compvis, conditione
 from .configuration import FoundConfig, Given, check_folder, file_config, folder_config, given_config
 from .key_maps import current_name
 from .shards import read_weights, weight_files
-from .single_file import CONDITIONER_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, split_parts
+from .single_file import FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, refuse_rest, split_parts
 from .tensor_files import StateDict, TensorFile, copies_weights
 
 logger = logging.getLogger("comfyui_ldm")
@@ -260,7 +260,7 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
     unet, first_stage = split_parts(with_current_names(file))
     if not unet or not first_stage:
         raise CheckpointError(_incomplete_message(file))
-    _refuse_rest(file)
+    refuse_rest(file.tensors, path)
     stored = file.stored or file.metadata.get("weights", "only")
     if stored not in ("ema", "raw", "only"):
         raise CheckpointError(
@@ -291,16 +291,6 @@ def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
             "are not meant to be used. Say which to take: weights 'ema' or 'raw'."
         )
     return "ema" if averaged else "raw"
-
-
-def _refuse_rest(file: TensorFile) -> None:
-    """Every tensor of our single file belongs to one of the networks."""
-    prefixes = (UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX)
-    if foreign := [key for key in file.tensors if not key.startswith(prefixes)]:
-        raise CheckpointError(
-            f"{file.path}: unexpected keys: {first_names(foreign)}; expected {UNET_PREFIX}* and {FIRST_STAGE_PREFIX}*. "
-            "A tensor that is not understood may change the picture: if nothing needs them, remove them from the file."
-        )
 
 
 def _incomplete_message(file: TensorFile) -> str:

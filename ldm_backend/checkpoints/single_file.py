@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -187,3 +187,21 @@ def split_parts(tensors: StateDict) -> tuple[StateDict, StateDict]:
         {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         for prefix in (UNET_PREFIX, FIRST_STAGE_PREFIX)
     )
+
+
+def refuse_rest(keys: Iterable[str], path: Path) -> None:
+    """Every tensor of the file belongs to one of the networks.
+
+    Args:
+        keys: The names of all tensors.
+        path: The file, for errors.
+
+    Raises:
+        CheckpointError: One belongs to none.
+    """
+    prefixes = (UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX)
+    if foreign := [key for key in keys if not key.startswith(prefixes)]:
+        raise CheckpointError(
+            f"{path}: unexpected keys: {first_names(foreign)}; expected {UNET_PREFIX}* and {FIRST_STAGE_PREFIX}*. "
+            "A tensor that is not understood may change the picture: if nothing needs them, remove them from the file."
+        )

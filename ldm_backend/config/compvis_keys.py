@@ -17,7 +17,8 @@ from .compvis_schedule import SCHEDULE_KEYS
 
 CONDITIONAL = (
     "Of models that take something beside the noise only those run here whose UNet takes it as further channels: "
-    "super-resolution, inpainting and semantic synthesis. Texts, classes and layouts are not implemented yet."
+    "super-resolution, inpainting and semantic synthesis. Texts, classes and layouts are not implemented yet: "
+    "run such a model with the program that trained it."
 )
 NETWORK = f"A network of this kind is not implemented, and without it the picture would be wrong. {NOT_IMPLEMENTED}"
 

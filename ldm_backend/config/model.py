@@ -173,7 +173,7 @@ class LDMConfig:
             raise ConfigError(
                 f"unet has {self.unet.in_channels} input and {self.unet.out_channels} output channels; expected "
                 f"{latent + more} ({latent} of the latent and {more} of the {conditioning.kind} conditioning) and "
-                f"{latent}. The parts belong to different models."
+                f"{latent}. The parts belong to different models: take all of the same one."
             )
 
     @property

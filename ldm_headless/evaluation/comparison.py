@@ -122,7 +122,9 @@ def _moments(images: ImageSet, features: Features) -> Moments:
     for chunk in _chunks(images):
         vectors = features.extract(chunk)
         if not np.isfinite(vectors).all():
-            raise JobError(f"{features.name}: a feature of an image of {images.source} is NaN or infinite")
+            raise JobError(
+                f"{features.name}: a feature of an image of {images.source} is NaN or infinite; use other --features"
+            )
         moments.update(vectors)
     return moments
 

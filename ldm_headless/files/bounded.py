@@ -42,7 +42,7 @@ def damage_told(what: object) -> Iterator[None]:
         raise
     except _DAMAGED as error:
         reason = printable(str(error), 300) or type(error).__name__
-        raise JobError(f"{what}: {reason}") from error
+        raise JobError(f"{what}: {reason}; check the path, and whether the file is whole") from error
 
 
 class BoundedFile(FileIO):

@@ -49,7 +49,7 @@ def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> It
     except Exception as error:  # the host has no class for it
         raise SaveError(
             f"filename_prefix is '{printable(prefix)}'; expected a name below the output folder, and this leads out of "
-            "it."
+            "it. Take another."
         ) from error
     for number in count(counter):
         path = Path(folder, f"{name}_{number:05}_{ending}")

@@ -58,6 +58,9 @@ EXCEPTIONS = {
     "the private host went away: {error}": SAYS,
     "{tuple(problems)}": SAYS,
     "{errors}": SAYS,
+    "Nothing was saved: what was about to be written could not be loaded again. {reason}": PASSED_ON,
+    "{instance}: {instance.surplus}": SAYS,
+    "no private ComfyUI can work in": SAYS,
     "a worker failed:": "the trace of the worker says it; what failed is a fault of this project",
     "no reason was given": "stands for an error where there is none",
     "nobody ran them": "stands for an error where there is none",
@@ -70,6 +73,7 @@ EXCEPTIONS = {
     "the private host is not running": A_WIRE,
     "The two latents are ": A_WIRE,
     "This first stage is a KL autoencoder": A_WIRE,
+    "The images hold NaN or infinity": A_WIRE,
     "The latent holds NaN or infinity": A_WIRE,
     "The VAE is not the one that this MODEL was trained with": A_WIRE,
     "The sampler adds noise at each step, but the run has no seed": A_WIRE,
@@ -125,7 +129,12 @@ def constants() -> dict[str, str]:
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 found[node.targets[0].id] = " ".join(texts_of(node.value))
-    return found
+    return {name: _resolved(text, found) for name, text in found.items()}
+
+
+def _resolved(text: str, found: dict[str, str]) -> str:
+    """A constant's text with the other constants that it holds."""
+    return re.sub(r"\{([A-Z_]+)\}", lambda match: found.get(match[1], match[0]), text)
 
 
 def sources() -> Iterator[Path]:
