@@ -33,6 +33,8 @@ class Ldm:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
+        # After an interruption, `leave` ends the process at once, which is that of the tests; test_stopping.py has it.
+        monkeypatch.setattr(cli, "leave", lambda end: sys.exit(end.code))
         self._capsys = capsys
 
     def __call__(self, *arguments: object) -> tuple[int, str, str]:
