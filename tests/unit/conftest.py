@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from model_folder import write_model_folder
 import ldm_backend
 from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
 from ldm_backend.errors import LDMError
+from ldm_headless import cli
 
 TINY = LDMConfig(
     unet=UNetConfig(
@@ -43,6 +45,16 @@ def provoked_messages() -> Iterator[list[str]]:
         yield messages
     odd = [message for message in messages if leads_nowhere(message)]
     assert not odd, "\n".join(odd)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets tests call `cli.main`: it leaves their handlers of signals alone, and no end of it is that of the tests.
+
+    What it does to a process of its own is tested in test_stopping.py and test_signals.py.
+    """
+    monkeypatch.setattr(cli, "end_on_signals", lambda: None)
+    monkeypatch.setattr(cli, "leave", lambda end: sys.exit(end.code))
 
 
 @pytest.fixture

@@ -33,8 +33,6 @@ class Ldm:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
-        # After an interruption, `leave` ends the process at once, which is that of the tests; test_stopping.py has it.
-        monkeypatch.setattr(cli, "leave", lambda end: sys.exit(end.code))
         self._capsys = capsys
 
     def __call__(self, *arguments: object) -> tuple[int, str, str]:
@@ -53,7 +51,7 @@ class Ldm:
 
 
 @pytest.fixture
-def ldm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ldm:
+def ldm(in_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ldm:
     monkeypatch.chdir(tmp_path)
     return Ldm(monkeypatch, capsys)
 
