@@ -150,6 +150,8 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         )
     try:
         data = parse_json(metadata["ldm_config"])
+        if not isinstance(data, dict):
+            raise TypeError(f"it is a {type(data).__name__}, and no object")
         unet, first_stage, schedule = (dict(data.pop(name)) for name in ("unet", "first_stage", "schedule"))
         conditioning = data.pop("conditioning", None)  # of models that see something beside the noise
         if data:
