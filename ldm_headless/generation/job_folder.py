@@ -287,7 +287,7 @@ def settings_of_folder(out: Path) -> dict[str, Any]:
 def _read_job(file: Path) -> object:
     """Raises: ValueError, OSError: it is no JSON, or no file."""
     if not file.is_file() or file.stat().st_size > _MAX_JOB:
-        raise JobError(f"{file} is no file of `ldm generate`")
+        raise JobError(f"{file} is no file of `ldm generate`; give another --out")
     return parse_json(file.read_bytes())
 
 

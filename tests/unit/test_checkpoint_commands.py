@@ -53,7 +53,7 @@ class Ldm:
 
 
 @pytest.fixture
-def ldm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ldm:
+def ldm(in_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ldm:
     monkeypatch.chdir(tmp_path)
     return Ldm(monkeypatch, capsys)
 

@@ -14,6 +14,8 @@ from ldm_headless import cli
 from ldm_headless.errors import HeadlessError
 from ldm_headless.fault_log import without_secrets
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -31,7 +33,6 @@ def end_by(error: BaseException, monkeypatch: pytest.MonkeyPatch, *arguments: st
         raise error
 
     monkeypatch.setattr(cli, "app", app)
-    monkeypatch.setattr(cli, "_stopped_by", [])
     monkeypatch.setattr("sys.argv", ["ldm", *arguments])
     with pytest.raises(SystemExit) as end:
         cli.main()

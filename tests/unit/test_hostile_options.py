@@ -103,6 +103,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(("command", "parameter"), OPTIONS, ids=lambda each: getattr(each, "name", each))
 def test_no_value_of_an_option_is_a_fault(
     command: str,
@@ -118,7 +119,6 @@ def test_no_value_of_an_option_is_a_fault(
     for value in HOSTILE[first::STEP]:
         arguments = with_value(command, parameter, value, model, folder)
         monkeypatch.setattr("sys.argv", ["ldm", *arguments])
-        monkeypatch.setattr(cli, "_stopped_by", [])
         start = time.monotonic()
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -134,6 +134,7 @@ def test_no_value_of_an_option_is_a_fault(
     assert os.getcwd() == str(folder)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -158,7 +159,6 @@ def test_what_nothing_could_use_is_named(
 ) -> None:
     monkeypatch.chdir(model)
     monkeypatch.setattr("sys.argv", ["ldm", *arguments])
-    monkeypatch.setattr(cli, "_stopped_by", [])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
