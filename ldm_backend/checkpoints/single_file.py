@@ -155,7 +155,7 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         unet, first_stage, schedule = (dict(data.pop(name)) for name in ("unet", "first_stage", "schedule"))
         conditioning = data.pop("conditioning", None)  # of models that see something beside the noise
         if data:
-            raise ValueError(f"keys unknown: {first_names(data.keys())}")
+            raise ValueError(f"keys unknown: {first_names([*data])}")
         first_stage_class = {stage.kind: stage for stage in FIRST_STAGE_CONFIGS}[first_stage.pop("kind")]
         for cls, part in ((UNetConfig, unet), (first_stage_class, first_stage), (ScheduleConfig, schedule)):
             known = {item.name for item in fields(cls)}
