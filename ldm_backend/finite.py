@@ -35,5 +35,5 @@ def all_finite(tensor: Tensor) -> bool:
             tensor = tensor.narrow(axis, 0, 1)
     if not tensor.numel():
         return True
-    least, most = torch.stack(torch.aminmax(tensor.detach())).tolist()  # both are NaN if one number is
+    least, most = torch.stack(torch.aminmax(tensor.detach())).cpu().tolist()  # both are NaN if one number is
     return math.isfinite(least) and least >= -_MOST and most <= _MOST

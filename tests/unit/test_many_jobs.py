@@ -77,7 +77,8 @@ def test_columns_that_are_wrong_make_a_short_message(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(",".join(f"column {index}" for index in range(MANY)) + "\n" + "1," * MANY)
     (tmp_path / "b.csv").write_text(",".join(["A.x"] * MANY) + "\n")
     (tmp_path / "c.csv").write_text(",".join(f"column {index}" for index in range(MANY)) + "\n" + "1," * (MANY - 1))
-    for name, message in (("a", "cells"), ("b", "names a column twice: A.x$"), ("c", r"\(and 19994 more\) are no inp")):
+    words = (("a", "cells"), ("b", "names a column twice: A.x; keep one$"), ("c", r"\(and 19994 more\) are no inp"))
+    for name, message in words:
         with within(5), pytest.raises(WorkflowError, match=message) as caught:
             expand([], table=tmp_path / f"{name}.csv")
         assert len(str(caught.value)) < 1000
