@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ NODE_IDS = ("LDMCheckpointLoader", "LDMLatentNoise", "LDMDDIMSampler", "LDMVQDec
 
 # `python -m pytest` puts the root there, and its `nodes` and `tests` would then stand for ComfyUI's.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+# A shell gives what it starts with `&` a SIGINT that is ignored, and Python leaves it so; the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
