@@ -97,6 +97,10 @@ class Job:
         """Identifies the settings in the images' metadata."""
         return hashlib.sha256(json.dumps(self.settings.to_json(), sort_keys=True).encode()).hexdigest()
 
+    def marks(self, seed: int) -> dict[str, Any]:
+        """What an image of this job says of itself, and no other does."""
+        return {"job": self.digest, "seed": seed}
+
     def units(self, done: Collection[int]) -> Iterator[Unit]:
         """The batches that hold missing images, in order."""
         batch = self.settings.batch
