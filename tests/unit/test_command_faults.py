@@ -13,6 +13,7 @@ import pytest
 from ldm_headless import cli
 from ldm_headless.errors import HeadlessError
 from ldm_headless.fault_log import without_secrets
+from ldm_headless.host import stopping
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def end_by(error: BaseException, monkeypatch: pytest.MonkeyPatch, *arguments: st
         raise error
 
     monkeypatch.setattr(cli, "app", app)
-    monkeypatch.setattr(cli, "_stopped_by", [])
+    monkeypatch.setattr(stopping, "_stopped_by", [])
     monkeypatch.setattr("sys.argv", ["ldm", *arguments])
     with pytest.raises(SystemExit) as end:
         cli.main()

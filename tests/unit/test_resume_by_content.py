@@ -17,7 +17,7 @@ from generated import fill, made, make_job, manifest, run, snapshot
 from PIL import Image
 
 from ldm_backend.errors import LDMError
-from ldm_headless.errors import GenerationError, JobError
+from ldm_headless.errors import JobError
 from ldm_headless.generation import contents
 from ldm_headless.generation.job import Format, Job
 from ldm_headless.generation.job_folder import JobFolder
@@ -226,7 +226,10 @@ def test_an_empty_picture_without_a_line_is_broken_and_a_foreign_one_is_kept(fin
 def test_what_is_in_the_way_is_named(finished: Callable) -> None:
     out, job, _ = finished(Format.NPZ)
     (out / ".pending").write_text("")
-    with pytest.raises(GenerationError, match=r"\.pending: File exists; .* move away"), JobFolder(out, job):
+    with (
+        pytest.raises(JobError, match=r"\.pending is a link or no folder, which no job makes; move it"),
+        JobFolder(out, job),
+    ):
         pass
     (out / ".pending").unlink()
     (out / "manifest.jsonl").unlink()
