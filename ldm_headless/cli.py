@@ -21,6 +21,7 @@ from .commands.checkpoints import convert, download, inspect
 from .commands.evaluate import evaluate
 from .commands.generate import generate
 from .commands.run import run
+from .commands.upscale import upscale
 from .commands.verify import verify
 from .fault_log import EXIT_CODE, tell
 from .host.install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
@@ -32,7 +33,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.callback()
 def _root() -> None:
-    """Run ComfyUI workflows without a browser; generate and compare images; handle checkpoints."""
+    """Run ComfyUI workflows without a browser; generate, enlarge and compare images; handle checkpoints."""
 
 
 @app.command(cls=DoorCommand)
@@ -45,7 +46,7 @@ def install_private_host(
     result(install_host(directory, constraints, version).path)
 
 
-for _command in (run, generate, evaluate, convert, inspect, verify, download):
+for _command in (run, generate, upscale, evaluate, convert, inspect, verify, download):
     app.command(cls=DoorCommand)(_command)
 
 

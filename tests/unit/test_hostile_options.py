@@ -16,6 +16,7 @@ from PIL import Image
 from typer.main import get_command
 
 from ldm_headless import cli
+from ldm_headless.host import stopping
 
 DEEP, LONG = "/".join("d" * 2000), "/".join(["deep"] * 2000)
 HOSTILE = (
@@ -50,6 +51,9 @@ def base(command: str, model: Path, folder: Path) -> tuple[list[str], list[str]]
         case "generate":
             options = ["--seeds", "0", "--steps", "1", "--device", "cpu", "--out", str(folder / "out")]
             return [str(model)], options
+        case "upscale":
+            options = ["--model", str(model.parent / "upscaler"), "--out", str(folder / "out")]
+            return [str(pictures)], [*options, "--steps", "1", "--device", "cpu"]
         case "evaluate":
             return [str(pictures), str(pictures)], ["--no-distance"]
         case "convert":
@@ -82,9 +86,12 @@ def contents(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Path:
+    from conditional_models import SUPER_RESOLUTION, write_conditional_folder
     from model_folder import write_model_folder
 
-    return write_model_folder(tmp_path_factory.mktemp("options") / "tiny", tiny.config)
+    folder = tmp_path_factory.mktemp("options")
+    write_conditional_folder(folder / "upscaler", SUPER_RESOLUTION)
+    return write_model_folder(folder / "tiny", tiny.config)
 
 
 @pytest.fixture
@@ -118,7 +125,7 @@ def test_no_value_of_an_option_is_a_fault(
     for value in HOSTILE[first::STEP]:
         arguments = with_value(command, parameter, value, model, folder)
         monkeypatch.setattr("sys.argv", ["ldm", *arguments])
-        monkeypatch.setattr(cli, "_stopped_by", [])
+        monkeypatch.setattr(stopping, "_stopped_by", [])
         start = time.monotonic()
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -158,7 +165,7 @@ def test_what_nothing_could_use_is_named(
 ) -> None:
     monkeypatch.chdir(model)
     monkeypatch.setattr("sys.argv", ["ldm", *arguments])
-    monkeypatch.setattr(cli, "_stopped_by", [])
+    monkeypatch.setattr(stopping, "_stopped_by", [])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2

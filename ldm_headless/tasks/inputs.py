@@ -1,0 +1,91 @@
+"""Which pictures a command makes, of which files: their names and seeds. Imports the files and the errors.
+
+The seed of a picture comes from the seed of the command and its name alone, so that no picture depends on
+its neighbours, their number or their order.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm_backend.errors import first_names, printable, repeated
+
+from ..errors import JobError
+from ..files.pictures import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to make.
+
+    Attributes:
+        name: Of its file in the output folder.
+        files: It is made of: the picture, and of inpainting the mask behind it.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+
+
+def seed_of(base: int, name: str) -> int:
+    """The seed of a picture: the first 8 bytes, big-endian, of SHA-256 of the text "BASE NAME" in UTF-8.
+
+    Args:
+        base: `--seed`.
+        name: Of the picture in the output folder.
+    """
+    return int.from_bytes(hashlib.sha256(f"{base} {name}".encode()).digest()[:8], "big")
+
+
+def pictures_of(paths: Sequence[Path], out: Path) -> list[Item]:
+    """The pictures to enlarge, sorted by name.
+
+    Args:
+        paths: Files, and folders whose PNG, JPEG and WebP files are taken, without those in folders in them.
+        out: Where the results go.
+
+    Raises:
+        JobError: No pictures, one that is not there, or names that cannot stand for their results.
+    """
+    files = [file for path in paths for file in (_in_folder(path) if path.is_dir() else [path])]
+    return _checked([Item(f"{file.stem}.png", (file,)) for file in files], out)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    try:
+        found = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        )
+    except OSError as error:
+        raise JobError(f"cannot read the folder {folder}: {error.strerror}") from error
+    if not found:
+        raise JobError(f"{folder} holds no pictures; expected files that end in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _checked(items: list[Item], out: Path) -> list[Item]:
+    files = [file for item in items for file in item.files]
+    for file in files:
+        if not file.exists():
+            raise JobError(f"{file} is not there; give a picture or a folder of pictures")
+        if file.name.startswith(".") or not _is_text(file.name):
+            raise JobError(f"{printable(str(file))} begins with a dot, or its name is no UTF-8 text; rename it")
+    if out.resolve() in {file.resolve().parent for file in files}:
+        raise JobError(f"{out} holds the pictures themselves; give another --out")
+    # Also what only some systems take for two names.
+    if twice := repeated(item.name.casefold() for item in items):
+        sources = [str(item.files[0]) for item in items if item.name.casefold() in twice]
+        raise JobError(
+            f"several pictures would become the same file in {out}: {first_names(sources)}; rename them, or give them "
+            "to runs with another --out"
+        )
+    return sorted(items, key=lambda item: item.name)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
