@@ -20,6 +20,7 @@ from .commands.arguments import DoorCommand
 from .commands.checkpoints import convert, download, inspect
 from .commands.evaluate import evaluate
 from .commands.generate import generate
+from .commands.inpaint import inpaint
 from .commands.run import run
 from .commands.upscale import upscale
 from .commands.verify import verify
@@ -33,7 +34,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.callback()
 def _root() -> None:
-    """Run ComfyUI workflows without a browser; generate, enlarge and compare images; handle checkpoints."""
+    """Run ComfyUI workflows without a browser; generate, enlarge, mend and compare images; handle checkpoints."""
 
 
 @app.command(cls=DoorCommand)
@@ -46,7 +47,7 @@ def install_private_host(
     result(install_host(directory, constraints, version).path)
 
 
-for _command in (run, generate, upscale, evaluate, convert, inspect, verify, download):
+for _command in (run, generate, upscale, inpaint, evaluate, convert, inspect, verify, download):
     app.command(cls=DoorCommand)(_command)
 
 

@@ -52,6 +52,35 @@ def pictures_of(paths: Sequence[Path], out: Path) -> list[Item]:
     return _checked([Item(f"{file.stem}.png", (file,)) for file in files], out)
 
 
+def masked_pictures_of(image: Path, mask: Path, out: Path) -> list[Item]:
+    """The pictures to inpaint, each with its mask, sorted by name.
+
+    Args:
+        image: A file, or a folder as for `pictures_of`.
+        mask: Likewise; of folders, the files of one name without the suffix belong together.
+        out: Where the results go.
+
+    Raises:
+        JobError: As `pictures_of`; a file with a folder, or a name that only one of the folders has.
+    """
+    if image.is_dir() != mask.is_dir():
+        raise JobError(f"of {image} and {mask}, one is a folder and one is not; give two files, or two folders")
+    if image.exists() and mask.exists() and image.samefile(mask):
+        raise JobError(f"{image} is given as picture and as mask; the mask is white where the picture is made anew")
+    if not image.is_dir():
+        return _checked([Item(f"{image.stem}.png", (image, mask))], out)
+    pictures, masks = _in_folder(image), _in_folder(mask)
+    if twice := repeated(path.stem for path in masks):
+        raise JobError(f"{mask} holds several masks of one name: {first_names(twice)}; leave one of each")
+    by_stem, stems = {path.stem: path for path in masks}, {path.stem for path in pictures}
+    for folder, missing in ((mask, stems - by_stem.keys()), (image, by_stem.keys() - stems)):
+        if missing:
+            raise JobError(
+                f"{folder} holds nothing of these names: {first_names(missing)}; each picture needs its mask"
+            )
+    return _checked([Item(f"{path.stem}.png", (path, by_stem[path.stem])) for path in pictures], out)
+
+
 def _in_folder(folder: Path) -> list[Path]:
     try:
         found = sorted(

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ldm_backend.errors import first_names
 from ldm_backend.json_text import parse_json
@@ -150,7 +150,7 @@ def _read_line(line: bytes) -> tuple[str, Known] | None:
     return name, Known(tuple(inputs), entry)
 
 
-def _is_name(value: Any) -> bool:
+def _is_name(value: Any) -> TypeGuard[str]:
     """Whether it is one that we give, which never leads out of the folder."""
     return (
         isinstance(value, str)

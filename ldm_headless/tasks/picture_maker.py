@@ -114,8 +114,8 @@ class PictureMaker:
         }  # fmt: skip
         batch = [each[None] for each in arrays]
         if s.command == UPSCALE:
-            return ldm_backend.upscale(self._model, *batch, tile=s.tile, **run)[0]
-        return ldm_backend.inpaint(self._model, *batch, mask_reduction=str(s.mask_reduction), **run)[0]
+            return ldm_backend.upscale(self._model, batch[0], tile=s.tile, **run)[0]
+        return ldm_backend.inpaint(self._model, batch[0], batch[1], mask_reduction=str(s.mask_reduction), **run)[0]
 
 
 def failed(name: str, error: LDMError) -> FailedPicture:
