@@ -12,6 +12,7 @@ from pathlib import Path
 from ldm_backend.errors import first_names, printable, repeated
 
 from ..errors import JobError
+from ..files.bounded import damage_told
 from ..files.pictures import SUFFIXES
 
 
@@ -38,6 +39,7 @@ def seed_of(base: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{base} {name}".encode()).digest()[:8], "big")
 
 
+@damage_told("cannot look for the pictures")
 def pictures_of(paths: Sequence[Path], out: Path) -> list[Item]:
     """The pictures to enlarge, sorted by name.
 
@@ -48,10 +50,11 @@ def pictures_of(paths: Sequence[Path], out: Path) -> list[Item]:
     Raises:
         JobError: No pictures, one that is not there, or names that cannot stand for their results.
     """
-    files = [file for path in paths for file in (_in_folder(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (_in_folder(path) if path.is_dir() else [_there(path)])]
     return _checked([Item(f"{file.stem}.png", (file,)) for file in files], out)
 
 
+@damage_told("cannot look for the pictures")
 def masked_pictures_of(image: Path, mask: Path, out: Path) -> list[Item]:
     """The pictures to inpaint, each with its mask, sorted by name.
 
@@ -68,7 +71,7 @@ def masked_pictures_of(image: Path, mask: Path, out: Path) -> list[Item]:
     if image.exists() and mask.exists() and image.samefile(mask):
         raise JobError(f"{image} is given as picture and as mask; the mask is white where the picture is made anew")
     if not image.is_dir():
-        return _checked([Item(f"{image.stem}.png", (image, mask))], out)
+        return _checked([Item(f"{image.stem}.png", (_there(image), _there(mask)))], out)
     pictures, masks = _in_folder(image), _in_folder(mask)
     if twice := repeated(path.stem for path in masks):
         raise JobError(f"{mask} holds several masks of one name: {first_names(twice)}; leave one of each")
@@ -81,13 +84,16 @@ def masked_pictures_of(image: Path, mask: Path, out: Path) -> list[Item]:
     return _checked([Item(f"{path.stem}.png", (path, by_stem[path.stem])) for path in pictures], out)
 
 
+def _there(file: Path) -> Path:
+    if not file.exists():
+        raise JobError(f"{file} is not there; give a picture or a folder of pictures")
+    return file
+
+
 def _in_folder(folder: Path) -> list[Path]:
-    try:
-        found = sorted(
-            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
-    except OSError as error:
-        raise JobError(f"cannot read the folder {folder}: {error.strerror}") from error
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
     if not found:
         raise JobError(f"{folder} holds no pictures; expected files that end in {', '.join(SUFFIXES)}")
     return found
@@ -96,11 +102,9 @@ def _in_folder(folder: Path) -> list[Path]:
 def _checked(items: list[Item], out: Path) -> list[Item]:
     files = [file for item in items for file in item.files]
     for file in files:
-        if not file.exists():
-            raise JobError(f"{file} is not there; give a picture or a folder of pictures")
         if file.name.startswith(".") or not _is_text(file.name):
             raise JobError(f"{printable(str(file))} begins with a dot, or its name is no UTF-8 text; rename it")
-    if out.resolve() in {file.resolve().parent for file in files}:
+    if out.resolve() in {folder.resolve() for folder in {file.parent for file in files}}:
         raise JobError(f"{out} holds the pictures themselves; give another --out")
     # Also what only some systems take for two names.
     if twice := repeated(item.name.casefold() for item in items):

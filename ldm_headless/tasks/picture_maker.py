@@ -69,8 +69,10 @@ class PictureMaker:
             with self._sampling:
                 torch.set_num_threads(self._settings.threads)  # for this thread: some libraries count for each
                 pixels = self._make(unit, arrays)
-        except (JobError, TooLargeError, SamplingError) as error:
+        except JobError as error:
             return failed(unit.name, error)
+        except (TooLargeError, SamplingError) as error:  # which do not say of what
+            return failed(unit.name, error, f"{unit.inputs[0]}: ")
         inputs = sha256_of_all(unit.data)
         info = {"seed": unit.seed, "inputs": list(unit.inputs), **self._settings.marks(unit.name, inputs)}
         png = encode_png(pixels, info | {"machine": self._machine} | asdict(self._settings))
@@ -118,9 +120,9 @@ class PictureMaker:
         return ldm_backend.inpaint(self._model, batch[0], batch[1], mask_reduction=str(s.mask_reduction), **run)[0]
 
 
-def failed(name: str, error: LDMError) -> FailedPicture:
-    """What an error makes of a picture."""
-    return FailedPicture(name, str(error), getattr(error, "exit_code", 2))
+def failed(name: str, error: LDMError, before: str = "") -> FailedPicture:
+    """What an error makes of a picture; its message begins with `before`."""
+    return FailedPicture(name, f"{before}{error}", getattr(error, "exit_code", 2))
 
 
 def settings_of(

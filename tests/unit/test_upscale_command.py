@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pictured import QUICK, command, draw, info_of, lines, pixels_of
 from PIL import Image
 
 import ldm_backend
+from ldm_backend.errors import CheckpointError, LDMError, SamplingError, TooLargeError
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +198,8 @@ def broken(folder: Path) -> dict[str, str]:
     (folder / "text.webp").write_text("<html>")
     (folder / "folder.png").mkdir()
     (folder / "link.png").symlink_to(folder / "empty.png")
+    (folder / "nowhere.png").symlink_to(folder / "nothing.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
     os.mkfifo(folder / "pipe.png")
     draw(folder / "clear.png", 5, 5, 4)
     Image.new("P", (5, 5)).save(folder / "palette.png", transparency=0)
@@ -217,6 +221,8 @@ def broken(folder: Path) -> dict[str, str]:
         "text.webp": "cannot read text.webp as PNG, JPEG or WebP: it is none of these",
         "folder.png": "folder.png: it is no file",
         "link.png": "cannot read link.png as PNG, JPEG or WebP: it is none of these",
+        "nowhere.png": "nowhere.png: there is no such file",
+        "loop.png": "loop.png: there is no such file",
         "pipe.png": "pipe.png: it is no file",
         "clear.png": "clear.png has transparent pixels, which the models do not know; put it on a background first",
         "palette.png": "palette.png has transparent pixels",
@@ -270,6 +276,62 @@ def test_pictures_are_taken_as_they_are_seen(model: Path, tmp_path: Path) -> Non
         entry = lines(out)[f"{name}.png"]
         expected = ldm_backend.upscale(loaded, picture[None], [entry["seed"]], steps=2)[0]
         assert np.array_equal(pixels_of(out, f"{name}.png"), expected), name
+
+
+def test_odd_names(model: Path, tmp_path: Path) -> None:
+    """What files may be called, results are called too; the same command finds them again."""
+    names = (
+        "-x.png",
+        "a b.png",
+        "\u00e9\U0001f600.png",
+        "a\nldm: b.png",
+        "\x1b[2J.png",
+        "\u202e.png",
+        "a.b.png",
+        "job.json.png",
+    )
+    for number, name in enumerate((*names, f"{'n' * 251}.png", "%s{x}[red].png")):
+        draw(tmp_path / "in" / name, 3, 4, 3, seed=number)
+    status, text = upscale(model, tmp_path / "out", tmp_path / "in")
+    assert (status, "10 made" in text) == (0, True)
+    assert {path.name for path in (tmp_path / "in").iterdir()} == {
+        path.name for path in (tmp_path / "out").glob("*.png")
+    }
+    assert "10 were there, 0 missing" in upscale(model, tmp_path / "out", tmp_path / "in", "--verify")[1]
+
+
+@pytest.mark.parametrize("error", [TooLargeError("too large"), SamplingError("NaN")])
+def test_what_the_model_cannot_make_is_named_and_the_others_go_on(
+    model: Path, pictures: Path, tmp_path: Path, error: LDMError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ldm_backend.upscale
+
+    def fails_for_one(model: ldm_backend.LatentDiffusion, images: np.ndarray, *more: Any, **run: Any) -> np.ndarray:
+        if images.shape[1] == 6:
+            raise error
+        return real(model, images, *more, **run)
+
+    monkeypatch.setattr(ldm_backend, "upscale", fails_for_one)
+    status, text = upscale(model, tmp_path / "out", pictures)
+    assert status == 2
+    assert f"b.jpg: {error}" in text
+    assert "1 of 5 pictures could not be made (b.png)" in text
+    assert "4 made" in text
+    monkeypatch.undo()
+    status, text = upscale(model, tmp_path / "out", pictures)
+    assert (status, "1 made" in text) == (0, True)
+
+
+def test_what_is_wrong_for_all_ends_the_run(
+    model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> np.ndarray:
+        raise CheckpointError("the file was changed")
+
+    monkeypatch.setattr(ldm_backend, "upscale", fails)
+    status, text = upscale(model, tmp_path / "out", pictures)
+    assert (status, text.count("the file was changed")) == (2, 1)
+    assert "0 made" in text
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (33, 2)])
