@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..tasks.inputs import masked_pictures_of
 from . import picture_runs as options
 from .checkpoints import ConfigOption, Weights
 from .generate import AUTO, FirstStagePrecision, Precision
@@ -50,6 +49,8 @@ def inpaint(
     or of another size; transparent pixels, 16 bits, CMYK, moving pictures. What cannot be used is named, and the others
     go on.
     """
+    from ..tasks.inputs import masked_pictures_of
+
     options.run_pictures(
         "ldm inpaint",
         masked_pictures_of(image, mask, out),

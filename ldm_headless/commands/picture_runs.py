@@ -13,9 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ldm_backend.errors import LDMError, first_names
 
 from ..errors import RunFailedError
-from ..files.pictures import read_bytes
 from ..pools.ray_pool import ray_cluster
-from ..tasks.inputs import Item, seed_of
 from ..terminal import console, note, one_line, result
 from .checkpoints import Weights
 from .generate import MOST_THREADS, Device, FirstStagePrecision, Precision, device_here, pool_of
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from ldm_backend.sampling.samplers import StepInfo
 
     from ..pools.pool import Pool
+    from ..tasks.inputs import Item
     from ..tasks.job import FailedPicture, MadePicture, Unit
     from ..tasks.picture_folder import PictureFolder
 
@@ -53,7 +52,7 @@ VerifyOption = Annotated[bool, typer.Option("--verify", help="Compare all pictur
 
 def run_pictures(
     command: str,
-    items: Sequence[Item],
+    items: "Sequence[Item]",
     out: Path,
     model: str,
     *,
@@ -150,8 +149,10 @@ def _run(
     return failures
 
 
-def _units(folder: "PictureFolder", items: Sequence[Item], failures: "list[FailedPicture]") -> "Iterator[Unit]":
+def _units(folder: "PictureFolder", items: "Sequence[Item]", failures: "list[FailedPicture]") -> "Iterator[Unit]":
     """What is to be made, each read when a worker is free; what cannot be read is a failure."""
+    from ..files.pictures import read_bytes
+    from ..tasks.inputs import seed_of
     from ..tasks.job import Unit
     from ..tasks.picture_maker import failed
 

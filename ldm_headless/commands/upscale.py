@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ..tasks.inputs import pictures_of
 from . import picture_runs as options
 from .checkpoints import ConfigOption, Weights
 from .generate import AUTO, FirstStagePrecision, Precision
@@ -41,6 +40,8 @@ def upscale(
     They are turned as EXIF says; grey ones become RGB. Refused: transparent pixels, 16 bits, CMYK, moving pictures.
     What cannot be read is named, and the others go on.
     """
+    from ..tasks.inputs import pictures_of
+
     options.run_pictures(
         "ldm upscale",
         pictures_of(files, out),
