@@ -2,10 +2,10 @@
 
 Exit codes: 0 done; 1 a node failed, the prompt was lost, no image came, an image cannot be written, workers fail, or a
 checkpoint draws other pixels than it should; 2 wrong usage, workflow file, output folder, checkpoint or configuration,
-a model that cannot be downloaded, or a folder or image set that does not fit the command; 3 refused by the host's
-validation or a dry run; 4 no host, server or Ray cluster; 70 a fault of ours, see fault_log; 130 interrupted; 143 ended
-by SIGTERM. A run of several jobs has the code of its first failure. They stand on the headless error classes; the
-backend's errors, which know of no command, all mean 2.
+a model that cannot be downloaded, or a folder, picture or image set that does not fit the command; 3 refused by the
+host's validation or a dry run; 4 no host, server or Ray cluster; 70 a fault of ours, see fault_log; 130 interrupted;
+143 ended by SIGTERM. A run of several jobs has the code of its first failure. They stand on the headless error classes;
+the backend's errors, which know of no command, all mean 2.
 """
 
 import sys
