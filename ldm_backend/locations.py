@@ -61,7 +61,9 @@ def find_weights(folder: Path) -> Path:
             variants.setdefault(variant, []).append(name)
     if not variants:
         found_names = first_names(names) or "nothing"
-        raise CheckpointError(f"{folder}: no weights; expected {' or '.join(WEIGHT_NAMES)}, found {found_names}.")
+        raise CheckpointError(
+            f"{folder}: no weights; expected {' or '.join(WEIGHT_NAMES)}, found {found_names}. Copy them there."
+        )
     return _only(
         [folder / found[0] for found in variants.values()],
         f"{folder}: {{}} are variants of the weights, and none is plain {WEIGHT_NAMES[0]}. Which is meant? Give the "

@@ -146,11 +146,6 @@ def _records(listed: list[zipfile.ZipInfo], size: int) -> tuple[str, dict[str, z
     return root, {record.filename.removeprefix(root): record for record in listed if record.filename.startswith(root)}
 
 
-def _is_plain(record: zipfile.ZipInfo) -> bool:
-    encrypted = record.flag_bits & 1
-    return record.compress_type == zipfile.ZIP_STORED and record.compress_size == record.file_size and not encrypted
-
-
 def _first_byte(file: BinaryIO, record: zipfile.ZipInfo) -> int:
     """Where the content of a record begins, behind its own header."""
     file.seek(record.header_offset)

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from ..config.model import LDMConfig
 from ..errors import CheckpointError, ConfigError, check_choice, first_names, printable, short_repr
 from ..locations import CONDITIONER_FOLDER, EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
+from .compvis import UNET as COMPVIS_UNET
 from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
 from .conditioner import check_conditioner, conditioner_from_compvis, conditioner_shapes
 from .configuration import FoundConfig, Given, check_folder, file_config, folder_config, given_config
 from .key_maps import current_name
 from .shards import read_weights, weight_files
-from .single_file import CONDITIONER_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, split_parts
+from .single_file import FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, refuse_rest, split_parts
 from .tensor_files import StateDict, TensorFile, copies_weights
 
 logger = logging.getLogger("comfyui_ldm")
@@ -170,7 +171,10 @@ def as_float32(tensor: Tensor, key: str, source: str | Path, copy: bool = False)
         CheckpointError: Another dtype, or values that are not finite numbers.
     """
     if tensor.dtype not in _FLOATS:
-        raise CheckpointError(f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}.")
+        raise CheckpointError(
+            f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}. Save the weights as "
+            "float32."
+        )
     tensor = tensor.to(torch.float32, copy=copy)
     values = tensor.numpy()
     # Both are NaN if any element is. No memory, unlike isfinite(), and numpy's one thread does not wait for busy cores:
@@ -256,10 +260,12 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
     unet, first_stage = split_parts(with_current_names(file))
     if not unet or not first_stage:
         raise CheckpointError(_incomplete_message(file))
-    _refuse_rest(file)
+    refuse_rest(file.tensors, path)
     stored = file.stored or file.metadata.get("weights", "only")
     if stored not in ("ema", "raw", "only"):
-        raise CheckpointError(f"{path}: its metadata says weights {short_repr(stored)}; expected ema, raw or only.")
+        raise CheckpointError(
+            f"{path}: its metadata says weights {short_repr(stored)}; expected ema, raw or only. Convert it again."
+        )
     if weights != "auto" and stored not in (weights, "only"):
         raise CheckpointError(f"{path}: holds the {stored} weights, asked for were {weights}. Take 'auto'.")
     if weights == "ema" and stored == "only":
@@ -287,18 +293,13 @@ def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
     return "ema" if averaged else "raw"
 
 
-def _refuse_rest(file: TensorFile) -> None:
-    """Every tensor of our single file belongs to one of the networks."""
-    prefixes = (UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX)
-    if foreign := [key for key in file.tensors if not key.startswith(prefixes)]:
-        raise CheckpointError(
-            f"{file.path}: unexpected keys: {first_names(foreign)}; expected {UNET_PREFIX}* and {FIRST_STAGE_PREFIX}*. "
-            "A tensor that is not understood may change the picture: if nothing needs them, remove them from the file."
-        )
-
-
 def _incomplete_message(file: TensorFile) -> str:
     keys = file.tensors.keys()
+    if prefix := next((key.partition(COMPVIS_UNET)[0] for key in keys if f".{COMPVIS_UNET}" in key), ""):
+        return (
+            f"{file.path}: its names have {printable(prefix)} before {COMPVIS_UNET}*; expected nothing there. Save "
+            "them without it."
+        )
     if any(key.startswith((UNET_PREFIX, FIRST_STAGE_PREFIX)) for key in keys):
         found = "only one of the two networks"
     elif "conv_in.weight" in keys or "input_blocks.0.0.weight" in keys:

@@ -31,6 +31,8 @@ _SUPERFLUOUS = {
     "ddim_sigmas_for_original_num_steps",
     *("lvlb_weights", "logvar", "model_ema.decay", "model_ema.num_updates"),
 }
+_MISSING = "Take the configuration that the model was trained with; if it is that one, download the file again."
+_NO_EMA = "The file holds no EMA weights, take 'raw'; or its configuration is of another model, take that of this one."
 _SCALE_FACTOR = "scale_factor"  # read by `scale_factor_of`
 
 
@@ -108,10 +110,7 @@ def refuse_foreign(file: TensorFile, foreign: list[str]) -> None:
 
 def _take(file: TensorFile, key: str, source: Source) -> Tensor:
     if key not in file.tensors:
-        way_out = "; the file holds no EMA weights, take 'raw'" if key.startswith(EMA) else ""
-        raise CheckpointError(
-            f"{file.path}: missing keys: {key} (configuration of another model, or cut short{way_out})."
-        )
+        raise CheckpointError(f"{file.path}: missing keys: {key}. {_NO_EMA if key.startswith(EMA) else _MISSING}")
     tensor = file.tensors[key]
     if source.key.rpartition(".")[0].endswith(("qkv", "proj_out")) and tensor.ndim == 3:
         tensor = tensor.squeeze(-1)  # Conv1d there, Linear here
@@ -122,7 +121,10 @@ def _part_of_qkv(file: TensorFile, key: str, tensor: Tensor, source: Source) -> 
     """Query, key or value of all heads. CompVis orders by heads first: q, k, v of head 0, q, k, v of head 1, ..."""
     rows = tensor.shape[0] if tensor.ndim else 0
     if not rows or rows % (3 * source.heads):
-        raise CheckpointError(f"{file.path}: {key} has {rows} rows; expected a multiple of {3 * source.heads}.")
+        raise CheckpointError(
+            f"{file.path}: {key} has {rows} rows; expected a multiple of {3 * source.heads}, for {source.heads} heads. "
+            "Take the configuration that the model was trained with."
+        )
     return rearrange(tensor, "(heads qkv d) ... -> qkv (heads d) ...", heads=source.heads, qkv=3)[source.qkv]
 
 
@@ -145,6 +147,7 @@ def scale_factor_of(file: TensorFile) -> float | None:
         return None
     if buffer.numel() != 1 or not buffer.is_floating_point():
         raise CheckpointError(
-            f"{file.path}: scale_factor is {buffer.dtype} of shape {tuple(buffer.shape)}; expected one number."
+            f"{file.path}: scale_factor is {buffer.dtype} of shape {tuple(buffer.shape)}; expected one number. "
+            "Say it with scale_factor, and remove this one from the file."
         )
     return float(buffer)

@@ -92,7 +92,7 @@ def given_config(config: LDMConfig | str | Path, scale_factor: float | None = No
         return FoundConfig(preset, f"the preset {config}", scale_by_std=isinstance(preset.first_stage, KLConfig))
     if Path(config).is_file():
         return _from_yaml(Path(config), scale_factor)
-    raise ConfigError(f"config is {str(config)!r}: neither a file nor one of {', '.join(PRESETS)}.")
+    raise ConfigError(f"config is {str(config)!r}: neither a file nor one of {', '.join(PRESETS)}. Give one.")
 
 
 def file_config(file: TensorFile, config: Given, scale_factor: float | None) -> FoundConfig:
@@ -220,14 +220,18 @@ def read_json(file: Path) -> dict[str, Any]:
         with file.open("rb") as opened:
             content = opened.read(_MAX_JSON + 1)
         if len(content) > _MAX_JSON:
-            raise CheckpointError(f"{file}: more than {_MAX_JSON} bytes; a configuration has about a thousand.")
+            raise CheckpointError(
+                f"{file}: more than {_MAX_JSON} bytes; a configuration has about a thousand. Download it again."
+            )
         data = parse_json(content.decode("utf-8"))
     except CheckpointError:
         raise
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file}: not valid JSON ({printable(str(error))}). Download the file again.") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{file}: holds a {type(data).__name__}; expected a JSON object of settings.")
+        raise CheckpointError(
+            f"{file}: holds a {type(data).__name__}; expected a JSON object of settings. Download it again."
+        )
     return data
 
 

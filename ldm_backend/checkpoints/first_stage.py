@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config.model import FirstStageConfig, KLConfig, VQConfig
 from ..config.strict_json import build
-from ..errors import CheckpointError, first_names
+from ..errors import CheckpointError, first_names, printable
 from ..locations import STAGE_FOLDERS, find_single_file, find_weights
 from ..networks import skip_init
 from ..networks.first_stage import FirstStage, build_first_stage
@@ -114,8 +114,17 @@ def _measured(config: FirstStageConfig, file: TensorFile) -> float | None:
 def _from_tensors(file: TensorFile, config: FirstStageConfig | None) -> tuple[FirstStageConfig, StateDict]:
     tensors = file.tensors
     if "decoder.conv_in.weight" not in tensors or "encoder.conv_in.weight" not in tensors:
+        prefixes = [
+            key.removesuffix("encoder.conv_in.weight") for key in tensors if key.endswith(".encoder.conv_in.weight")
+        ]
+        if prefixes:
+            raise CheckpointError(
+                f"{file.path}: its names have {printable(prefixes[0])} before encoder.*; expected nothing there. "
+                "Save them without it."
+            )
         raise CheckpointError(
-            f"{file.path}: holds no first stage; expected encoder.*, decoder.* and post_quant_conv.*."
+            f"{file.path}: holds no first stage; expected encoder.*, decoder.* and post_quant_conv.*. "
+            "Give a first stage, or a whole checkpoint."
         )
     config = config or infer_first_stage_config(tensors, file.path)
     if "encoder.mid.block_1.conv1.weight" in tensors:
@@ -138,11 +147,15 @@ def infer_first_stage_config(tensors: Mapping[str, Tensor], source: Path) -> Fir
     for key, dimensions in (dict.fromkeys(matches, 4) | _INFERRED_FROM).items():
         if key in tensors and tensors[key].ndim != dimensions:
             shape = tuple(tensors[key].shape)
-            raise CheckpointError(f"{source}: {first_names([key])} is {shape}; expected {dimensions} dimensions.")
+            raise CheckpointError(
+                f"{source}: {first_names([key])} is {shape}; expected {dimensions} dimensions. Save it whole."
+            )
     found = {(int(match[1]), int(match[2])): tensors[key].shape[0] for key, match in matches.items()}
     levels = {level for level, block in found if block == 0}
     if not found or levels != set(range(1 + max(level for level, _ in found))):
-        raise CheckpointError(f"{source}: the encoder's blocks are incomplete; the file is cut short.")
+        raise CheckpointError(
+            f"{source}: the encoder's blocks are incomplete; the file is cut short. Download it again."
+        )
     shape = {
         "in_channels": tensors["encoder.conv_in.weight"].shape[1],
         "out_channels": tensors["decoder.conv_out.weight"].shape[0] if "decoder.conv_out.weight" in tensors else 3,

@@ -28,7 +28,8 @@ def read_weights(path: Path, weights: str = "auto") -> TensorFile:
         shard = read_tensor_file(path.parent / file, weights)
         if strange := [key for key in shard.tensors if places.get(key) != file]:
             raise CheckpointError(
-                f"{path}: {file} holds {first_names(strange)}, which the index does not look for there."
+                f"{path}: {file} holds {first_names(strange)}, which the index does not look for there. "
+                "Download both again."
             )
         tensors |= shard.tensors
     if missing := places.keys() - tensors.keys():
@@ -55,12 +56,16 @@ def _places(index: Path) -> dict[str, str]:
         )
     places = found.get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"{index}: weight_map is {short_repr(places)}; expected the file of each tensor.")
+        raise CheckpointError(
+            f"{index}: weight_map is {short_repr(places)}; expected the file of each tensor. Download it again."
+        )
     for file in places.values():
         if not isinstance(file, str) or not _NAME.fullmatch(file):
-            raise CheckpointError(f"{index}: refused: it names {short_repr(file)}; expected files of its own folder.")
+            raise CheckpointError(
+                f"{index}: refused: it names {short_repr(file)}; expected files of its own folder. Name them there."
+            )
     if len(set(places.values())) > _MOST:
         raise CheckpointError(
-            f"{index}: refused: it names {len(set(places.values()))} files; expected at most {_MOST}."
+            f"{index}: refused: it names {len(set(places.values()))} files; expected at most {_MOST}. Save fewer."
         )
     return places

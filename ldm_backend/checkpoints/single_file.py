@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -150,10 +150,12 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
         )
     try:
         data = parse_json(metadata["ldm_config"])
+        if not isinstance(data, dict):
+            raise TypeError(f"it is a {type(data).__name__}, and no object")
         unet, first_stage, schedule = (dict(data.pop(name)) for name in ("unet", "first_stage", "schedule"))
         conditioning = data.pop("conditioning", None)  # of models that see something beside the noise
         if data:
-            raise ValueError(f"keys unknown: {first_names(data.keys())}")
+            raise ValueError(f"keys unknown: {first_names([*data])}")
         first_stage_class = {stage.kind: stage for stage in FIRST_STAGE_CONFIGS}[first_stage.pop("kind")]
         for cls, part in ((UNetConfig, unet), (first_stage_class, first_stage), (ScheduleConfig, schedule)):
             known = {item.name for item in fields(cls)}
@@ -187,3 +189,21 @@ def split_parts(tensors: StateDict) -> tuple[StateDict, StateDict]:
         {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         for prefix in (UNET_PREFIX, FIRST_STAGE_PREFIX)
     )
+
+
+def refuse_rest(keys: Iterable[str], path: Path) -> None:
+    """Every tensor of the file belongs to one of the networks.
+
+    Args:
+        keys: The names of all tensors.
+        path: The file, for errors.
+
+    Raises:
+        CheckpointError: One belongs to none.
+    """
+    prefixes = (UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX)
+    if foreign := [key for key in keys if not key.startswith(prefixes)]:
+        raise CheckpointError(
+            f"{path}: unexpected keys: {first_names(foreign)}; expected {UNET_PREFIX}* and {FIRST_STAGE_PREFIX}*. "
+            "A tensor that is not understood may change the picture: if nothing needs them, remove them from the file."
+        )

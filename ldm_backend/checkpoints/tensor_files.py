@@ -211,12 +211,14 @@ def _tensor_table(path: Path, found: Any) -> dict[str, StoredTensor]:
     """The tensors in what the pickle describes."""
     if not isinstance(found, Table) or found.other_keys:
         kind = "table with keys that are no texts" if isinstance(found, Table) else _kind(found)
-        raise CheckpointError(f"{path}: holds a {kind}; expected a table of tensors by name.")
+        raise CheckpointError(f"{path}: holds a {kind}; expected a table of tensors by name. Save its state_dict.")
     if len(found.entries) > _MAX_TENSORS:
         raise CheckpointError(f"{path}: refused: {len(found.entries)} tensors; expected at most {_MAX_TENSORS}.")
     for key, value in found.entries.items():
         if not isinstance(value, StoredTensor):
-            raise CheckpointError(f"{path}: {first_names([key])} is {_kind(value)}; expected a tensor.")
+            raise CheckpointError(
+                f"{path}: {first_names([key])} is {_kind(value)}; expected a tensor. Save the state_dict alone."
+            )
     return found.entries
 
 

@@ -54,8 +54,10 @@ def label_of(name: str) -> int:
     """
     if name not in COCO_STUFF:
         near = [other for other in COCO_STUFF if name.lower() in other or other in name.lower()][:5] if name else []
-        hint = f" Near to it: {', '.join(near)}." if near else " See ldm_backend.conditioning.coco_stuff."
-        raise InputError(f"There is no label {short_repr(name)}.{hint}")
+        hint = f". Near to it: {', '.join(near)}" if near else ""
+        raise InputError(
+            f"There is no label {short_repr(name)}{hint}. Take one of ldm_backend.conditioning.coco_stuff."
+        )
     return COCO_STUFF.index(name)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, short_repr
+from .checks import AS_TRAINED
 from .compvis_keys import CONDITIONAL, NETWORK, PART, Keys, check_keys
 from .conditioning import ConditioningConfig, LowResolutionConfig, MaskedImageConfig, SegmentationConfig
 from .strict_json import in_their_names, read_fields
@@ -86,7 +87,7 @@ def _check_way(params: Mapping[str, Any], source: str) -> None:
         )
     way, concat = params.get("conditioning_key"), params.get("concat_mode", True)
     if type(concat) is not bool:
-        raise ConfigError(f"{source}: concat_mode is {short_repr(concat)}; expected true or false.")
+        raise ConfigError(f"{source}: concat_mode is {short_repr(concat)}; expected true or false. {AS_TRAINED}")
     if way is None:
         way = "concat" if concat else "crossattn"
     if way != "concat":
@@ -102,13 +103,13 @@ def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
     check_keys(stage, PART, source)
     settings = stage.get("params") or {}
     if not isinstance(settings, Mapping):
-        raise ConfigError(f"{source}: params is {short_repr(settings)}; expected a section of settings.")
+        raise ConfigError(f"{source}: params is {short_repr(settings)}; expected a section of settings. {AS_TRAINED}")
     if key == _LOW_RESOLUTION:
         check_keys(settings, _IDENTITY, source)
         return LowResolutionConfig()
     check_keys(settings, _RESCALER, source)
     if settings.get("out_channels") is None:
-        raise ConfigError(f"{source}: out_channels is None; expected a number. {NETWORK}")
+        raise ConfigError(f"{source}: out_channels is None; expected a number. {AS_TRAINED}")
     data = {
         "n_labels": settings.get("in_channels", 3),
         "n_stages": settings.get("n_stages", 1),

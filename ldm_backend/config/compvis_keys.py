@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, first_names, short_repr
+from .checks import AS_TRAINED, NOT_IMPLEMENTED
 from .compvis_schedule import SCHEDULE_KEYS
 
 CONDITIONAL = (
     "Of models that take something beside the noise only those run here whose UNet takes it as further channels: "
-    "super-resolution, inpainting and semantic synthesis. Texts, classes and layouts are not implemented yet."
+    "super-resolution, inpainting and semantic synthesis. Texts, classes and layouts are not implemented yet: "
+    "run such a model with the program that trained it."
 )
-NETWORK = "A network of this kind is not implemented, and without it the picture would be wrong."
+NETWORK = f"A network of this kind is not implemented, and without it the picture would be wrong. {NOT_IMPLEMENTED}"
 
 
 @dataclass(frozen=True)
@@ -150,4 +152,4 @@ def _check_value(key: str, value: Any, source: str) -> None:
             "followed, as ${model.params.channels}. Write the value itself."
         )
     if any(isinstance(item, float) and not math.isfinite(item) for item in items):
-        raise ConfigError(f"{source}: {key} is {short_repr(value)}; expected a finite number.")
+        raise ConfigError(f"{source}: {key} is {short_repr(value)}; expected a finite number. {AS_TRAINED}")

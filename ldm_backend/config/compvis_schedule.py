@@ -1,4 +1,4 @@
-"""The noise schedule in the YAML of CompVis/latent-diffusion. Imports schedule, the readers of JSON and errors.
+"""The noise schedule in the YAML of CompVis/latent-diffusion. Imports schedule, the readers of JSON, checks and errors.
 
 The names are traps: CompVis' "linear" is linear in sqrt(beta), diffusers' scaled_linear; its "sqrt_linear" is linear in
 beta, diffusers' linear.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, short_repr
+from .checks import AS_TRAINED, NOT_IMPLEMENTED
 from .schedule import COSINE_OFFSET, ScheduleConfig, cosine_betas
 from .strict_json import read_fields
 
@@ -54,7 +55,7 @@ def schedule_from_yaml(params: Mapping[str, Any], source: str) -> ScheduleConfig
     if params.get("given_betas") is not None:
         given = params["given_betas"]
         if not isinstance(given, list):
-            raise ConfigError(f"{source}: given_betas is {short_repr(given)}; expected a list of numbers.")
+            raise ConfigError(f"{source}: given_betas is {short_repr(given)}; expected a list of numbers. {AS_TRAINED}")
         data |= {"trained_betas": given, "num_train_timesteps": len(given)}  # their number counts, not `timesteps`
         return read_fields(ScheduleConfig, data, source)
     data["beta_schedule"] = named or "linear"
@@ -71,7 +72,9 @@ def _other_betas(config: ScheduleConfig, params: Mapping[str, Any], source: str)
         return [math.sqrt(config.beta_start + index * rise) for index in range(steps)]
     offset = params.get("cosine_s", COSINE_OFFSET)
     if type(offset) not in (int, float) or not 0.0 <= offset < 1.0:
-        raise ConfigError(f"{source}: cosine_s is {short_repr(offset)}; expected a number from 0 to below 1.")
+        raise ConfigError(
+            f"{source}: cosine_s is {short_repr(offset)}; expected a number from 0 to below 1. {AS_TRAINED}"
+        )
     return None if offset == COSINE_OFFSET else cosine_betas(steps, offset)
 
 
@@ -80,5 +83,5 @@ def _chosen(params: Mapping[str, Any], key: str, default: Any, names: Mapping[An
     value = params.get(key, default)
     if not isinstance(value, str | int | float) or value not in names:
         known = ", ".join(map(repr, names))
-        raise ConfigError(f"{source}: {key} is {short_repr(value)}; supported are {known}.")
+        raise ConfigError(f"{source}: {key} is {short_repr(value)}; supported are {known}. {NOT_IMPLEMENTED}")
     return names[value]

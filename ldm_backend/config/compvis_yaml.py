@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, printable, short_repr
+from .checks import AS_TRAINED, NOT_IMPLEMENTED
 from .compvis_conditioning import conditioning_from_yaml
 from .compvis_keys import (
     AUTOENCODER,
@@ -83,7 +84,9 @@ def compvis_model_from_yaml(data: Mapping[str, Any], source: str, scale_factor: 
     flags = {key: params.get(key) for key in ("scale_by_std", "use_ema")}
     for key, value in flags.items():
         if value is not None and type(value) is not bool:
-            raise ConfigError(f"{source}: model.params: {key} is {short_repr(value)}; expected true or false.")
+            raise ConfigError(
+                f"{source}: model.params: {key} is {short_repr(value)}; expected true or false. {AS_TRAINED}"
+            )
     factor = params.get("scale_factor")
     parts = {
         "conditioning": conditioning_from_yaml(params, f"{source}: model.params"),
@@ -110,7 +113,7 @@ def _unet_config(section: Mapping[str, Any], source: str) -> UNetConfig:
     widths = _widths(params, "model_channels", "channel_mult", source)
     attended = _need(params, "attention_resolutions", source)  # downsampling factors, not sizes
     if not isinstance(attended, list):
-        raise ConfigError(f"{source}: attention_resolutions is {short_repr(attended)}; expected a list.")
+        raise ConfigError(f"{source}: attention_resolutions is {short_repr(attended)}; expected a list. {AS_TRAINED}")
     attention = [2**level in attended for level in range(len(widths))]
     resample = "resnet" if params.get("resblock_updown") else "conv"
     head_dim, heads = params.get("num_head_channels", -1), params.get("num_heads", -1)
@@ -118,7 +121,7 @@ def _unet_config(section: Mapping[str, Any], source: str) -> UNetConfig:
     if head_dim == -1 and upsample_heads not in (-1, heads):
         raise ConfigError(
             f"{source}: num_heads_upsample is {short_repr(upsample_heads)} and num_heads {short_repr(heads)}; "
-            "expected the same number of heads on both ways. Such a network is not implemented."
+            f"expected the same number of heads on both ways. {NOT_IMPLEMENTED}"
         )
     data = {
         "sample_size": _need(params, "image_size", source),
@@ -147,7 +150,7 @@ def _first_stage_config(section: Mapping[str, Any], scale_factor: Any, source: s
     if dd.get("double_z", kind == "kl") != (kind == "kl"):
         raise ConfigError(
             f"{source}: ddconfig: double_z is {short_repr(dd['double_z'])}; expected {kind == 'kl'} for "
-            f"{printable(str(section['target']))}. The section is of another model."
+            f"{printable(str(section['target']))}. The section is of another model: take that of this one."
         )
     data = {
         "sample_size": _need(dd, "resolution", source),
@@ -173,7 +176,7 @@ def _attention(dd: Mapping[str, Any], levels: int, source: str) -> dict[str, Any
     if type(side) is not int or not isinstance(sides, list) or any(type(item) is not int for item in sides):
         raise ConfigError(
             f"{source}: resolution is {short_repr(side)} and attn_resolutions {short_repr(sides)}; expected a "
-            "number and a list of them."
+            f"number and a list of them. {AS_TRAINED}"
         )
     if dd.get("attn_type") == "none":  # then the blocks that attention would follow are followed by nothing
         return {"mid_block_add_attention": False}
@@ -192,7 +195,7 @@ def _class_of(section: Mapping[str, Any], known: tuple[str, ...], source: str, a
     if name not in known:
         raise ConfigError(
             f"{source}: target is {short_repr(target)}; known are the classes {', '.join(known)}. The model is "
-            "of another kind, which is not implemented."
+            "of another kind, which is not implemented: run it with the program that trained it."
         )
     return name
 
@@ -203,7 +206,7 @@ def _widths(params: Mapping[str, Any], base: str, factors: str, source: str) -> 
     if type(width) is not int or not isinstance(mults, list) or any(type(mult) is not int for mult in mults):
         raise ConfigError(
             f"{source}: {base} is {short_repr(width)} and {factors} {short_repr(mults)}; expected a number and a list "
-            "of them."
+            f"of them. {AS_TRAINED}"
         )
     return [width * mult for mult in mults]
 
@@ -212,7 +215,10 @@ def _section(data: Mapping[str, Any], path: tuple[str, ...], source: str) -> Map
     for name in path:
         data = data.get(name)  # type: ignore[assignment]
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{source}: no section {'.'.join(path)}; expected a latent diffusion configuration.")
+            raise ConfigError(
+                f"{source}: no section {'.'.join(path)}; expected a latent diffusion configuration. Take the file that "
+                "belongs to the checkpoint."
+            )
     return data
 
 

@@ -1,4 +1,4 @@
-"""What a model sees beside the noise, and so what it is for. Imports only first_stage, the readers of JSON and errors.
+"""What a model sees beside the noise, and so what it is for. Imports only checks, first_stage, JSON and errors.
 
 All of these are further channels of the UNet's input, behind those of the noisy latent (CompVis' `concat`).
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..errors import ConfigError, InputError, first_names, short_repr
+from .checks import AS_TRAINED, NOT_IMPLEMENTED
 from .first_stage import FirstStageConfig
 from .strict_json import build, read_fields, write_fields
 
@@ -67,7 +68,8 @@ class SegmentationConfig:
             value = getattr(self, name)
             if not least <= value <= _MOST:
                 raise ConfigError(
-                    f"conditioning: {name} is {short_repr(value)}; expected a number from {least} to {_MOST}."
+                    f"conditioning: {name} is {short_repr(value)}; expected a number from {least} to {_MOST}. "
+                    f"{AS_TRAINED}"
                 )
 
     def channels(self, first_stage: FirstStageConfig) -> int:
@@ -80,7 +82,7 @@ class SegmentationConfig:
         if self.n_stages != levels:
             raise ConfigError(
                 f"conditioning: n_stages is {self.n_stages} and the first stage halves {levels} times; both must "
-                "agree. The parts belong to different models."
+                "agree. The parts belong to different models: take all of the same one."
             )
         return self.out_channels
 
@@ -105,10 +107,15 @@ def conditioning_from_json(data: Any, source: str) -> ConditioningConfig:
     found = dict(data) if isinstance(data, Mapping) else {}
     kind = found.pop("kind", None)
     if not isinstance(kind, str) or kind not in CONDITIONINGS:
-        raise ConfigError(f"{source}: kind is {short_repr(kind)}; supported are {', '.join(CONDITIONINGS)}.")
+        raise ConfigError(
+            f"{source}: kind is {short_repr(kind)}; supported are {', '.join(CONDITIONINGS)}. {NOT_IMPLEMENTED}"
+        )
     cls = CONDITIONINGS[kind]
     if other := {str(key) for key in found} ^ write_fields(build(cls, source, {})).keys():
-        raise ConfigError(f"{source}: keys missing or unknown: {first_names(other)}; expected those of {kind}.")
+        raise ConfigError(
+            f"{source}: keys missing or unknown: {first_names(other)}; expected those of {kind}. "
+            "Convert the checkpoint again."
+        )
     return read_fields(cls, found, source)
 
 

@@ -161,5 +161,6 @@ def _check(part: str, config: FirstStageConfig) -> None:
     if not config.in_channels == config.out_channels or config.out_channels not in (1, 3):
         raise ConfigError(
             f"{part}: in_channels is {config.in_channels} and out_channels {config.out_channels}; expected 3 (RGB) or "
-            "1 (grey) in both. Pictures of other channels cannot be shown or saved, so this model cannot be run."
+            "1 (grey) in both. Pictures of other channels cannot be shown or saved: run the model with the "
+            "program that trained it."
         )

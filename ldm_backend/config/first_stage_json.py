@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, short_repr
-from .checks import NOT_IMPLEMENTED
+from .checks import AS_TRAINED, NOT_IMPLEMENTED
 
 # Key of the JSON -> our field, and the two block types: without and with attention after each resnet.
 _TYPES = {
@@ -30,7 +30,8 @@ def with_attention_levels(data: Mapping[str, Any], source: str) -> dict[str, Any
             continue
         if not isinstance(types, list | tuple):
             raise ConfigError(
-                f"{source}: {key} is {short_repr(types)}; expected a list with a block type for each level."
+                f"{source}: {key} is {short_repr(types)}; expected a list with a block type for each level. "
+                f"{AS_TRAINED}"
             )
         for kind in types:
             if kind not in (plain, attended):
@@ -41,7 +42,7 @@ def with_attention_levels(data: Mapping[str, Any], source: str) -> dict[str, Any
         if isinstance(widths, list | tuple) and len(widths) != len(types):
             raise ConfigError(
                 f"{source}: {key} has {len(types)} entries and block_out_channels {len(widths)}; expected one of each "
-                "for a level."
+                f"for a level. {AS_TRAINED}"
             )
         # Levels are counted from the finest; the decoder's types begin with the coarsest.
         order = types if key == "down_block_types" else types[::-1]
@@ -62,4 +63,6 @@ def with_block_types(data: Mapping[str, Any], levels: int) -> dict[str, Any]:
 def check_levels(part: str, field: str, where: Sequence[int], levels: int) -> None:
     """Raise ConfigError unless these are levels of a network, each once and in order."""
     if list(where) != sorted({level for level in where if 0 <= level < levels}):
-        raise ConfigError(f"{part}: {field} is {short_repr(where)}; expected levels from 0 to {levels - 1}, in order.")
+        raise ConfigError(
+            f"{part}: {field} is {short_repr(where)}; expected levels from 0 to {levels - 1}, in order. {AS_TRAINED}"
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
-from .checks import CHECKED, check_choice, check_common
+from .checks import AS_TRAINED, CHECKED, check_choice, check_common
 from .conditioning import ConditioningConfig, task_of
 from .diffusers_json import UNET_RULES
 from .first_stage import FIRST_STAGE_CONFIGS, FirstStageConfig, KLConfig, VQConfig
@@ -69,7 +69,10 @@ class UNetConfig:
         ):
             types = getattr(self, name)
             if len(types) != levels:
-                raise ConfigError(f"unet: {name} has {len(types)} entries, block_out_channels has {levels}.")
+                raise ConfigError(
+                    f"unet: {name} has {len(types)} entries, block_out_channels has {levels}; expected one of each for "
+                    f"a level. {AS_TRAINED}"
+                )
             for block_type in types:
                 check_choice(f"unet: {name}", block_type, allowed)
         check_choice(
@@ -92,14 +95,14 @@ class UNetConfig:
         if groups is not None and not unnormed and (groups < 1 or width % groups):
             raise ConfigError(
                 f"unet: attn_norm_num_groups is {groups}; expected a divisor of {width}, the last of "
-                "block_out_channels. Write down what the model was trained with."
+                f"block_out_channels. {AS_TRAINED}"
             )
 
     def _check_heads(self) -> None:
         if (self.attention_head_dim is None) == (self.num_attention_heads is None):
             raise ConfigError(
                 f"unet: attention_head_dim is {self.attention_head_dim} and num_attention_heads "
-                f"{self.num_attention_heads}; exactly one of them must be a number."
+                f"{self.num_attention_heads}; exactly one of them must be a number. {AS_TRAINED}"
             )
         attended = [c for c, kind in zip(self.block_out_channels, self.down_block_types, strict=True) if "Attn" in kind]
         for channels in sorted({*attended, self.block_out_channels[-1]} if self.add_attention else set(attended)):
@@ -161,7 +164,7 @@ class LDMConfig:
             raise ConfigError(
                 f"unet has {self.unet.in_channels} input and {self.unet.out_channels} output channels, the first "
                 f"stage {self.first_stage.z_channels} latent channels; all three must agree. The parts belong to "
-                "different models."
+                "different models: take all of the same one."
             )
 
     def _check_conditioning(self, conditioning: ConditioningConfig) -> None:
@@ -170,7 +173,7 @@ class LDMConfig:
             raise ConfigError(
                 f"unet has {self.unet.in_channels} input and {self.unet.out_channels} output channels; expected "
                 f"{latent + more} ({latent} of the latent and {more} of the {conditioning.kind} conditioning) and "
-                f"{latent}. The parts belong to different models."
+                f"{latent}. The parts belong to different models: take all of the same one."
             )
 
     @property

@@ -49,7 +49,7 @@ def read_omega_yaml(file: Path) -> Mapping[str, Any]:
         with file.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size
             if size > _MAX_BYTES:
-                raise ConfigError(f"{size} bytes; a configuration has a few thousand.")
+                raise ConfigError(f"{size} bytes; a configuration has a few thousand. Give the YAML of the model.")
             text = opened.read(_MAX_BYTES).decode("utf-8")
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
@@ -59,7 +59,9 @@ def read_omega_yaml(file: Path) -> Mapping[str, Any]:
                 raise ConfigError(f"has aliases (*name) or deeper levels than {_MAX_DEPTH}; write it plainly.")
         data = yaml.load(text, _Loader)  # nosec B506  # noqa: S506 - a safe loader, see above
         if not isinstance(data, Mapping):
-            raise ConfigError(f"holds a {type(data).__name__}; expected a mapping with the entry `model`.")
+            raise ConfigError(
+                f"holds a {type(data).__name__}; expected a mapping with the entry `model`. Give the YAML of the model."
+            )
         return _Resolver(data).resolved(data, 0)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error

@@ -1,4 +1,4 @@
-"""The configuration of the noise schedule. Imports only the readers of JSON and errors."""
+"""The configuration of the noise schedule. Imports only the readers of JSON, checks and errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, check_choice, short_repr
+from .checks import AS_TRAINED
 from .diffusers_json import SCHEDULE_DEFAULTS, SCHEDULE_RULES
 from .strict_json import LATER, read_json_object, write_json_object
 
@@ -57,37 +58,44 @@ class ScheduleConfig:
         if not 1 <= steps <= _MAX_TIMESTEPS or not 0.0 < self.beta_start <= self.beta_end < 1.0:
             raise ConfigError(
                 f"scheduler: num_train_timesteps {short_repr(steps)}, beta_start {self.beta_start}, beta_end "
-                f"{self.beta_end}; expected 1 to {_MAX_TIMESTEPS} and 0 < beta_start <= beta_end < 1."
+                f"{self.beta_end}; expected 1 to {_MAX_TIMESTEPS} and 0 < beta_start <= beta_end < 1. {AS_TRAINED}"
             )
         if not 0 <= self.steps_offset < steps:
-            raise ConfigError(f"scheduler: steps_offset is {short_repr(self.steps_offset)}; expected 0 to {steps - 1}.")
+            raise ConfigError(
+                f"scheduler: steps_offset is {short_repr(self.steps_offset)}; expected 0 to {steps - 1}. {AS_TRAINED}"
+            )
         for name, allowed in _SCHEDULE_CHOICES.items():
             check_choice(f"scheduler: {name}", getattr(self, name), allowed, ConfigError)
         self._check_betas()
         for name in ("clip_sample_range", "sample_max_value"):
             value = getattr(self, name)
             if not 0.0 < value < math.inf:
-                raise ConfigError(f"scheduler: {name} is {value}; expected a number above 0.")
+                raise ConfigError(f"scheduler: {name} is {value}; expected a number above 0. {AS_TRAINED}")
         if not 0.0 < self.dynamic_thresholding_ratio <= 1.0:
             raise ConfigError(
-                f"scheduler: dynamic_thresholding_ratio is {self.dynamic_thresholding_ratio}; expected 0 to 1."
+                f"scheduler: dynamic_thresholding_ratio is {self.dynamic_thresholding_ratio}; expected 0 to 1. "
+                f"{AS_TRAINED}"
             )
 
     def _check_betas(self) -> None:
         steps, betas = self.num_train_timesteps, self.trained_betas
         if self.rescale_betas_zero_snr and steps < 2:
-            raise ConfigError("scheduler: rescale_betas_zero_snr needs num_train_timesteps of 2 or more.")
+            raise ConfigError(
+                f"scheduler: rescale_betas_zero_snr needs num_train_timesteps of 2 or more, not {steps}. {AS_TRAINED}"
+            )
         if betas is None:
             return
         if len(betas) != steps:
             raise ConfigError(
                 f"scheduler: trained_betas holds {len(betas)} numbers, num_train_timesteps is {steps}; expected one "
-                "for each timestep."
+                f"for each timestep. {AS_TRAINED}"
             )
         for index, beta in enumerate(betas):
             # A last beta of 1 is zero terminal SNR, already in the numbers.
             if not 0.0 < beta < 1.0 and not (beta == 1.0 and 0 < index == steps - 1):
-                raise ConfigError(f"scheduler: trained_betas[{index}] is {beta}; expected numbers above 0 and below 1.")
+                raise ConfigError(
+                    f"scheduler: trained_betas[{index}] is {beta}; expected numbers above 0 and below 1. {AS_TRAINED}"
+                )
         if betas[-1] == 1.0 and self.rescale_betas_zero_snr:
             raise ConfigError(
                 "scheduler: trained_betas end with 1, which is zero terminal SNR already; set rescale_betas_zero_snr "

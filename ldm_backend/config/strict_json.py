@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, first_names, short_repr
-from .checks import NOT_IMPLEMENTED
+from .checks import AS_TRAINED, NOT_IMPLEMENTED
 
 # Of fields that came after the first release: files of before do not hold them, and mean their defaults.
 LATER = {"later": True}
@@ -148,9 +148,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         elif one is float and type(value) is int and abs(value) < 2**53:
             return float(value)
     expected = " or ".join(map(_in_words, allowed))
-    raise ConfigError(
-        f"{where} is {short_repr(value)}; expected {expected}. Write down what the model was trained with."
-    )
+    raise ConfigError(f"{where} is {short_repr(value)}; expected {expected}. {AS_TRAINED}")
 
 
 def _in_words(kind: Any) -> str:

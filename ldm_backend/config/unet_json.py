@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, short_repr
-from .checks import NOT_IMPLEMENTED, check_choice
+from .checks import AS_TRAINED, NOT_IMPLEMENTED, check_choice
 
 _WAYS = ("conv", "resnet")
 # Key of the block types -> key of the way in which blocks with attention end, and the types without attention.
@@ -112,8 +112,7 @@ def _take_attention_norm(found: dict[str, Any], source: str) -> None:
     groups, usual = found.pop("attn_norm_num_groups", None), found.get("norm_num_groups", 32)
     if groups is not None and (type(groups) is not int or groups < 1):
         raise ConfigError(
-            f"{source}: attn_norm_num_groups is {short_repr(groups)}; expected a positive number or null. Write down "
-            "what the model was trained with."
+            f"{source}: attn_norm_num_groups is {short_repr(groups)}; expected a positive number or null. {AS_TRAINED}"
         )
     if found.get("add_attention") is False or groups == usual:
         return
@@ -129,8 +128,8 @@ def _take_heads(found: dict[str, Any], source: str) -> None:
         if type(heads) is not int or heads < 1 or dims != _head_dims(found, heads):
             raise ConfigError(
                 f"{source}: attention_head_dim is {short_repr(dims)} and num_attention_heads {short_repr(heads)}; "
-                "expected a number, or the channels of each level divided by num_attention_heads. Write down what the "
-                "model was trained with."
+                "expected a number, or the channels of each level divided by num_attention_heads. "
+                f"{AS_TRAINED}"
             )
         found["attention_head_dim"] = None
     elif dims is None and heads is None and "attention_head_dim" in found:

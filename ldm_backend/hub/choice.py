@@ -30,7 +30,10 @@ def choose_files(name: str, names: Collection[str], variant: str | None = None) 
     every = set[str]().union(*variants.values())
     if variant is not None and variant not in every:
         there = f"there are {first_names(every)}" if every else "there are none"
-        raise CheckpointError(f"{name}: holds no weights of the variant {printable(variant)}; {there}.")
+        raise CheckpointError(
+            f"{name}: holds no weights of the variant {printable(variant)}; {there}. Leave it out, or give one "
+            "that is there."
+        )
     taken = [file for file in ("model_index.json",) if file in names]  # not for us, but diffusers needs it
     missing = []
     for file in ("scheduler/scheduler_config.json", *(f"{part}/config.json" for part in parts)):
@@ -45,7 +48,7 @@ def choose_files(name: str, names: Collection[str], variant: str | None = None) 
     if missing:
         raise CheckpointError(
             f"{name}: holds no {', no '.join(missing)}; expected the folders unet, vqvae and scheduler of the Hugging "
-            "Face layout. A checkpoint in another layout must be downloaded by hand and given as a path."
+            "Face layout. If it has another layout, download it by hand and give its path."
         )
     return taken
 

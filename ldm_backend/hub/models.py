@@ -70,7 +70,8 @@ def download(name: str, out: Path, revision: str | None = None, variant: str | N
     """
     if not _REPO_ID.fullmatch(name):
         raise CheckpointError(
-            f"{printable(name)}: not the name of a model on the hub; expected OWNER/NAME, like {DEFAULT_REPO}."
+            f"{printable(name)}: not the name of a model on the hub; expected OWNER/NAME. Give one, like "
+            f"{DEFAULT_REPO}."
         )
     _check_revision(name, revision)
     _check_free(out)
@@ -100,7 +101,9 @@ def _fill(hub: Any, model: HubModel, partial: Path, out: Path) -> None:
         complete(partial)
         give_names([(partial, out)])
     except OSError as error:
-        raise CheckpointError(f"{out}: cannot be made ({error.strerror}); the model is in {partial}.") from error
+        raise CheckpointError(
+            f"{out}: cannot be made ({error.strerror}); the model is in {partial}: move it."
+        ) from error
 
 
 def _check_free(out: Path) -> None:

@@ -54,8 +54,8 @@ class KLModel(nn.Module):
     def codebook(self) -> NoReturn:
         """Raise InputError: there is none."""
         raise InputError(
-            "This first stage is a KL autoencoder: its latents are continuous and there are no codes to show. The "
-            "node is for models with a codebook (VQ-f4), such as CelebA-HQ, FFHQ and LSUN-Bedrooms."
+            "This first stage is a KL autoencoder: its latents are continuous and there are no codes to show. Take a "
+            "model with a codebook (VQ-f4), such as CelebA-HQ, FFHQ or LSUN-Bedrooms."
         )
 
     def spread_latents(self, count: int) -> Tensor:

@@ -68,4 +68,7 @@ class SpatialRescaler(nn.Module):
             )
         low, high = (int(end) for end in labels.aminmax()) if len(labels) else (0, 0)
         if low < 0 or high >= most:
-            raise InputError(f"labels reach from {low} to {high}; this model knows the labels 0 to {most - 1}.")
+            raise InputError(
+                f"labels reach from {low} to {high}; this model knows the labels 0 to {most - 1}. Give such pixels one "
+                "of them."
+            )

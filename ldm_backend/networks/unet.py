@@ -102,7 +102,8 @@ class UNet(Formed):
         if len(shape) != 4 or shape[1] != channels:
             raise InputError(
                 f"The latent has shape {tuple(shape)}; this model expects (N, {channels}, H, W). A latent of another "
-                "model family does not fit: make it with LDM Latent Noise, or encode an image with this model's VAE."
+                "model does not fit: connect this MODEL to LDM Latent Noise or LDM Empty Latent, or encode an "
+                "image with its VAE."
             )
         height, width = shape[2:]
         if height % multiple or width % multiple or not height or not width:

@@ -83,7 +83,9 @@ def label_channels(model: LatentDiffusion, labels: np.ndarray | Tensor) -> Tenso
     """
     config, conditioner = model.config.conditioning, model.conditioner
     if not isinstance(config, SegmentationConfig) or conditioner is None:
-        raise InputError("The model has no map of labels; load one for semantic synthesis.")
+        raise InputError(
+            f"The model takes no map of labels, its task is {model.config.task}; load one for semantic synthesis."
+        )
     found = as_labels(labels, config.n_labels)
     latent_size(model.config, *found.shape[1:])  # refuses other sides
     return conditioner(found.to(model.device))

@@ -85,7 +85,7 @@ def _read_headers(path: Path) -> dict[str, str]:
             data = file.read(_MAX_HEADER_FILE + 1)
         text = data.decode("ascii")
     except OSError as error:
-        raise WorkflowError(f"cannot read --header-file {path}: {error.strerror}") from error
+        raise WorkflowError(f"cannot read --header-file {path}: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise WorkflowError(f"--header-file {path} is not plain ASCII; expected lines of `Name: value`") from error
     if len(data) > _MAX_HEADER_FILE:
@@ -161,7 +161,7 @@ def parse_address(base_url: str) -> Address:
     except ValueError as error:  # also a port that is no number, or too large
         bare = re.sub(r"//[^/]*@", "//", text.partition("?")[0])
         raise ServerError(
-            f"{printable(bare)!r} is no server address; expected something like http://127.0.0.1:8188"
+            f"{printable(bare)!r} is no server address; give one such as http://127.0.0.1:8188"
         ) from error
     port = f":{parts.port}" if parts.port else ""
     url = urlunsplit((parts.scheme, host + port, parts.path.rstrip("/"), "", ""))

@@ -34,7 +34,10 @@ def parse_json(data: str | bytes, where: str) -> Any:
     while level := [item for part in level for item in _parts(part) if not isinstance(item, _FLAT)]:
         depth += 1
         if depth > _MAX_DEPTH:
-            raise ServerError(f"{where} answered JSON that is nested over {_MAX_DEPTH} deep; is this a ComfyUI server?")
+            raise ServerError(
+                f"{where} answered JSON that is nested over {_MAX_DEPTH} deep; is this a ComfyUI server?"
+                " Check the address"
+            )
     return value
 
 
@@ -42,7 +45,7 @@ def parse_object(data: str | bytes, where: str) -> dict[str, Any]:
     """The JSON object in an answer; see `parse_json`."""
     value = parse_json(data, where)
     if not isinstance(value, dict):
-        raise ServerError(f"{where} answered a JSON {type(value).__name__}; expected an object")
+        raise ServerError(f"{where} answered a JSON {type(value).__name__}; expected an object; check the address")
     return value
 
 
@@ -77,7 +80,9 @@ def _typed(value: Any, kind: type[Any], expected: str, where: str) -> Any:
 
 
 def _odd(value: Any, expected: str, where: str) -> ServerError:
-    return ServerError(f"{where} is {short_repr(value)}; expected {expected}. Is this a ComfyUI server?")
+    return ServerError(
+        f"{where} is {short_repr(value)}; expected {expected}. Is this a ComfyUI server? Check the address"
+    )
 
 
 def _parts(value: Any) -> Any:

@@ -73,7 +73,9 @@ def raise_for_failure(prompt_id: str, entry: Mapping[str, Any]) -> None:
             raise ExecutionError(*(a_text(data.get(field, "?"), f"the history's {field}") for field in fields))
         if kind == "execution_interrupted":
             node, node_type = (printable(str(data.get(field))) for field in ("node_id", "node_type"))
-            raise PromptInterruptedError(f"prompt {prompt_id} was interrupted at node {node} ({node_type})")
+            raise PromptInterruptedError(
+                f"prompt {prompt_id} was interrupted at node {node} ({node_type}); run it again"
+            )
 
 
 def read_outputs(entry: Mapping[str, Any]) -> Outputs:

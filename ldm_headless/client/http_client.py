@@ -134,7 +134,7 @@ class HttpClient:
                 if waits and not isinstance(error, httpx.TimeoutException):  # waiting once is enough
                     continue
                 detail = self._hide(printable(str(error), 300)) or type(error).__name__
-                raise ConnectionLostError(f"{call.where} broke off: {detail}") from error
+                raise ConnectionLostError(f"{call.where} broke off: {detail}; look into the server's log") from error
 
     def _hide(self, text: str) -> str:
         return self._address.hide(text, self._access)

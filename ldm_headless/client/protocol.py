@@ -44,7 +44,7 @@ def check_status(answer: Answer, accept: tuple[int, ...], text: str) -> Answer:
     """
     if answer.status in accept:
         return answer
-    hint = ""
+    hint = "; look into the server's log"
     if answer.status in (401, 403):
         hint = "; it wants to know who you are: give a token by LDM_SERVER_TOKEN, or a header by --header-file"
     if 300 <= answer.status < 400:
@@ -72,7 +72,9 @@ def parse_submission(answer: Mapping[str, Any], source: str) -> tuple[str, Promp
     rejection = PromptRejectedError(errors) if errors else None
     if "prompt_id" in answer:
         return a_text(answer["prompt_id"], f"the prompt id of {source}", 200), rejection
-    raise rejection or ServerError(f"{source}/prompt answered neither a prompt id nor a reason; is this a ComfyUI?")
+    raise rejection or ServerError(
+        f"{source}/prompt answered neither a prompt id nor a reason; is this a ComfyUI? Check the address"
+    )
 
 
 def _node_errors(answer: Mapping[str, Any]) -> tuple[NodeError, ...]:
@@ -122,7 +124,9 @@ def _queue_items(answer: Mapping[str, Any], part: str) -> Iterator[tuple[int | f
     for item in a_list(answer.get(part), f"the {part} of GET /queue"):
         entry = a_list(item, f"an item of {part}")
         if len(entry) < 2:
-            raise ServerError(f"an item of {part} has {len(entry)} parts; expected a number and a prompt id")
+            raise ServerError(
+                f"an item of {part} has {len(entry)} parts; expected a number and a prompt id; check the address"
+            )
         yield a_number(entry[0], f"the number of an item of {part}"), a_text(entry[1], f"an id of {part}", 200)
 
 
@@ -135,7 +139,9 @@ def parse_queue_length(answer: Mapping[str, Any]) -> int:
     try:
         return int(a_number(answer["exec_info"]["queue_remaining"], "queue_remaining"))
     except (KeyError, TypeError, ServerError) as error:
-        raise ServerError("GET /prompt did not tell the length of the queue; is this a ComfyUI?") from error
+        raise ServerError(
+            "GET /prompt did not tell the length of the queue; is this a ComfyUI? Check the address"
+        ) from error
 
 
 def parse_descriptions(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -148,7 +154,9 @@ def parse_descriptions(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     found = {name: entry for name, entry in answer.items() if _describes_a_node(entry)}
     if answer and not found:
-        raise ServerError("GET /object_info describes no node as ComfyUI does; is this a ComfyUI server?")
+        raise ServerError(
+            "GET /object_info describes no node as ComfyUI does; is this a ComfyUI server? Check the address"
+        )
     return found
 
 

@@ -69,8 +69,8 @@ class ReceivedFile:
         # What the list does not know is for whoever asked for it by name.
         if extension(self._ref.filename) and not fits(self._ref.filename, self._head):
             raise OutputFileError(
-                f"{server} gave for {name} what is no such file: it begins with {short_repr(self._head[:24])}. Is "
-                "something between you and the server, such as a login (LDM_SERVER_TOKEN, --header-file)?"
+                f"{server} gave for {name} what is no such file: it begins with {short_repr(self._head[:24])}. Look "
+                "for something between you and the server, such as a login (LDM_SERVER_TOKEN, --header-file)"
             )
 
     def _name(self) -> str:

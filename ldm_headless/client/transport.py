@@ -95,7 +95,10 @@ async def _receive(response: httpx.Response, call: Call, write: Callable[[bytes]
     take = kept.extend if write is None or is_refusal else write
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in _ENCODINGS:
-        raise ServerError(f"{call.where} answered in the encoding {encoding[:40]!r}; expected none, or gzip")
+        raise ServerError(
+            f"{call.where} answered in the encoding {encoding[:40]!r}; expected none, or gzip"
+            "; check what is between you and the server"
+        )
     limit = _MAX_ERROR if is_refusal else call.limit
     size, mark, marked = 0, 0, time.monotonic()
     try:
@@ -105,12 +108,16 @@ async def _receive(response: httpx.Response, call: Call, write: Callable[[bytes]
                 kept.extend(piece[:limit])
                 break
             if size > limit:
-                raise ServerError(f"{call.where} answers with more than {limit:,} bytes, the most that is taken")
+                raise ServerError(
+                    f"{call.where} answers with more than {limit:,} bytes, the most that is taken; check the address"
+                )
             take(piece)
             if (now := time.monotonic()) - marked >= call.timeout:
                 if size - mark < PACE:
                     raise httpx.ReadTimeout(f"only {size - mark} bytes came in {now - marked:.0f} s")
                 mark, marked = size, now
     except httpx.DecodingError as error:
-        raise ServerError(f"{call.where} says that its answer is gzip, and it is not") from error
+        raise ServerError(
+            f"{call.where} says that its answer is gzip, and it is not; check what is between you and the server"
+        ) from error
     return Answer(call.where, response.status_code, response.reason_phrase, bytes(kept))

@@ -95,7 +95,8 @@ def generate(
     numbers = tuple(parse_seeds(seeds))
     if (height or 1) * (width or 1) > MAX_PIXELS:
         raise JobError(
-            f"--height {height} and --width {width} are more than the {MAX_PIXELS:,} pixels of an image here"
+            f"--height {height} and --width {width} are more than the {MAX_PIXELS:,} pixels of an image here; "
+            "give smaller ones"
         )
     with ExitStack() as stack:
         resources = stack.enter_context(ray_cluster(ray)) if ray is not None else None

@@ -100,7 +100,8 @@ def run_pictures(
     if failures:
         names = first_names([one.name for one in failures])
         raise RunFailedError(
-            f"{len(failures)} of {len(items)} pictures could not be made ({names}); the others are in {out}",
+            f"{len(failures)} of {len(items)} pictures could not be made ({names}); the others are in {out}. Correct "
+            "what was said of each, then repeat the command",
             failures[0].exit_code,
         )
 

@@ -88,8 +88,12 @@ def _bytes(gigabytes: float) -> int:
 
 def _check_use(ray: str | None, workers: int | None, threads: int | None, servers: list[str] | None) -> None:
     if servers and ray is not None:
-        raise WorkflowError("--ray and --server exclude each other: the workers of a cluster have a ComfyUI each")
+        raise WorkflowError(
+            "--ray and --server exclude each other: the workers of a cluster have a ComfyUI each; leave one out"
+        )
     if servers and threads is not None:
-        raise WorkflowError("--threads is for private ComfyUIs; a server has the threads that it was started with")
+        raise WorkflowError(
+            "--threads is for private ComfyUIs; a server has the threads that it was started with; leave it out"
+        )
     if workers is not None and ray is None:
         raise WorkflowError("--workers is for --ray; take --ray local for several workers on this machine")

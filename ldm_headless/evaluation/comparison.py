@@ -89,7 +89,9 @@ def compare_pairs(a: ImageSet, b: ImageSet) -> Pairs | None:
     for key in common:
         left, right = a.read(key), b.read(key)
         if left.shape != right.shape:
-            raise JobError(f"image {key} is {_size(left)} in {a.source} and {_size(right)} in {b.source}")
+            raise JobError(
+                f"image {key} is {_size(left)} in {a.source} and {_size(right)} in {b.source}; give sets of one size"
+            )
         difference = np.abs(left.astype(np.int16) - right)
         if difference.max() > largest:
             worst, largest = key, int(difference.max())
@@ -120,7 +122,9 @@ def _moments(images: ImageSet, features: Features) -> Moments:
     for chunk in _chunks(images):
         vectors = features.extract(chunk)
         if not np.isfinite(vectors).all():
-            raise JobError(f"{features.name}: a feature of an image of {images.source} is NaN or infinite")
+            raise JobError(
+                f"{features.name}: a feature of an image of {images.source} is NaN or infinite; use other --features"
+            )
         moments.update(vectors)
     return moments
 

@@ -60,7 +60,7 @@ def open_images(path: Path) -> ImageSet:
         if path.suffix == ".tar":
             return _open_tars(path, [path])
         if not path.is_dir():
-            raise JobError(f"{path} is no folder, .tar or .npz of images")
+            raise JobError(f"{path} is no folder, .tar or .npz of images; give one")
         npz, tars, pngs = (sorted(path.glob(pattern)) for pattern in ("*.npz", "*.tar", "*.png"))
         if sum(map(bool, (npz, tars, pngs))) != 1 or len(npz) > 1:
             found = f"{len(pngs)} PNG, {len(tars)} .tar and {len(npz)} .npz files"
@@ -105,7 +105,7 @@ def _key(stem: str) -> Key:
 def _unique(pairs: Sequence[tuple[Key, Value]], path: Path) -> dict[Key, Value]:
     by_key = dict(pairs)
     if not pairs:
-        raise JobError(f"{path} holds no PNG images")
+        raise JobError(f"{path} holds no PNG images; give what does")
     if len(by_key) < len(pairs):
         raise JobError(f"{path} holds a seed or name more than once: {len(pairs)} images for {len(by_key)} of them")
     return by_key

@@ -1,5 +1,6 @@
 """Reading what may be damaged or hostile: no read larger than what the data can need, and no error but one of ours."""
 
+import re
 import struct
 import tarfile
 import tokenize
@@ -17,6 +18,7 @@ from ldm_backend.errors import LDMError, printable
 from ..errors import JobError
 
 _LARGEST_READ = 2**20
+_OBJECT = re.compile(r" ?<[^<>]* at 0x[0-9a-f]+>")  # what Python calls an open file without a name
 
 # Libraries say of damaged files what their parts happen to raise.
 _DAMAGED = (
@@ -41,8 +43,8 @@ def damage_told(what: object) -> Iterator[None]:
     except LDMError:
         raise
     except _DAMAGED as error:
-        reason = printable(str(error), 300) or type(error).__name__
-        raise JobError(f"{what}: {reason}") from error
+        reason = printable(_OBJECT.sub("", str(error)), 300) or type(error).__name__
+        raise JobError(f"{what}: {reason}; check the path, and whether the file is whole") from error
 
 
 class BoundedFile(FileIO):

@@ -39,9 +39,11 @@ def read_npz(path: Path) -> tuple[np.ndarray, list[int] | None]:
         with zipfile.ZipFile(file) as archive:
             found = {info.filename: info for info in archive.infolist()}
             if len(found) < len(archive.infolist()):
-                raise JobError(f"{path} holds an array twice")
+                raise JobError(f"{path} holds an array twice; save it again with numpy.savez")
             if _IMAGES not in found:
-                raise JobError(f"{path} has no arr_0; it holds {first_names(set(found)) or 'nothing'}")
+                raise JobError(
+                    f"{path} has no arr_0; it holds {first_names(set(found)) or 'nothing'}; save the images as arr_0"
+                )
             if found[_IMAGES].compress_type == zipfile.ZIP_STORED:
                 images = _mapped(file, found[_IMAGES], path, size)
             else:
@@ -55,11 +57,11 @@ def _mapped(file: BoundedFile, info: zipfile.ZipInfo, path: Path, size: int) -> 
     signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     start = info.header_offset + _LOCAL_HEADER.size + name + extra
     if signature != b"PK\x03\x04" or info.flag_bits & 1 or start + info.file_size > size:
-        raise JobError(f"{path} is cut short or damaged")
+        raise JobError(f"{path} is cut short or damaged; copy or make it again")
     file.seek(start)
     shape, order, _ = _image_header(file, path)
     if file.tell() + math.prod(shape) > start + info.file_size:
-        raise JobError(f"{path}: arr_0 has the shape {shape}, and fewer bytes than that")
+        raise JobError(f"{path}: arr_0 has the shape {shape}, and fewer bytes than that; copy or make it again")
     return np.memmap(file, np.uint8, "r", file.tell(), shape, order)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
@@ -76,7 +78,7 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, size:
         while len(data) < count and (chunk := member.read(min(_CHUNK, count - len(data)))):
             data += chunk
         if len(data) < count or member.read(1):
-            raise JobError(f"{path}: arr_0 has the shape {shape}, and not as many bytes")
+            raise JobError(f"{path}: arr_0 has the shape {shape}, and not as many bytes; copy or make it again")
     return np.frombuffer(data, np.uint8).reshape(shape, order=order)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
@@ -95,12 +97,12 @@ def _seeds(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, count: i
         if dtype.kind not in "iu" or len(shape) != 1:
             raise JobError(f"{path}: seeds is {dtype} {short_repr(shape)}; expected whole numbers (N,)")
         if shape[0] != count:
-            raise JobError(f"{path} has {shape[0]} seeds for {count} images")
+            raise JobError(f"{path} has {shape[0]} seeds for {count} images; save one for each")
         data = bytearray()
         while len(data) < count * dtype.itemsize and (chunk := member.read(_CHUNK)):
             data += chunk
     if len(data) != count * dtype.itemsize:
-        raise JobError(f"{path}: seeds has {len(data)} bytes for {count} seeds")
+        raise JobError(f"{path}: seeds has {len(data)} bytes for {count} seeds; copy or make it again")
     return np.frombuffer(data, dtype).tolist()
 
 
@@ -109,15 +111,15 @@ def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], st
     start = file.read(8)
     version = (start[6], start[7]) if start[:6] == b"\x93NUMPY" and len(start) == 8 else None
     if version not in ((1, 0), (2, 0), (3, 0)):
-        raise JobError(f"{path}: {name} is no array of numpy")
+        raise JobError(f"{path}: {name} is no array of numpy; save it with numpy.savez")
     length = file.read(2 if version == (1, 0) else 4)
     count = int.from_bytes(length, "little")
     text = file.read(min(count, _MAX_HEADER))
     if len(text) < count:
-        raise JobError(f"{path}: cannot read {name}: its header has {count:,} bytes")
+        raise JobError(f"{path}: cannot read {name}: its header has {count:,} bytes; save it with numpy.savez")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     with damage_told(f"{path}: cannot read {name}"):
         shape, fortran, dtype = read(io.BytesIO(length + text))
         if dtype.hasobject:
-            raise JobError(f"{path}: cannot read {name}: it holds Python objects (pickles), which are not read")
+            raise JobError(f"{path}: cannot read {name}: it holds Python objects (pickles); save it as numbers")
         return tuple(int(side) for side in shape), "F" if fortran else "C", dtype

@@ -29,11 +29,15 @@ def read_bytes(path: Path) -> bytes:
     """
     with damage_told(f"cannot read {path}"):
         if not path.is_file():
-            raise JobError(f"cannot read {path}: {'it is no file' if path.exists() else 'there is no such file'}")
+            what = "it is no file" if path.exists() else "there is no such file"
+            raise JobError(f"cannot read {path}: {what}; give a picture in its place, or leave it out")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise JobError(f"{path} has more than {MAX_BYTES:,} bytes, which no picture that is taken has")
+        raise JobError(
+            f"{path} has more than {MAX_BYTES:,} bytes, which no picture that is taken has; save it as PNG, JPEG or "
+            "WebP"
+        )
     return data
 
 
@@ -85,7 +89,9 @@ def _opened(data: bytes, what: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"])
     except UnidentifiedImageError as error:  # whose own words are about Python
-        raise JobError(f"{what}: it is none of these, or its beginning is damaged") from error
+        raise JobError(
+            f"{what}: it is none of these, or its beginning is damaged; save it again, or leave it out"
+        ) from error
 
 
 def _opaque(pixels: np.ndarray, name: str) -> np.ndarray:

@@ -85,7 +85,7 @@ def _opened(source: Path | BinaryIO, name: str | None) -> Iterator[Image.Image]:
     what = f"cannot read {name or source} as PNG"
     with damage_told(what):
         if isinstance(source, Path) and source.exists() and not source.is_file():
-            raise JobError(f"{what}: it is no file")
+            raise JobError(f"{what}: it is no file; check the path")
         with Image.open(source, formats=["PNG"]) as picture:
             if picture.mode not in ("RGB", "RGBA", "L", "P"):
                 raise JobError(f"{name or source} has the mode {picture.mode}; expected 8 bits in each of 3 channels")

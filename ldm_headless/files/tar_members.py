@@ -38,7 +38,7 @@ def members_of(path: Path) -> Iterator[Member]:
                 if not member.isreg() or member.issparse():
                     continue
                 if member.offset_data + member.size > end:
-                    raise JobError(f"{path} is cut short in {member.name!r}")
+                    raise JobError(f"{path} is cut short in {member.name!r}; copy or make it again")
                 yield Member(member.name, member.offset_data, member.size)
 
 
@@ -54,5 +54,5 @@ def read_member(path: Path, member: Member) -> bytes:
         file.seek(member.offset)
         found = file.read(member.size)
         if len(found) < member.size:
-            raise JobError(f"{path} is cut short in {member.name!r}")
+            raise JobError(f"{path} is cut short in {member.name!r}; copy or make it again")
     return found

@@ -91,7 +91,7 @@ class ImageMaker:
 
     def _check_stopped(self, info: StepInfo) -> None:
         if self._stopped:
-            raise GenerationError(f"stopped after step {info.index + 1} of {info.steps}")
+            raise GenerationError(f"stopped after step {info.index + 1} of {info.steps}; run the same command again")
 
 
 def settings_of(

@@ -234,6 +234,6 @@ def check_same_job(found: object, wanted: Mapping[str, Any], source: str) -> Non
     if names:
         what = "; ".join(f"{name} is {there.get(name)!r} there and {here[name]!r} now" for name in names)
         raise JobError(
-            f"{source} is of another job: {what}. The command that began it continues it; for another job give another "
-            "--out. Nothing was changed."
+            f"{source} is of another job: {what}. The command that began it continues it; give another --out for "
+            "another job. Nothing was changed."
         )

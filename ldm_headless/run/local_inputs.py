@@ -183,7 +183,7 @@ def _local_file(path: Path, kinds: Mapping[str, Any], target: str) -> LocalFile:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
     except OSError as error:
-        raise WorkflowError(f"cannot read {path} for {printable(target)}: {error.strerror}") from error
+        raise WorkflowError(f"cannot read {path} for {printable(target)}: {error.strerror}; check the path") from error
     suffix = path.suffix.lower()
     if suffix not in kinds or not fits(path.name, head):
         raise WorkflowError(

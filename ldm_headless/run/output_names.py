@@ -97,7 +97,7 @@ def _parse(text: str, known: set[str]) -> Sequence[tuple[str, str, str]]:
     try:
         parsed = list(string.Formatter().parse(text))
     except ValueError as error:
-        raise OutputError(f"cannot read --name {text!r}: {error}") from error
+        raise OutputError(f"cannot read --name {text!r}: {error}; write plain braces twice") from error
     for literal, field, spec, conversion in parsed:
         if field is not None and (field not in known or conversion or not _SPEC.fullmatch(spec or "")):
             raise OutputError(

@@ -134,7 +134,9 @@ def write_report(
     try:
         write_whole(path, json.dumps(report, indent=2).encode())
     except OSError as error:
-        raise OutputError(f"cannot write the report {path}: {error.strerror}; what was made is saved") from error
+        raise OutputError(
+            f"cannot write the report {path}: {error.strerror}; what was made is saved; make room or check its rights"
+        ) from error
 
 
 def _job(result: JobResult, plan: Plan) -> dict[str, Any]:

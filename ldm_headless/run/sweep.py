@@ -135,7 +135,7 @@ def _table(path: Path) -> list[dict[str, str]]:
             raise WorkflowError(f"the table {path} has {size:,} bytes; at most {_MAX_TABLE:,} are taken: split it")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise WorkflowError(f"cannot read the table {path}: {error.strerror}") from error
+        raise WorkflowError(f"cannot read the table {path}: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise WorkflowError(f"the table {path} is not UTF-8 text; save it as such") from error
     rows = _json_rows(text, path) if text.lstrip().startswith("{") else _csv_rows(text, path)
@@ -146,7 +146,9 @@ def _table(path: Path) -> list[dict[str, str]]:
         if wrong:
             raise WorkflowError(f"{path}: the columns {first_names(wrong)} are no inputs; expected NODE.INPUT, or seed")
         if not row.get("seed", "0").isdecimal():
-            raise WorkflowError(f"{path}, row {number}: the seed {row['seed']!r} is no whole number of 0 or more")
+            raise WorkflowError(
+                f"{path}, row {number}: the seed {row['seed']!r} is no whole number of 0 or more; correct it"
+            )
     return rows
 
 
@@ -159,10 +161,12 @@ def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
         ) from error
     header = [cell.strip() for cell in lines[0]] if lines else []
     if len(set(header)) < len(header):
-        raise WorkflowError(f"the header of {path} names a column twice: {first_names(repeated(header))}")
+        raise WorkflowError(f"the header of {path} names a column twice: {first_names(repeated(header))}; keep one")
     for number, line in enumerate(lines[1:], 1):
         if len(line) != len(header):
-            raise WorkflowError(f"{path}, row {number}: {len(line)} cells; the header has {len(header)}")
+            raise WorkflowError(
+                f"{path}, row {number}: {len(line)} cells; the header has {len(header)}; correct the row"
+            )
     return [{key: cell for key, cell in zip(header, line, strict=True) if cell != ""} for line in lines[1:]]
 
 
@@ -176,7 +180,7 @@ def _json_rows(text: str, path: Path) -> list[dict[str, str]]:
         except JSONError as error:
             raise WorkflowError(f"{path}, line {number} is not JSON: {error}; expected one object a line") from error
         if not isinstance(row, dict):
-            raise WorkflowError(f"{path}, line {number} is no JSON object of NODE.INPUT and value")
+            raise WorkflowError(f"{path}, line {number} is no JSON object of NODE.INPUT and value; correct it")
         rows.append({str(key): _text(value) for key, value in row.items()})
     return rows
 

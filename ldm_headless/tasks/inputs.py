@@ -69,7 +69,7 @@ def masked_pictures_of(image: Path, mask: Path, out: Path) -> list[Item]:
     if image.is_dir() != mask.is_dir():
         raise JobError(f"of {image} and {mask}, one is a folder and one is not; give two files, or two folders")
     if image.exists() and mask.exists() and image.samefile(mask):
-        raise JobError(f"{image} is given as picture and as mask; the mask is white where the picture is made anew")
+        raise JobError(f"{image} is given as picture and as mask; give a mask that is white where to make it anew")
     if not image.is_dir():
         return _checked([Item(f"{image.stem}.png", (_there(image), _there(mask)))], out)
     pictures, masks = _in_folder(image), _in_folder(mask)

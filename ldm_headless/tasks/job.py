@@ -119,6 +119,6 @@ def check_same_settings(found: object, wanted: Settings, source: str) -> None:
             for name in names
         )
         raise JobError(
-            f"{source} is of another job: {what}. The command that began it continues it; for another job give another "
-            "--out. Nothing was changed."
+            f"{source} is of another job: {what}. The command that began it continues it; give another --out for "
+            "another job. Nothing was changed."
         )

@@ -106,7 +106,7 @@ class PictureMaker:
 
         def after_step(info: StepInfo) -> None:
             if self._stopped:
-                raise GenerationError(f"stopped after step {info.index + 1} of {info.steps}")
+                raise GenerationError(f"stopped after step {info.index + 1} of {info.steps}; repeat the command")
             if self._on_step:
                 self._on_step(unit.name, info)
 

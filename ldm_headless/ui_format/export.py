@@ -179,7 +179,9 @@ def _behind_input(step: _Step) -> _Step | _Origin:
         return _Step(owner, "input", link.origin_slot, None)
     origin = instance.scope.instances.get(link.origin_id)
     if origin is None:
-        raise WorkflowError(f"{instance}: input {slot.name!r} is linked to node {link.origin_id}, which is missing")
+        raise WorkflowError(
+            f"{instance}: input {slot.name!r} is linked to node {link.origin_id}, which is missing; link it again"
+        )
     return _Step(origin, "output", link.origin_slot, step.kind or slot.type)
 
 
@@ -216,7 +218,9 @@ def _behind_subgraph(instance: Instance, inner: Scope, step: _Step) -> _Step | _
         return _Step(instance, "input", link.origin_slot, None)
     inside = inner.instances.get(link.origin_id)
     if inside is None:
-        raise WorkflowError(f"{instance}: output {port.name!r} comes from node {link.origin_id}, which is missing")
+        raise WorkflowError(
+            f"{instance}: output {port.name!r} comes from node {link.origin_id}, which is missing; link it again"
+        )
     return _Step(inside, "output", link.origin_slot, step.kind)
 
 

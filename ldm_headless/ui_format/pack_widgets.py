@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ldm_backend.errors import short_repr
+from ldm_backend.errors import printable, short_repr
 
 from ..errors import WorkflowError
 from .graph import Node
@@ -115,7 +115,8 @@ def lora_widgets(node: Node) -> list[tuple[WidgetType, Any]]:
     """
     if not isinstance(node.values, list):
         raise WorkflowError(
-            "its values are no list, as the Power Lora Loader writes them; open the file in the editor and save it"
+            f"its values are {printable(short_repr(node.values))}; expected a list, as the Power Lora Loader writes "
+            "them. Open the file in the editor and save it"
         )
     values: list[tuple[str, Any]] = [("PowerLoraLoaderHeaderWidget", {"type": "PowerLoraLoaderHeaderWidget"})]
     for value in node.values:

@@ -99,7 +99,9 @@ def _workflows(texts: Mapping[str, Any], source: str, name: str) -> dict[str, An
             parsed[key] = parse_json(value) if isinstance(value, str) else value
         except JSONError as error:
             if key == "prompt" or "prompt" not in found:
-                raise WorkflowError(f"{source} carries a workflow that is not JSON: {error}") from error
+                raise WorkflowError(
+                    f"{source} carries a workflow that is not JSON: {error}; save it again in ComfyUI"
+                ) from error
             parsed["unreadable"] = f"it is not JSON: {error}"
     return parsed
 

@@ -40,6 +40,7 @@ def set_inputs(prompt: Prompt, assignments: Mapping[str, str], object_info: Mapp
             raise WorkflowError(
                 f"node {node_id} ({node['class_type']}) has no input {input_name!r}; "
                 f"it has {', '.join(sorted(inputs.keys() | known.keys())) or 'none'}"
+                "; correct the name"
             )
         is_text = isinstance(inputs.get(input_name), str) or known.get(input_name) == "STRING"
         changed[node_id] = _with_input(prompt, changed, node_id, input_name, text if is_text else _parse_value(text))
@@ -146,7 +147,7 @@ class _Titles:
                 f"the title {printable(name)!r} belongs to the nodes {first_names(matches)}; use one of these ids"
             )
         known = first_names([f"{node_id} ({title_of(node)})" for node_id, node in self._prompt.items()], 50)
-        raise WorkflowError(f"no node has the id or title {printable(name)!r}; there are {known}")
+        raise WorkflowError(f"no node has the id or title {printable(name)!r}; there are {known}; correct the name")
 
 
 def title_of(node: Mapping[str, Any]) -> str:

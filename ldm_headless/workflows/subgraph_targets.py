@@ -64,7 +64,7 @@ def _inside(
         names = sorted({each for candidate in candidates for each in candidate.inputs})
         raise WorkflowError(
             f"the subgraph of {printable(target)!r} has no widget {printable(name)!r}; it has "
-            f"{first_names(names, 50) or 'none'}"
+            f"{first_names(names, 50) or 'none'}; correct the name"
         )
     if len(able) > 1 or with_input:
         ids = [each.path for each in able] + with_input
@@ -75,5 +75,8 @@ def _inside(
         inside = [".".join(place) for each in meanings for place in sorted(each)]
         raise WorkflowError(f"{printable(target)!r} may mean {first_names(inside)}; use one of these")
     if not places:
-        raise WorkflowError(f"{printable(target)!r} leads to nodes that do not run: they are muted or bypassed")
+        raise WorkflowError(
+            f"{printable(target)!r} leads to nodes that do not run: they are muted or bypassed; set them to Always "
+            "in the editor"
+        )
     return tuple(quoted_target(*place) for place in places)

@@ -77,7 +77,7 @@ def _plain(quoted: str) -> str:
 
 def _unclosed(text: str) -> WorkflowError:
     return WorkflowError(
-        f"cannot read {printable(text)!r}: a name that begins with a quote ends with one, before a dot or an "
+        f"cannot read {printable(text)!r}: a name that begins with a quote must end with one, before a dot or an "
         "equal sign; "
         'a quote in it is written \\" and a backslash \\\\, as in \'"My = title.x".seed=5\''
     )

@@ -51,7 +51,7 @@ def load_workflow(path: str | Path) -> Workflow:
         with Path(path).open("rb") as stream:
             text, found = read_document(stream, source)
     except OSError as error:
-        raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}") from error
+        raise WorkflowError(f"cannot read the workflow {path}: {error.strerror}; check the path") from error
     if text is None:
         return _carried(found, source)
     try:
@@ -70,7 +70,9 @@ def _carried(found: Mapping[str, Any], source: str) -> Workflow:
     graph, prompt = found.get("workflow"), found.get("prompt")
     if prompt is None:
         if not is_ui_format(graph):
-            raise WorkflowError(f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}")
+            raise WorkflowError(
+                f"{source} carries a `workflow` that is no UI-format graph: {_kind(graph)}; save it again in ComfyUI"
+            )
         _check_finite(graph, source)
         return Workflow(source, graph, None)
     prompt, reason = check_prompt(prompt, source), found.get("unreadable", "")
@@ -116,7 +118,7 @@ def to_prompt(workflow: Workflow, object_info: Mapping[str, Any]) -> Prompt:
     if workflow.prompt is not None:
         return workflow.prompt
     if workflow.ui is None:
-        raise WorkflowError(f"{workflow.source} holds neither a prompt nor a graph")
+        raise WorkflowError(f"{workflow.source} holds neither a prompt nor a graph; save it again in ComfyUI")
     try:
         prompt = export_prompt(workflow.ui, object_info, workflow.source)
     except WorkflowError as error:
@@ -153,11 +155,13 @@ def check_prompt(prompt: object, source: str) -> Prompt:
         if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
             raise WorkflowError(f"{source}: node {node_id!r} has no text `class_type`; use ComfyUI's Export (API)")
         if not isinstance(node.get("inputs"), dict):
-            raise WorkflowError(f"{source}: node {node_id!r} ({node['class_type']}) has no object `inputs`")
+            raise WorkflowError(
+                f"{source}: node {node_id!r} ({node['class_type']}) has no object `inputs`; use ComfyUI's Export (API)"
+            )
         for name, value in node["inputs"].items():
             if is_link(value) and value[0] not in prompt:
                 raise WorkflowError(
-                    f"{source}: input {node_id}.{name} is linked to node {value[0]!r}, which is missing"
+                    f"{source}: input {node_id}.{name} is linked to node {value[0]!r}, which is missing; link it again"
                 )
     kept = {node_id: {key: node[key] for key in _NODE_KEYS if key in node} for node_id, node in prompt.items()}
     _check_finite(kept, source)

@@ -109,7 +109,8 @@ def _levels(sigmas: Any) -> list[float]:
     """
     if not is_plain(sigmas) or sigmas.ndim != 1 or sigmas.is_complex() or not sigmas.numel():
         raise ScheduleError(
-            "sigmas is no row of noise levels. Connect LDM Sigmas, BasicScheduler, or another node that gives SIGMAS."
+            f"sigmas is a {type(sigmas).__name__}, and no row of noise levels. Connect LDM Sigmas, BasicScheduler, or "
+            "another node that gives SIGMAS."
         )
     return sigmas.tolist()
 

@@ -39,7 +39,7 @@ def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> It
         SaveError: The prefix is no name for a file, or its folder cannot be made or listed.
     """
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in prefix):  # a NUL, half of a surrogate pair
-        raise SaveError(f"filename_prefix is '{printable(prefix)}'; expected a name without control characters.")
+        raise SaveError(f"filename_prefix is '{printable(prefix)}'; take a name without control characters.")
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             prefix, folder_paths.get_output_directory(), width, height
@@ -49,7 +49,7 @@ def new_outputs(prefix: str, ending: str, width: int = 0, height: int = 0) -> It
     except Exception as error:  # the host has no class for it
         raise SaveError(
             f"filename_prefix is '{printable(prefix)}'; expected a name below the output folder, and this leads out of "
-            "it."
+            "it. Take another."
         ) from error
     for number in count(counter):
         path = Path(folder, f"{name}_{number:05}_{ending}")

@@ -123,6 +123,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def built(data: dict[str, Any]) -> Any:
+    """diffusers' network of a configuration."""
+    return UNet2DModel.from_config(data)
+
+
 def name_of(change: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in change.items())[:60] or "none"
 
@@ -138,7 +143,7 @@ def difference(data: dict[str, Any], saved: Path) -> float:
     theirs.save_config(saved)
     config = UNetConfig.from_dict(json.loads((saved / "config.json").read_text()))
     assert UNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    again: Any = UNet2DModel.from_config(config.to_dict()).eval()
+    again = built(config.to_dict()).eval()
     again.load_state_dict(theirs.state_dict())
     ours = UNet(config)
     load_into(ours, theirs.state_dict(), "unet")
@@ -158,7 +163,7 @@ def test_what_runs_is_diffusers_network(tmp_path, change):
 def test_what_does_not_run_is_refused_by_name(change, message):
     key = next(iter(change))
     with pytest.raises(ConfigError, match=f"unet/config.json: (unet: )?.*{key}.*{message}"):
-        UNetConfig.from_dict(UNet2DModel.from_config(SMALL).config | change)
+        UNetConfig.from_dict(built(SMALL).config | change)
 
 
 def test_every_setting_of_the_installed_diffusers_is_walked():
@@ -172,7 +177,7 @@ def test_every_setting_of_the_installed_diffusers_is_walked():
 @pytest.mark.parametrize("key", sorted(set(inspect.signature(UNet2DModel.__init__).parameters) - {"self"}))
 def test_an_absent_setting_is_the_default_of_diffusers_or_asked_for(tmp_path, key):
     """Except for sample_size, the side that is drawn unless another is asked for, which changes no network."""
-    data = dict(UNet2DModel.from_config(SMALL).config)
+    data = dict(built(SMALL).config)
     del data[key]
     if key in ("attention_head_dim", "block_out_channels", "down_block_types", "up_block_types", "norm_num_groups"):
         with pytest.raises(ConfigError, match=key):  # in no tensor's shape, or the default does not fit the others

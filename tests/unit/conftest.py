@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from false_leads import leads_nowhere
 from model_folder import write_model_folder
 
 import ldm_backend
 from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
+from ldm_backend.errors import LDMError
+from ldm_headless import cli
 
 TINY = LDMConfig(
     unet=UNetConfig(
@@ -24,6 +29,32 @@ TINY = LDMConfig(
         sample_size=32, block_out_channels=(8, 8, 16), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=4
     ),
 )
+
+
+@pytest.fixture(autouse=True)
+def provoked_messages() -> Iterator[list[str]]:
+    """Every message of the error family that a test provokes; each is read when it ends."""
+    messages: list[str] = []
+
+    def recorded(error: LDMError, *arguments: object) -> None:
+        super(LDMError, error).__init__(*arguments)
+        messages.append(str(error))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LDMError, "__init__", recorded)
+        yield messages
+    odd = [message for message in messages if leads_nowhere(message)]
+    assert not odd, "\n".join(odd)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets tests call `cli.main`: it leaves their handlers of signals alone, and no end of it is that of the tests.
+
+    What it does to a process of its own is tested in test_stopping.py and test_signals.py.
+    """
+    monkeypatch.setattr(cli, "end_on_signals", lambda: None)
+    monkeypatch.setattr(cli, "leave", lambda end: sys.exit(end.code))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from compvis_writer import compvis_state_dict, small_yaml
+from conditional_models import CONFIGS, write_conditional_folder
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -51,7 +53,7 @@ class Ldm:
 
 
 @pytest.fixture
-def ldm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ldm:
+def ldm(in_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ldm:
     monkeypatch.chdir(tmp_path)
     return Ldm(monkeypatch, capsys)
 
@@ -297,3 +299,20 @@ def test_a_shell_gets_the_exit_code(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("ldm: absent: nothing is there; expected a folder with unet/")
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_models_of_other_tasks(ldm: Ldm, tmp_path: Path, task: str) -> None:
+    """They are shown and converted with their task; what draws from noise alone refuses them before it begins."""
+    source = write_conditional_folder(tmp_path / "model", CONFIGS[task])
+    status, out, _ = ldm("inspect", source)
+    assert status == 0
+    assert re.search(rf"task\s+{task}\b", out)
+    assert json.loads(ldm("inspect", source, "--json")[1])["task"] == task
+    assert ldm("convert", source, "a.safetensors")[0] == 0
+    shown = json.loads(ldm("inspect", "a.safetensors", "--json")[1])
+    assert (shown["task"], shown["conditioner_parameters"]) == (task, 15 if task == "semantic-synthesis" else 0)
+    for arguments in (("generate", "--seeds", "1", "--out", "images"), ("verify",)):
+        message = ldm.refused(*arguments, "a.safetensors")
+        assert f"takes an unconditional model, and this one is a{'n' * (task[0] == 'i')} {task} model" in message
+    assert not (tmp_path / "images").exists()

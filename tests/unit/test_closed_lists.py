@@ -244,8 +244,8 @@ def test_a_kl_first_stage_of_a_whole_checkpoint_needs_its_factor(tmp_path, own_b
         attention_head_dim=8,
     )
     config = LDMConfig(unet, KLConfig(block_out_channels=(32, 32), layers_per_block=1))
-    networks = UNet(config.unet), build_first_stage(config.first_stage)
-    state = compvis_state_dict(config, *(network.state_dict() for network in networks), None)
+    unet_tensors, stage_tensors = UNet(config.unet).state_dict(), build_first_stage(config.first_stage).state_dict()
+    state = compvis_state_dict(config, unet_tensors, stage_tensors, None)
     file = tmp_path / "whole.ckpt"
     torch.save(state | ({"scale_factor": torch.tensor(0.25)} if own_buffer else {}), file)
     if own_buffer:

@@ -13,7 +13,8 @@ import pytest
 from ldm_headless import cli
 from ldm_headless.errors import HeadlessError
 from ldm_headless.fault_log import without_secrets
-from ldm_headless.host import stopping
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @pytest.fixture
@@ -32,7 +33,6 @@ def end_by(error: BaseException, monkeypatch: pytest.MonkeyPatch, *arguments: st
         raise error
 
     monkeypatch.setattr(cli, "app", app)
-    monkeypatch.setattr(stopping, "_stopped_by", [])
     monkeypatch.setattr("sys.argv", ["ldm", *arguments])
     with pytest.raises(SystemExit) as end:
         cli.main()

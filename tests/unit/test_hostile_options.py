@@ -16,7 +16,6 @@ from PIL import Image
 from typer.main import get_command
 
 from ldm_headless import cli
-from ldm_headless.host import stopping
 
 DEEP, LONG = "/".join("d" * 2000), "/".join(["deep"] * 2000)
 HOSTILE = (
@@ -115,6 +114,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(("command", "parameter"), OPTIONS, ids=lambda each: getattr(each, "name", each))
 def test_no_value_of_an_option_is_a_fault(
     command: str,
@@ -130,7 +130,6 @@ def test_no_value_of_an_option_is_a_fault(
     for value in HOSTILE[first::STEP]:
         arguments = with_value(command, parameter, value, model, folder)
         monkeypatch.setattr("sys.argv", ["ldm", *arguments])
-        monkeypatch.setattr(stopping, "_stopped_by", [])
         start = time.monotonic()
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -146,6 +145,7 @@ def test_no_value_of_an_option_is_a_fault(
     assert os.getcwd() == str(folder)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -170,7 +170,6 @@ def test_what_nothing_could_use_is_named(
 ) -> None:
     monkeypatch.chdir(model)
     monkeypatch.setattr("sys.argv", ["ldm", *arguments])
-    monkeypatch.setattr(stopping, "_stopped_by", [])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2

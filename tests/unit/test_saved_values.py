@@ -121,7 +121,7 @@ def test_the_power_lora_loader_keeps_its_loras(values: list[Any], shown: str | N
         ([lora("a.st", "1")], r"a LoRA of it was saved as .*strength \(a number\)"),  # type: ignore[arg-type]
         ([{"on": 1, "lora": "a"}], "a LoRA of it was saved as"),
         ([{"on": True, "lora": ["a"]}], "a LoRA of it was saved as"),
-        ({"lora_1": lora("a.st")}, "its values are no list"),
+        ({"lora_1": lora("a.st")}, "expected a list, as the Power Lora Loader writes"),
     ],
 )
 def test_other_values_of_the_power_lora_loader_are_refused(values: Any, words: str) -> None:

@@ -61,7 +61,7 @@ def test_the_grammar_of_targets(text: str, target: tuple[str, str]) -> None:
     "text", ['"open.seed=5', '"a" .seed=5', '"a"x.seed=5', '"a"."b=5', '"a"."b".c=5', r'"a\".seed=5', r'"a\n".seed=5']
 )
 def test_quotes_that_are_not_closed_are_explained(text: str) -> None:
-    with pytest.raises(WorkflowError, match="a name that begins with a quote ends with one"):
+    with pytest.raises(WorkflowError, match="a name that begins with a quote must end with one"):
         expand([], sets=[text])
 
 

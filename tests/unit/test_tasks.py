@@ -398,6 +398,22 @@ def test_grey_models_take_colours_and_give_grey(folders):
     assert low_resolution(pixels(1, 8, 8, 3), model.config).shape == (1, 1, 8, 8)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_a_shorter_format_draws_nearly_the_same(folders, upscaler, precision):
+    """Latents and conditioning stay float32; what bfloat16 changes is in docs/precision.md."""
+    short = ldm_backend.load(folders / "sr", "cpu", precision=precision, first_stage_precision="bf16")
+    small = pixels(1, 8, 8, 3)
+    found, expected = (ldm_backend.upscale(model, small, [1], steps=3).astype(int) for model in (short, upscaler))
+    assert np.abs(found - expected).mean() < 3
+
+
+def test_the_first_stage_of_such_a_checkpoint_is_one_too(folders, inpainter):
+    stage = ldm_backend.load_first_stage(folders / "inpainting")
+    assert stage.config == inpainter.config.first_stage
+    z = draw_noise([1], (3, 4, 4))
+    assert torch.equal(stage.decode(z), inpainter.first_stage.decode(z))
+
+
 def test_parts_of_a_batch_are_the_batch(upscaler, monkeypatch):
     """A part of the images takes its part of the conditioning."""
     c = low_resolution(SMALL, SUPER_RESOLUTION)

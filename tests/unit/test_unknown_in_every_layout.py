@@ -268,11 +268,12 @@ def layout(
     shutil.rmtree(folder)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(name=NAMES | LIKE_KNOWN, value=VALUES, chosen=st.integers(0, 99))
 def test_what_is_unknown_is_an_error(layout, name, value, chosen):
     if not name.startswith(LISTED):
-        refuses(layout, *list(layout.changes.values())[chosen % len(layout.changes)], name, value)
+        file, change = list(layout.changes.values())[chosen % len(layout.changes)]
+        refuses(layout, file, change, name, value)
 
 
 def test_each_place_is_looked_at(layout):

@@ -68,7 +68,8 @@ def faults(call: Call) -> list[str]:
 
 def names(call: Call) -> bool:
     """Whether a message names the input; one of memory speaks of the pictures, one of the result of what was made."""
-    words = [call["input"], *WORDS.get(call["input"], call["input"]).split("|")]
+    name: str = call["input"]
+    words = [name, *WORDS.get(name, name).split("|")]
     return any(word in call["message"].lower() for word in words) or call["end"] in ("TooLargeError", "SamplingError")
 
 

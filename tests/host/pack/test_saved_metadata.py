@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from safetensors import safe_open
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ldm_headless import PrivateHost
-from ldm_headless.workflows.embedded import read_embedded
+from ldm_headless.workflows.embedded import read_document
 
 OUR_NAMES = dict.fromkeys(("weights", "format", "config", "ldm_config", "source", "source_layout", "ldm"), "x")
 
@@ -60,6 +61,13 @@ def run(host: PrivateHost, graph: Any, extra: Any) -> None:
     pytest.fail("the prompt does not end")
 
 
+def carried_by(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        text, found = read_document(stream, file.name)
+    assert text is None
+    return found
+
+
 def same(left: Any, right: Any) -> bool:
     return json.dumps(left) == json.dumps(right)  # NaN is not equal to itself
 
@@ -75,7 +83,7 @@ def test_a_checkpoint_loads_again(graph, host: PrivateHost, tiny, tmp_path, case
     saved = read_checkpoint(file)
     assert (saved.weights, saved.config) == ("only", tiny.config)
     ldm_backend.load(file, device="cpu")
-    found = read_embedded(file.read_bytes(), file.name)
+    found = carried_by(file)
     assert found["prompt"].keys() == graph.prompt.keys()
     assert ("workflow" in found) == kept
     assert not kept or same(found["workflow"], extra["workflow"])
@@ -98,7 +106,7 @@ def test_a_picture_is_read_again(graph, host: PrivateHost, tmp_path, case: str) 
     files = sorted((host.base_directory / "output").glob(f"{prefix}_*.png"))
     assert len(files) == 2
     for number, file in enumerate(files):
-        found = read_embedded(file.read_bytes(), file.name)
+        found = carried_by(file)
         assert found["prompt"].keys() == graph.prompt.keys()
         assert ("workflow" in found) == (kept or case in KEPT_IN_PNG)
         assert "workflow" not in found or same(found["workflow"], extra["workflow"])

@@ -200,8 +200,7 @@ def walk_native(model: Any, vae: Any, good: dict[str, Callable[[], Any]], ours: 
     """What our MODEL, VAE, NOISE, GUIDER and SAMPLER make of what nodes of the host hand on unseen."""
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-    import nodes as native
-
+    native: Any = importlib.import_module("nodes")  # the host's
     empty = [[torch.zeros(1, 1, 1), {}]]
     (noise,), (guider,) = execute(ours["LDMNoise"], {"seed": 3}), execute(ours["LDMGuider"], {"model": model})
     (sampler,) = execute(ours["LDMSamplerSelect"], {"sampler": "ddim", "eta": 0.5})
