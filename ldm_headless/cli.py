@@ -2,10 +2,10 @@
 
 Exit codes: 0 done; 1 a node failed, the prompt was lost, no image came, an image cannot be written, workers fail, or a
 checkpoint draws other pixels than it should; 2 wrong usage, workflow file, output folder, checkpoint or configuration,
-a model that cannot be downloaded, or a folder or image set that does not fit the command; 3 refused by the host's
-validation or a dry run; 4 no host, server or Ray cluster; 70 a fault of ours, see fault_log; 130 interrupted; 143 ended
-by SIGTERM. A run of several jobs has the code of its first failure. They stand on the headless error classes; the
-backend's errors, which know of no command, all mean 2.
+a model that cannot be downloaded, or a folder, picture or image set that does not fit the command; 3 refused by the
+host's validation or a dry run; 4 no host, server or Ray cluster; 70 a fault of ours, see fault_log; 130 interrupted;
+143 ended by SIGTERM. A run of several jobs has the code of its first failure. They stand on the headless error classes;
+the backend's errors, which know of no command, all mean 2.
 """
 
 import sys
@@ -20,7 +20,9 @@ from .commands.arguments import DoorCommand
 from .commands.checkpoints import convert, download, inspect
 from .commands.evaluate import evaluate
 from .commands.generate import generate
+from .commands.inpaint import inpaint
 from .commands.run import run
+from .commands.upscale import upscale
 from .commands.verify import verify
 from .fault_log import EXIT_CODE, tell
 from .host.install import DEFAULT_VERSION, PACK_ROOT, VERSIONS, install_host
@@ -32,7 +34,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.callback()
 def _root() -> None:
-    """Run ComfyUI workflows without a browser; generate and compare images; handle checkpoints."""
+    """Run ComfyUI workflows without a browser; generate, enlarge, mend and compare images; handle checkpoints."""
 
 
 @app.command(cls=DoorCommand)
@@ -45,7 +47,7 @@ def install_private_host(
     result(install_host(directory, constraints, version).path)
 
 
-for _command in (run, generate, evaluate, convert, inspect, verify, download):
+for _command in (run, generate, upscale, inpaint, evaluate, convert, inspect, verify, download):
     app.command(cls=DoorCommand)(_command)
 
 

@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 
 _MOST_LEVELS = 200  # of folders in each other; what makes or walks them takes a call for each
 _MOST_DIGITS = 18  # hexadecimal ones of a whole number; seeds have 16
-_TEXTS_WITH_PATHS = ("checkpoint", "config", "features")  # or a name on the hub, of a preset, of features
+_TEXTS_WITH_PATHS = ("checkpoint", "model", "config", "features")  # or a name on the hub, of a preset, of features
 
 
 class DoorCommand(TyperCommand):

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ldm_backend.errors import first_names
 
 from ..errors import JobError
-from ..generation.job import NPZ_NAME, Format, Job, Settings, png_name
-from ..pools.pool import LocalPool, Pool
+from ..generation.job import NPZ_NAME, Format, Job, png_name
+from ..pools.pool import Item, LocalPool, Pool, Result
 from ..pools.ray_pool import Needs, RayPool, ray_cluster
 from ..seed_ranges import parse_seeds
 from ..terminal import console, note, result
@@ -23,13 +23,13 @@ from .checkpoints import Weights
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..generation.job import Unit
+    from ..generation.job import Computation, Unit
     from ..generation.job_folder import JobFolder, MadeImage
     from ..pools.pool import Worker
 
 AUTO = "auto"
 _MOST_IN_BATCH = 100_000
-_MOST_THREADS = 4096
+MOST_THREADS = 4096
 _IN_FLIGHT = 2  # one batch is sampled while another one is encoded
 
 
@@ -74,7 +74,7 @@ def generate(
     ] = FirstStagePrecision.FP32,
     compiled: Annotated[bool, typer.Option("--compile", help="Faster, after a slower first step.")] = False,
     threads: Annotated[
-        int, typer.Option(min=1, max=_MOST_THREADS, help="CPU threads of each worker; other numbers round otherwise.")
+        int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads of each worker; other numbers round otherwise.")
     ] = 1,
     weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
     config: Annotated[str | None, typer.Option(metavar="PRESET|YAML", help="For files without.")] = None,
@@ -117,7 +117,7 @@ def generate(
             width=width,
         )
         job = Job(settings, numbers, format_, shard_size)
-        pool = _pool(partial(ImageMaker, source, settings, job.digest), resources, workers, settings)
+        pool = pool_of(partial(ImageMaker, source, settings, job.digest), resources, workers, settings)
         with console.status("looking at what is there"):
             folder = stack.enter_context(JobFolder(out, job, verify))
         _run(folder, pool)
@@ -169,12 +169,17 @@ def device_here(asked: Device | None, resources: dict[str, float] | None = None)
     return (asked or (Device.CUDA if has_gpu else Device.CPU)).value
 
 
-def _pool(
-    factory: "Callable[[], Worker[Unit, list[MadeImage]]]",
+def pool_of(
+    factory: "Callable[[], Worker[Item, Result]]",
     resources: dict[str, float] | None,
     workers: int | None,
-    settings: Settings,
-) -> "Pool[Unit, list[MadeImage]]":
+    settings: "Computation",
+) -> "Pool[Item, Result]":
+    """Workers here, or on the cluster that has these resources.
+
+    Raises:
+        JobError: A number of workers without a cluster.
+    """
     if resources is None:
         if workers is not None:
             raise JobError("--workers is for --ray; take --ray local for several workers on this machine")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ldm_backend.json_text import parse_json
 
@@ -42,14 +43,13 @@ class Packed:
     is_whole: bool
 
 
-def sound_png(path: Path, seed: int, known: Entry | None, job: Job) -> Entry | None:
+def sound_png(path: Path, known: Entry | None, own: Mapping[str, Any]) -> Entry | None:
     """What is known of a picture; None where it is broken.
 
     Args:
         path: Of the PNG.
-        seed: Which it should be of.
         known: By the manifest.
-        job: Of the folder.
+        own: What it says of itself if it is this one of this job.
 
     Raises:
         ForeignError: The manifest does not know it, and it is a whole picture, but not of this job.
@@ -63,7 +63,7 @@ def sound_png(path: Path, seed: int, known: Entry | None, job: Job) -> Entry | N
         file.seek(-len(_END), os.SEEK_END)
         if file.read() != _END:  # cut short behind the pixels
             return None
-    return _compared(Entry(pixels_sha256(pixels), _machine(text, seed, job), size), known, path)
+    return _compared(Entry(pixels_sha256(pixels), _machine(text, own), size), known, path)
 
 
 def look_into(path: Path, seeds: Sequence[int], known: Mapping[int, Entry], job: Job) -> Packed:
@@ -153,7 +153,7 @@ def _look_into_tar(
         if not data.endswith(_END):
             continue
         texts = {f"seed-{seed}.json": text}
-        found = Entry(pixels_sha256(pixels), _machine(text, seed, job), member.size)
+        found = Entry(pixels_sha256(pixels), _machine(text, job.marks(seed)), member.size)
         entry = _compared(found, known.get(seed), path)
         if entry is not None:
             sound[seed], where[seed] = entry, member
@@ -176,13 +176,13 @@ def _compared(found: Entry, known: Entry | None, path: Path) -> Entry | None:
     return found
 
 
-def _machine(text: str, seed: int, job: Job) -> str:
+def _machine(text: str, own: Mapping[str, Any]) -> str:
     """Which machine made a picture by what it says itself; empty where it is not this one of this job."""
     try:
         info = parse_json(text)
     except ValueError:
         return ""
-    if not isinstance(info, dict) or (info.get("job"), info.get("seed")) != (job.digest, seed):
+    if not isinstance(info, dict) or any(info.get(name) != value for name, value in own.items()):
         return ""
     machine = info.get("machine")
     return machine if isinstance(machine, str) else ""

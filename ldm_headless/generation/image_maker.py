@@ -23,7 +23,7 @@ from ldm_backend.throughput import best_batch
 
 from ..errors import GenerationError, JobError
 from ..files.png import encode_png, pixels_sha256
-from .job import Settings, Unit, picture_info
+from .job import Computation, Settings, Unit, picture_info
 from .job_folder import MadeImage
 
 
@@ -61,24 +61,8 @@ class ImageMaker:
             JobError: The checkpoint, torch or this package is another one here than the job says.
             LDMError: What `ldm_backend.load` raises.
         """
-        source, settings = self._source, self._settings
-        here = {"checkpoint": checkpoint_hash(_read(source)), **versions()}
-        for name, value in here.items():
-            if value != getattr(settings, name):
-                raise JobError(
-                    f"{name} is {value} for the worker that reads {source.path}, but {getattr(settings, name)} in the "
-                    "job; give all nodes the same files and packages"
-                )
-        torch.set_num_threads(settings.threads)
-        self._model = ldm_backend.load(
-            source.path,
-            settings.device,
-            weights=source.weights,
-            config=source.config,
-            precision=settings.precision,
-            first_stage_precision=settings.first_stage_precision,
-            compiled=settings.compiled,
-        )
+        settings = self._settings
+        self._model = load_as_said(self._source, settings, UNCONDITIONAL, "ldm generate", settings.compiled)
         self._machine = machine_name(settings.device)
 
     def __call__(self, unit: Unit) -> list[MadeImage]:
@@ -135,7 +119,7 @@ def settings_of(
             fit it.
     """
     unet_format = resolve(precision, device)
-    checkpoint = _read(source)
+    checkpoint = read_source(source, UNCONDITIONAL, "ldm generate")
     adds_noise(sampler, eta)
     schedule = Schedule(checkpoint.config.schedule)
     grid = grid_of(schedule, grid, sampler)
@@ -177,7 +161,52 @@ def checkpoint_hash(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(source: Source) -> Checkpoint:
+def read_source(source: Source, task: str, command: str) -> Checkpoint:
+    """A checkpoint with its configuration, and no weights yet.
+
+    Args:
+        source: Which.
+        task: That the model must be for.
+        command: For messages.
+
+    Raises:
+        LDMError: It cannot be read, or is for another task.
+    """
     checkpoint = read_checkpoint(local_path(source.path), source.weights, source.config)
-    check_task(checkpoint.config.task, UNCONDITIONAL, "ldm generate")
+    check_task(checkpoint.config.task, task, command)
     return checkpoint
+
+
+def load_as_said(
+    source: Source, settings: Computation, task: str, command: str, compiled: bool = False
+) -> ldm_backend.LatentDiffusion:
+    """The model of a job in a worker, for this thread's number of threads.
+
+    Args:
+        source: Which.
+        settings: Of the job.
+        task: As for `read_source`.
+        command: Likewise.
+        compiled: As for `ldm_backend.load`.
+
+    Raises:
+        JobError: The checkpoint, torch or this package is another one here than the job says.
+        LDMError: What `ldm_backend.load` raises.
+    """
+    here = {"checkpoint": checkpoint_hash(read_source(source, task, command)), **versions()}
+    for name, value in here.items():
+        if value != getattr(settings, name):
+            raise JobError(
+                f"{name} is {value} for the worker that reads {source.path}, but {getattr(settings, name)} in the "
+                "job; give all nodes the same files and packages"
+            )
+    torch.set_num_threads(settings.threads)
+    return ldm_backend.load(
+        source.path,
+        settings.device,
+        weights=source.weights,
+        config=source.config,
+        precision=settings.precision,
+        first_stage_precision=settings.first_stage_precision,
+        compiled=compiled,
+    )

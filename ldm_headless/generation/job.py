@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import JobError
 from ..seed_ranges import format_seeds, parse_seeds
@@ -28,6 +28,45 @@ class Format(StrEnum):
     PNG = "png"
     WEBDATASET = "webdataset"
     NPZ = "npz"
+
+
+class Computation(Protocol):
+    """What the settings of every job say of how it is computed; see `Settings`."""
+
+    @property
+    def checkpoint(self) -> str:
+        """Its hash."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of the UNet."""
+        ...
+
+    @property
+    def first_stage_precision(self) -> str:
+        """Of encoder and decoder."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Of torch in one worker."""
+        ...
+
+    @property
+    def torch(self) -> str:
+        """Its version."""
+        ...
+
+    @property
+    def ldm(self) -> str:
+        """The version of this package."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -96,6 +135,10 @@ class Job:
     def digest(self) -> str:
         """Identifies the settings in the images' metadata."""
         return hashlib.sha256(json.dumps(self.settings.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def marks(self, seed: int) -> dict[str, Any]:
+        """What an image of this job says of itself, and no other does."""
+        return {"job": self.digest, "seed": seed}
 
     def units(self, done: Collection[int]) -> Iterator[Unit]:
         """The batches that hold missing images, in order."""

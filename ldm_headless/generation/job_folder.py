@@ -1,4 +1,4 @@
-"""The folder of one generation job, safe against a kill at any moment. Imports the job, whole_files and packing.
+"""The folder of one generation job, safe against a kill at any moment. Imports the job, held_folder and packing.
 
 An image arrives as a PNG of its own, whole or not at all, and then gets its line in `manifest.jsonl`. Images that end
 in a shard or an npz wait for it in `.pending`. When a job is taken up again, files and manifest are compared: a PNG
@@ -7,27 +7,23 @@ without a line gets it, a line without a file is dropped, what is broken counts 
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any
 
-import filelock
-
-from ldm_backend.json_text import parse_json
-from ldm_backend.whole_files import SCRATCH_PREFIX, replaced_when_done, write_whole
+from ldm_backend.whole_files import replaced_when_done, write_whole
 
 from ..errors import GenerationError, JobError
 from ..files.npz import read_npz
 from .contents import look_into, sound_png, sound_pngs
+from .held_folder import JOB, MANIFEST, HeldFolder, read_job
 from .job import Format, Job, check_same_job, grown_from, png_name
-from .manifest import Entry, is_unchanged, line_of, read_manifest
+from .manifest import Entry, is_unchanged, line_of, read_entry, read_manifest
 from .packing import tar_size, write_npz, write_tar
 
-JOB, MANIFEST, LOCK, PENDING = "job.json", "manifest.jsonl", ".lock", ".pending"
-_MAX_JOB = 2**28  # bytes; ten million seeds of twenty digits
+PENDING = ".pending"
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class MadeImage:
     machine: str
 
 
-class JobFolder:
+class JobFolder(HeldFolder):
     """A context manager that holds the folder of a job, alone.
 
     Args:
@@ -55,7 +51,7 @@ class JobFolder:
     """
 
     def __init__(self, out: Path, job: Job, verify: bool = False) -> None:
-        self.out = out
+        super().__init__(out, "ldm generate")
         self.job = job
         self.done: set[int] = set()
         self.broken: list[int] = []
@@ -66,37 +62,6 @@ class JobFolder:
         self._missing_of = {name: set(seeds) for name, seeds in self._shards.items()}
         self._packed: set[str] = set()
         self._entries: dict[int, Entry] = {}
-        self._lock = filelock.FileLock(out / LOCK)
-        self._manifest: BinaryIO | None = None
-
-    def __enter__(self) -> Self:
-        """Raises JobError: another job, files of somebody else, or a run that goes on. GenerationError: the disk."""
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self._refuse_foreign_files()
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise JobError(f"another `ldm generate` is writing into {self.out}; wait, or give another --out") from error
-        except OSError as error:
-            raise JobError(f"cannot use the folder {self.out}: {error.strerror}; give another --out") from error
-        try:
-            self._take_up()
-        except BaseException as error:
-            self._close_manifest()
-            self._lock.release()
-            if isinstance(error, OSError):
-                raise GenerationError(
-                    f"cannot go on in {self.out}: {error.filename or MANIFEST}: {error.strerror}; make room, correct "
-                    "the rights or move away what is in the way, then the same command continues"
-                ) from error
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close_manifest()
-        self._lock.release()
 
     def store(self, image: MadeImage) -> None:
         """Keep an image for good, and finish the file that it completes.
@@ -122,33 +87,15 @@ class JobFolder:
         Raises:
             GenerationError: The manifest cannot be written.
         """
-        try:
-            self._write_manifest()
-        except OSError as error:
-            raise GenerationError(
-                f"cannot write {self.out / MANIFEST}: {error.strerror}; make room, then the same command ends the run"
-            ) from error
+        super().finish()
         if self._pending != self.out:
             with suppress(OSError):  # a file of somebody else keeps it
                 self._pending.rmdir()
 
-    def _refuse_foreign_files(self) -> None:
-        if (self.out / JOB).exists():
-            return
-        foreign = [path.name for path in self.out.iterdir() if not path.name.startswith((SCRATCH_PREFIX, LOCK))]
-        if foreign:
-            raise JobError(
-                f"{self.out} holds {sorted(foreign)[0]!r} but no {JOB}: it is no folder of `ldm generate`; give a new "
-                "or empty folder with --out"
-            )
-
     def _take_up(self) -> None:
         file, wanted, is_new = self.out / JOB, self.job.to_json(), True
         if file.exists():
-            try:
-                found = _read_job(file)
-            except ValueError as error:
-                raise JobError(f"{file} is not JSON: {error}; give another --out") from error
+            found = self._found_job()
             before = grown_from(found, self.job)
             is_new = before is not None and all((self.out / it.file).exists() for it in before.places().values())
             if not is_new:
@@ -159,13 +106,12 @@ class JobFolder:
             raise JobError(f"{self._pending} is a link or no folder, which no job makes; move it away")
         self._pending.mkdir(exist_ok=True)
         for folder in {self.out, self._pending}:
-            for left in folder.glob(SCRATCH_PREFIX + "*"):
-                left.unlink()
+            self._remove_scratch(folder)
         self._reconcile()
 
     def _reconcile(self) -> None:
         """Find what is there and sound; what is broken counts as missing, and its file stays until it is replaced."""
-        known, written = read_manifest(self.out / MANIFEST, self._places)
+        known, written = read_manifest(self.out / MANIFEST, lambda line: read_entry(line, self._places))
         present = {entry.name for entry in os.scandir(self.out)}
         waiting = {entry.name for entry in os.scandir(self._pending)}
         broken: set[int] = set()
@@ -177,7 +123,7 @@ class JobFolder:
                 continue
             path, entry = self._pending / png_name(seed), known.get(seed)
             if entry is None or self._verify or not is_unchanged(path, entry.size, written):
-                entry = sound_png(path, seed, entry, self.job)
+                entry = sound_png(path, entry, self.job.marks(seed))
             if entry is None:
                 broken.add(seed)
             else:
@@ -250,22 +196,8 @@ class JobFolder:
     def _line(self, seed: int) -> bytes:
         return line_of(self.job, seed, self._places[seed], self._entries[seed])
 
-    def _write_manifest(self) -> None:
-        self._close_manifest()
-        with replaced_when_done(self.out / MANIFEST) as scratch, scratch.open("wb") as file:
-            file.writelines(self._line(seed) + b"\n" for seed in self.job.seeds if seed in self._entries)
-        self._manifest = (self.out / MANIFEST).open("ab")
-
-    def _append(self, line: bytes) -> None:
-        """Without fsync: a line that a power failure takes is made anew from the PNG, or with the image."""
-        if self._manifest is not None:
-            self._manifest.write(line + b"\n")
-            self._manifest.flush()
-
-    def _close_manifest(self) -> None:
-        if self._manifest is not None:
-            self._manifest.close()
-            self._manifest = None
+    def _lines(self) -> Iterator[bytes]:
+        return (self._line(seed) for seed in self.job.seeds if seed in self._entries)
 
 
 def batch_of(out: Path) -> int | None:
@@ -277,18 +209,11 @@ def batch_of(out: Path) -> int | None:
 def settings_of_folder(out: Path) -> dict[str, Any]:
     """The settings of the job that a folder holds, unchecked; none if it holds none, or one that cannot be read."""
     try:
-        found = _read_job(out / JOB)
+        found = read_job(out / JOB)
     except (OSError, ValueError):
         return {}
     settings = found.get("settings") if isinstance(found, dict) else None
     return settings if isinstance(settings, dict) else {}
-
-
-def _read_job(file: Path) -> object:
-    """Raises: ValueError, OSError: it is no JSON, or no file."""
-    if not file.is_file() or file.stat().st_size > _MAX_JOB:
-        raise JobError(f"{file} is no file of `ldm generate`; give another --out")
-    return parse_json(file.read_bytes())
 
 
 def _is_own_folder(path: Path) -> bool:

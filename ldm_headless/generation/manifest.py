@@ -6,10 +6,10 @@ Beside it the times of the files count: what was changed after the manifest was 
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 from ldm_backend.json_text import parse_json
 
@@ -20,6 +20,9 @@ from .job import Job, Place
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_LINE = 64 * 2**10
 _MAX_NAME = 200
+
+Key = TypeVar("Key", bound=Hashable)
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,37 @@ def read_entry(line: bytes, places: Mapping[int, Place]) -> tuple[int, Entry] | 
         return None
     if any(found.get(name) != value for name, value in _written_place(places[seed]).items()):
         return None
+    entry = entry_in(found)
+    return entry and (seed, entry)
+
+
+def entry_in(found: Mapping[str, Any]) -> Entry | None:
+    """What a parsed line knows of its image; None where something is odd."""
     sha256, machine, size = (found.get(name) for name in ("sha256", "machine", "bytes"))
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256) or not isinstance(machine, str):
+    if not is_sha256(sha256) or not isinstance(machine, str):
         return None
-    return seed, Entry(sha256, machine[:_MAX_NAME], size if type(size) is int and 0 < size <= MAX_MEMBER else None)
+    return Entry(sha256, machine[:_MAX_NAME], size if type(size) is int and 0 < size <= MAX_MEMBER else None)
 
 
-def read_manifest(path: Path, places: Mapping[int, Place]) -> tuple[dict[int, Entry], int]:
+def is_sha256(value: object) -> TypeGuard[str]:
+    """Whether a value out of a file is a hash, as we write it."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def read_manifest(path: Path, read_line: Callable[[bytes], tuple[Key, Known] | None]) -> tuple[dict[Key, Known], int]:
     """The entries of the manifest, and when it was last written, in nanoseconds; nothing and 0 where there is none.
 
     A line that a power failure cut or garbled is passed over: its image is looked at, and gets a new one.
 
     Args:
         path: The file.
-        places: Of the images of the job.
+        read_line: Key and entry of a line; None where it is not a whole one of this job.
 
     Raises:
         JobError: It is no file.
         OSError: It cannot be read.
     """
-    entries: dict[int, Entry] = {}
+    entries: dict[Key, Known] = {}
     if not path.exists():
         return entries, 0
     if not path.is_file():
@@ -79,7 +93,7 @@ def read_manifest(path: Path, places: Mapping[int, Place]) -> tuple[dict[int, En
     with path.open("rb") as file:
         written = path.stat().st_mtime_ns
         while line := file.readline(_MAX_LINE):
-            if found := read_entry(line, places):
+            if found := read_line(line):
                 entries[found[0]] = found[1]
     return entries, written
 

@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from conditional_models import INPAINTING, write_conditional_folder
+from pictured import draw
+from PIL import Image
 
 from ldm_headless import PACK_ROOT
 from ldm_headless.errors import ClusterError, GenerationError, JobError, WorkerLostError
@@ -177,6 +180,34 @@ def test_a_local_cluster_is_of_this_machine_only_and_gives_the_same_files(tmp_pa
     )
     assert "2 of 12 were broken (seed-3.png, seed-7.png) and are made anew" in done.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "ray").iterdir()} == alone
+
+
+def test_pictures_are_the_same_on_a_cluster(tmp_path: Path) -> None:
+    """Of `ldm inpaint`, whose workers get the files as bytes; a broken one is named there too."""
+    model = write_conditional_folder(tmp_path / "model", INPAINTING)
+    for number in range(6):
+        draw(tmp_path / "pictures" / f"{number}.png", 24, 20, 3, seed=number)
+        Image.new("L", (20, 24), 255 * (number > 1)).save(made(tmp_path / "masks") / f"{number}.jpg")
+    (tmp_path / "pictures" / "4.png").write_bytes(b"")
+    options = ["--model", str(model), "--steps", "2", "--device", "cpu", "--out"]
+    arguments = ["inpaint", str(tmp_path / "pictures"), str(tmp_path / "masks"), *options]
+    command = [sys.executable, "-P", "-m", "ldm_headless", *arguments]
+    alone = subprocess.run([*command, str(tmp_path / "alone")], capture_output=True, text=True, check=False)
+    ray = subprocess.run(
+        [*command, str(tmp_path / "ray"), "--ray", "local"], capture_output=True, text=True, check=False
+    )
+    for done in (alone, ray):
+        assert done.returncode == 2
+        assert "cannot read 4.png as PNG, JPEG or WebP" in done.stderr
+        assert "1 of 6 pictures could not be made (4.png)" in done.stderr
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("alone", "ray")]
+    assert len(files[0]) == 5 + 3
+    assert files[0] == files[1]
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def listening_addresses() -> set[str]:

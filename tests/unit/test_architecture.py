@@ -76,10 +76,11 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "pools": {"errors", "fault_log"},
         "run": {"client", "errors", "host", "pools", "seed_ranges", "terminal", "ui_format", "workflows"},
         "generation": {"errors", "files", "seed_ranges"},
+        "tasks": {"errors", "files", "generation"},
         "evaluation": {"errors", "files"},
         "commands": {
-            "client", "errors", "evaluation", "files", "generation", "host", "pools", "run", "seed_ranges", "terminal",
-            "workflows",
+            "client", "errors", "evaluation", "files", "generation", "host", "pools", "run", "seed_ranges", "tasks",
+            "terminal", "workflows",
         },
         "cli": {"commands", "fault_log", "host", "terminal"},
         "__main__": {"cli"},

@@ -50,6 +50,12 @@ def base(command: str, model: Path, folder: Path) -> tuple[list[str], list[str]]
         case "generate":
             options = ["--seeds", "0", "--steps", "1", "--device", "cpu", "--out", str(folder / "out")]
             return [str(model)], options
+        case "upscale":
+            options = ["--model", str(model.parent / "upscaler"), "--out", str(folder / "out")]
+            return [str(pictures)], [*options, "--steps", "1", "--device", "cpu"]
+        case "inpaint":
+            options = ["--model", str(model.parent / "inpainter"), "--out", str(folder / "out")]
+            return [str(pictures), str(folder / "masks")], [*options, "--steps", "1", "--device", "cpu"]
         case "evaluate":
             return [str(pictures), str(pictures)], ["--no-distance"]
         case "convert":
@@ -82,17 +88,22 @@ def contents(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Path:
+    from conditional_models import INPAINTING, SUPER_RESOLUTION, write_conditional_folder
     from model_folder import write_model_folder
 
-    return write_model_folder(tmp_path_factory.mktemp("options") / "tiny", tiny.config)
+    folder = tmp_path_factory.mktemp("options")
+    write_conditional_folder(folder / "upscaler", SUPER_RESOLUTION)
+    write_conditional_folder(folder / "inpainter", INPAINTING)
+    return write_model_folder(folder / "tiny", tiny.config)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of the command, in one that shows what was written beside it."""
     inside = tmp_path / "beside" / "inside"
-    (inside / "pictures").mkdir(parents=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(inside / "pictures" / "seed-0.png")
+    for name, value in (("pictures", 0), ("masks", 255)):
+        (inside / name).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(inside / name / "seed-0.png")
     (inside / "a.json").write_text(PROMPT)
     monkeypatch.chdir(inside)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

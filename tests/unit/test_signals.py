@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conditional_models import SUPER_RESOLUTION, write_conditional_folder
 from ldm_runs import is_ready
+from PIL import Image
 from safetensors.torch import save_file
 from small_server import INFO, PNG, PROMPT, SmallServer
 
@@ -110,6 +112,13 @@ class Situation:
         """One step of the batch takes seconds."""
         self.before = 6
         return ["generate", str(self.model), "--seeds", "0-999", "--batch", "1000", "--steps", "20", "--device", "cpu"]
+
+    def upscaling(self) -> list[str]:
+        """One step of the picture takes seconds."""
+        self.before = 8
+        model = write_conditional_folder(self.folder / "upscaler", SUPER_RESOLUTION)
+        Image.new("RGB", (1400, 1400)).save(self.folder / "a.png")
+        return ["upscale", "a.png", "--model", str(model), "--out", "large", "--device", "cpu"]
 
     def importing(self) -> list[str]:
         self.before = 0.5

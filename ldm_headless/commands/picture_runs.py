@@ -1,0 +1,177 @@
+"""What `ldm upscale` and `ldm inpaint` have in common: their options, and the run. Torch is imported when needed."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ldm_backend.errors import LDMError, first_names
+
+from ..errors import RunFailedError
+from ..pools.ray_pool import ray_cluster
+from ..terminal import console, note, one_line, result
+from .checkpoints import Weights
+from .generate import MOST_THREADS, Device, FirstStagePrecision, Precision, device_here, pool_of
+
+if TYPE_CHECKING:
+    from ldm_backend.sampling.samplers import StepInfo
+
+    from ..pools.pool import Pool
+    from ..tasks.inputs import Item
+    from ..tasks.job import FailedPicture, MadePicture, Unit
+    from ..tasks.picture_folder import PictureFolder
+
+STEPS, SAMPLER = 20, "dpmpp_2m"
+_MOST_SEED = 2**64 - 1
+
+ModelOption = Annotated[str, typer.Option(metavar="CHECKPOINT", help="File, folder or name on the hub.")]
+OutOption = Annotated[Path, typer.Option(help="A new folder, or the one of a run to continue.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=_MOST_SEED, help="Each picture's own seed is made of it and of its name.")
+]
+StepsOption = Annotated[int, typer.Option(min=1, help="Evaluations of the network.")]
+EtaOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim.")]
+SamplerOption = Annotated[str, typer.Option(help="As in LDM Sampler.")]
+GridOption = Annotated[str, typer.Option(help="auto: what suits the sampler.")]
+DeviceOption = Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")]
+FirstStageOption = Annotated[FirstStagePrecision, typer.Option(help="Of encoder and decoder; fp32 is exact.")]
+ThreadsOption = Annotated[
+    int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads of each worker; other numbers round otherwise.")
+]
+WeightsOption = Annotated[Weights, typer.Option(help="auto: EMA where present.")]
+RayOption = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster; `local` starts one here.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Compare all pictures that are there with the manifest.")]
+
+
+def run_pictures(
+    command: str,
+    items: "Sequence[Item]",
+    out: Path,
+    model: str,
+    *,
+    weights: Weights,
+    config: str | None,
+    device: Device | None,
+    ray: str | None,
+    workers: int | None,
+    verify: bool,
+    **settings: Any,
+) -> None:
+    """Make what is missing of these pictures.
+
+    Args:
+        command: "ldm upscale" or "ldm inpaint".
+        items: The pictures.
+        out: Where to.
+        model: Path or name of the checkpoint.
+        weights: Which of its weights.
+        config: For files without.
+        device: Where to compute.
+        ray: Address of a cluster.
+        workers: On it.
+        verify: Look at everything that is there.
+        **settings: The others of `tasks.picture_maker.settings_of`.
+
+    Raises:
+        RunFailedError: Some pictures could not be made. The others are there.
+        LDMError: None can be made.
+    """
+    from ..generation.image_maker import Source
+    from ..tasks.picture_folder import PictureFolder
+    from ..tasks.picture_maker import PictureMaker, settings_of
+
+    with ExitStack() as stack:
+        resources = stack.enter_context(ray_cluster(ray)) if ray is not None else None
+        source = Source(model, weights.value, config)
+        job = settings_of(source, command, device=device_here(device, resources), **settings)
+        with console.status("looking at what is there"):
+            folder = stack.enter_context(PictureFolder(out, job, items, verify))
+        steps = _Steps()
+        factory = partial(PictureMaker, source, job, **({} if resources is not None else {"on_step": steps.tell}))
+        failures = _run(folder, pool_of(factory, resources, workers, job), steps)
+    result(out)
+    if failures:
+        names = first_names([one.name for one in failures])
+        raise RunFailedError(
+            f"{len(failures)} of {len(items)} pictures could not be made ({names}); the others are in {out}. Correct "
+            "what was said of each, then repeat the command",
+            failures[0].exit_code,
+        )
+
+
+class _Steps:
+    """Shows each step of what is sampled in this process."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def show_in(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def tell(self, name: str, info: "StepInfo") -> None:
+        if self._progress is not None:
+            text = f"{one_line(name)}: step {info.index + 1} of {info.steps}"
+            self._progress.update(self._progress.task_ids[0], what=text)
+
+
+def _run(
+    folder: "PictureFolder", pool: "Pool[Unit, MadePicture | FailedPicture]", steps: _Steps
+) -> "list[FailedPicture]":
+    """Make and store what is missing, say how it goes, and return what could not be made."""
+    total, before = len(folder.items), len(folder.done)
+    if folder.broken:
+        names = first_names(folder.broken)
+        note(f"{len(folder.broken)} of {total} were broken ({names}) and are made anew", "yellow")
+    failures: list[FailedPicture] = []
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[what]}", markup=False))
+    start = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, completed=before, what="")
+        steps.show_in(progress)
+        try:
+            units = _units(folder, folder.missing(), failures)
+            for picture in pool.map(units) if folder.missing() else ():
+                _take(folder, picture, failures)
+                progress.update(task, completed=len(folder.done))
+        finally:
+            made, missing = len(folder.done) - before, total - len(folder.done)
+            progress.console.print(
+                f"{made} made in {time.monotonic() - start:.1f} s, {before} were there, {missing} missing",
+                highlight=False,
+            )
+    folder.finish()
+    return failures
+
+
+def _units(folder: "PictureFolder", items: "Sequence[Item]", failures: "list[FailedPicture]") -> "Iterator[Unit]":
+    """What is to be made, each read when a worker is free; what cannot be read is a failure."""
+    from ..files.pictures import read_bytes
+    from ..tasks.inputs import seed_of
+    from ..tasks.job import Unit
+    from ..tasks.picture_maker import failed
+
+    for item in items:
+        try:
+            data = tuple(read_bytes(file) for file in item.files)
+        except LDMError as error:
+            _take(folder, failed(item.name, error), failures)
+            continue
+        names = tuple(file.name for file in item.files)
+        yield Unit(item.name, names, data, seed_of(folder.settings.base_seed, item.name))
+
+
+def _take(folder: "PictureFolder", picture: "MadePicture | FailedPicture", failures: "list[FailedPicture]") -> None:
+    from ..tasks.job import MadePicture
+
+    if isinstance(picture, MadePicture):
+        folder.store(picture)
+    else:
+        failures.append(picture)
+        note(picture.message, "red")

@@ -1,0 +1,65 @@
+"""`ldm upscale`: large pictures of small ones, by a model for super-resolution."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import picture_runs as options
+from .checkpoints import ConfigOption, Weights
+from .generate import AUTO, FirstStagePrecision, Precision
+
+
+def upscale(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES|FOLDER", help="PNG, JPEG and WebP; of a folder, those directly in it."),
+    ],
+    model: options.ModelOption,
+    out: options.OutOption,
+    seed: options.SeedOption = 0,
+    steps: options.StepsOption = options.STEPS,
+    eta: options.EtaOption = 0.0,
+    sampler: options.SamplerOption = options.SAMPLER,
+    grid: options.GridOption = AUTO,
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels of the small picture. Default: the whole, if it fits.")
+    ] = None,
+    device: options.DeviceOption = None,
+    precision: options.PrecisionOption = Precision.FP32,
+    first_stage_precision: options.FirstStageOption = FirstStagePrecision.FP32,
+    threads: options.ThreadsOption = 1,
+    weights: options.WeightsOption = Weights.AUTO,
+    config: ConfigOption = None,
+    ray: options.RayOption = None,
+    workers: options.WorkersOption = None,
+    verify: options.VerifyOption = False,
+) -> None:
+    """Enlarge pictures four times each side, as PNG under their names. The same command again makes what is missing.
+
+    They are turned as EXIF says; grey ones become RGB. Refused: transparent pixels, 16 bits, CMYK, moving pictures.
+    What cannot be read is named, and the others go on.
+    """
+    from ..tasks.inputs import pictures_of
+
+    options.run_pictures(
+        "ldm upscale",
+        pictures_of(files, out),
+        out,
+        model,
+        weights=weights,
+        config=config,
+        device=device,
+        ray=ray,
+        workers=workers,
+        verify=verify,
+        seed=seed,
+        steps=steps,
+        eta=eta,
+        sampler=sampler,
+        grid=grid,
+        tile=tile,
+        precision=precision.value,
+        first_stage_precision=first_stage_precision.value,
+        threads=threads,
+    )

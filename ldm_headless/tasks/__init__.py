@@ -1,0 +1,1 @@
+"""The pictures of `ldm upscale` and `ldm inpaint`, made of pictures without any ComfyUI."""

@@ -1,0 +1,124 @@
+"""What `ldm upscale` and `ldm inpaint` make: settings, and what travels to and from a worker. Imports the errors.
+
+A picture is decided by the settings, its name, and the bytes of its files. The pictures that a command
+names are no part of its job: further ones may come into the same folder.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ldm_backend.errors import printable, short_repr
+
+from ..errors import JobError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides pixels beside the files.
+
+    Attributes:
+        command: "ldm upscale" or "ldm inpaint".
+        checkpoint: As in `generation.job.Settings`, and so are those from device to ldm.
+        base_seed: Of which each picture's own seed is made.
+        tile: Side in pixels of the small picture; None takes pictures whole where memory allows.
+        mask_reduction: Of inpainting, else None.
+    """
+
+    command: str
+    checkpoint: str
+    base_seed: int
+    steps: int
+    eta: float
+    sampler: str
+    grid: str
+    tile: int | None
+    mask_reduction: str | None
+    device: str
+    precision: str
+    first_stage_precision: str
+    threads: int
+    torch: str
+    ldm: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What identifies a job."""
+        return asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """Identifies the settings in the pictures' metadata."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def marks(self, name: str, inputs: tuple[str, ...]) -> dict[str, Any]:
+        """What a picture of this job says of itself, and no other does.
+
+        Args:
+            name: Of its file.
+            inputs: SHA-256 of each file that it is made of.
+        """
+        return {"job": self.digest, "file": name, "input_sha256": list(inputs)}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A picture to make, with all that it is made of, as bytes: a worker may have other disks."""
+
+    name: str
+    inputs: tuple[str, ...]  # names of the files
+    data: tuple[bytes, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class MadePicture:
+    """A finished picture. `inputs` are the SHA-256 of what it was made of, `sha256` that of its pixels."""
+
+    name: str
+    inputs: tuple[str, ...]
+    png: bytes
+    sha256: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class FailedPicture:
+    """A picture that cannot be made; the others can."""
+
+    name: str
+    message: str
+    exit_code: int
+
+
+def sha256_of_all(data: tuple[bytes, ...]) -> tuple[str, ...]:
+    """The SHA-256 of each."""
+    return tuple(hashlib.sha256(each).hexdigest() for each in data)
+
+
+def check_same_settings(found: object, wanted: Settings, source: str) -> None:
+    """Refuse to go on in the folder of another job.
+
+    Args:
+        found: The parsed `job.json`.
+        wanted: What it would hold for this command.
+        source: The file, for the message.
+
+    Raises:
+        JobError: They differ; the message lists how.
+    """
+    there = found.get("settings") if isinstance(found, dict) else None
+    if not isinstance(there, Mapping) or there.get("command") != wanted.command:
+        raise JobError(f"{source} is no job of `{wanted.command}`; give another --out")
+    here = wanted.to_json()
+    names = sorted(name for name in here.keys() | there.keys() if there.get(name) != here.get(name))
+    if names:
+        what = "; ".join(
+            f"{printable(name)} is {short_repr(there.get(name))} there and {short_repr(here.get(name))} now"
+            for name in names
+        )
+        raise JobError(
+            f"{source} is of another job: {what}. The command that began it continues it; give another --out for "
+            "another job. Nothing was changed."
+        )

@@ -1,0 +1,173 @@
+"""The worker of `ldm upscale` and `ldm inpaint`: a model that makes pictures of pictures. Imports ldm_backend."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+import ldm_backend
+from ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
+from ldm_backend.errors import LDMError, SamplingError, TooLargeError
+from ldm_backend.networks.precision import resolve
+from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of
+from ldm_backend.sampling.schedule import Schedule
+from ldm_backend.tasks.tiles import check_tile
+
+from ..errors import GenerationError, JobError
+from ..files.pictures import read_mask, read_picture
+from ..files.png import MAX_PIXELS, encode_png, pixels_sha256
+from ..generation.image_maker import Source, checkpoint_hash, load_as_said, machine_name, read_source, versions
+from .job import FailedPicture, MadePicture, Settings, Unit, sha256_of_all
+
+UPSCALE, INPAINT = "ldm upscale", "ldm inpaint"
+_TASKS = {UPSCALE: SUPER_RESOLUTION, INPAINT: INPAINTING}
+
+OnStep = Callable[[str, StepInfo], None]
+
+
+class PictureMaker:
+    """Makes the pictures of one job, each alone.
+
+    A call samples under a lock, and reads and encodes outside of it.
+
+    Args:
+        source: The model.
+        settings: Of the job.
+        on_step: Told of each step of a picture, by its name.
+    """
+
+    def __init__(self, source: Source, settings: Settings, on_step: OnStep | None = None) -> None:
+        self._source = source
+        self._settings = settings
+        self._job = settings.digest
+        self._on_step = on_step
+        self._stopped = False
+        self._sampling = threading.Lock()
+
+    def start(self) -> None:
+        """Load the model.
+
+        Raises:
+            JobError: The checkpoint, torch or this package is another one here than the job says.
+            LDMError: What `ldm_backend.load` raises.
+        """
+        settings = self._settings
+        self._model = load_as_said(self._source, settings, _TASKS[settings.command], settings.command)
+        self._machine = machine_name(settings.device)
+
+    def __call__(self, unit: Unit) -> MadePicture | FailedPicture:
+        """One picture, or why it cannot be made where others can.
+
+        Raises:
+            LDMError: What stops all of them.
+        """
+        try:
+            arrays = self._read(unit)
+            with self._sampling:
+                torch.set_num_threads(self._settings.threads)  # for this thread: some libraries count for each
+                pixels = self._make(unit, arrays)
+        except JobError as error:
+            return failed(unit.name, error)
+        except (TooLargeError, SamplingError) as error:  # which do not say of what
+            return failed(unit.name, error, f"{unit.inputs[0]}: ")
+        inputs = sha256_of_all(unit.data)
+        info = {"seed": unit.seed, "inputs": list(unit.inputs), **self._settings.marks(unit.name, inputs)}
+        png = encode_png(pixels, info | {"machine": self._machine} | asdict(self._settings))
+        return MadePicture(unit.name, inputs, png, pixels_sha256(pixels), self._machine)
+
+    def stop(self) -> None:
+        """Break off what runs, after its current step."""
+        self._stopped = True
+
+    def _read(self, unit: Unit) -> list[np.ndarray]:
+        picture = read_picture(unit.data[0], unit.inputs[0])
+        height, width = picture.shape[:2]
+        if self._settings.command == UPSCALE:
+            scale = self._model.first_stage.downscale
+            if height * width * scale**2 > MAX_PIXELS:
+                raise JobError(
+                    f"{unit.inputs[0]} is {width}x{height}; {scale} times as large it would have "
+                    f"{height * width * scale**2:,} pixels, and at most {MAX_PIXELS:,} are written: make it smaller"
+                )
+            return [picture]
+        mask = read_mask(unit.data[1], f"the mask {unit.inputs[1]}")
+        if mask.shape != (height, width):
+            raise JobError(
+                f"{unit.inputs[0]} is {width}x{height} and its mask {mask.shape[1]}x{mask.shape[0]}; crop or resize "
+                "them in the same way"
+            )
+        return [picture, mask]
+
+    def _make(self, unit: Unit, arrays: list[np.ndarray]) -> np.ndarray:
+        s = self._settings
+
+        def after_step(info: StepInfo) -> None:
+            if self._stopped:
+                raise GenerationError(f"stopped after step {info.index + 1} of {info.steps}; repeat the command")
+            if self._on_step:
+                self._on_step(unit.name, info)
+
+        run: dict[str, Any] = {
+            "seeds": [unit.seed], "steps": s.steps, "eta": s.eta, "sampler": s.sampler, "grid": s.grid,
+            "callback": after_step,
+        }  # fmt: skip
+        batch = [each[None] for each in arrays]
+        if s.command == UPSCALE:
+            return ldm_backend.upscale(self._model, batch[0], tile=s.tile, **run)[0]
+        return ldm_backend.inpaint(self._model, batch[0], batch[1], mask_reduction=str(s.mask_reduction), **run)[0]
+
+
+def failed(name: str, error: LDMError, before: str = "") -> FailedPicture:
+    """What an error makes of a picture; its message begins with `before`."""
+    return FailedPicture(name, f"{before}{error}", getattr(error, "exit_code", 2))
+
+
+def settings_of(
+    source: Source,
+    command: str,
+    *,
+    seed: int,
+    steps: int,
+    eta: float,
+    sampler: str,
+    grid: str,
+    device: str,
+    precision: str,
+    first_stage_precision: str,
+    threads: int,
+    tile: int | None = None,
+    mask_reduction: str | None = None,
+) -> Settings:
+    """The settings of a job, checked as far as is possible without weights. The grid "auto" becomes the sampler's own.
+
+    Raises:
+        LDMError: A checkpoint that cannot be read or is for another task, or steps, eta, sampler, grid, tile or
+            precision that do not fit it.
+    """
+    unet_format = resolve(precision, device)
+    checkpoint = read_source(source, _TASKS[command], command)
+    adds_noise(sampler, eta)
+    schedule = Schedule(checkpoint.config.schedule)
+    grid = grid_of(schedule, grid, sampler)
+    schedule.timesteps(steps, grid)
+    if tile is not None:
+        check_tile(tile, checkpoint.config.unet.size_multiple)
+    return Settings(
+        command=command,
+        checkpoint=checkpoint_hash(checkpoint),
+        base_seed=seed,
+        steps=steps,
+        eta=eta,
+        sampler=sampler,
+        grid=grid,
+        tile=tile,
+        mask_reduction=mask_reduction,
+        device=device,
+        precision=unet_format,
+        first_stage_precision=first_stage_precision,
+        threads=threads,
+        **versions(),
+    )
