@@ -8,7 +8,6 @@ from comfy.model_patcher import ModelPatcher
 
 from ...ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ...ldm_backend.checkpoints.file_marks import FileMark
-from ...ldm_backend.config.conditioning import UNCONDITIONAL, check_task
 from ...ldm_backend.errors import CheckpointError
 from .folders import checkpoint_path
 from .model import make_model
@@ -40,11 +39,9 @@ def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
     """Read, check and wrap both networks.
 
     Raises:
-        LDMError: Unknown name, a model of another task, or files that are missing, damaged, refused or of another
-            family.
+        LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
     """
     found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
-    check_task(found.config.task, UNCONDITIONAL, "LDM Checkpoint Loader")
     files = FileMark.of(found.unet_file), FileMark.of(found.first_stage_file)
     first_stage = make_first_stage(
         found.config.first_stage, found.first_stage, found.first_stage_file, choice.vae_precision

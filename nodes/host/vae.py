@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...ldm_backend.checkpoints.checkpoint import load_into
 from ...ldm_backend.checkpoints.file_marks import FileMark
-from ...ldm_backend.config.model import FirstStageConfig
+from ...ldm_backend.config.model import FirstStageConfig, LDMConfig
 from ...ldm_backend.errors import InputError, SamplingError
 from ...ldm_backend.finite import FLOATS, all_finite, is_plain
 from ...ldm_backend.kernels.fp32 import fp32
@@ -90,7 +90,7 @@ class LDMVAE(comfy.sd.VAE):
         """
         first_stage = self.first_stage_model
         _check_samples(samples_in, first_stage.config)
-        self._check_decode(samples_in.shape, tiled=False)
+        self.check_decode(samples_in.shape)
         self.load(self.memory_used_decode(samples_in.shape, torch.float32))
         images = self._empty_images(samples_in.shape)
         for part, made in decoded(first_stage, samples_in, self.device, self._decoding):
@@ -167,7 +167,7 @@ class LDMVAE(comfy.sd.VAE):
         """
         first_stage = self.first_stage_model
         _check_samples(samples, first_stage.config)
-        self._check_decode(samples.shape, tiled=True)
+        self.check_decode(samples.shape, tiled=True)
         itemsize = first_stage.dtype.itemsize
         self.load(tiled_decode_bytes(first_stage.config, samples.shape[2], samples.shape[3], tile, itemsize))
         bar = comfy.utils.ProgressBar(1, node_id=node_id)
@@ -185,7 +185,7 @@ class LDMVAE(comfy.sd.VAE):
         trim()
         return _checked(images)
 
-    def _check_decode(self, shape: torch.Size, tiled: bool) -> None:
+    def check_decode(self, shape: torch.Size, tiled: bool = False) -> None:
         """Raise TooLargeError unless latents of this shape can be decoded; those not `tiled` at once or in tiles."""
         config, itemsize = self.first_stage_model.config, self.first_stage_model.dtype.itemsize
 
@@ -292,6 +292,19 @@ def ldm_vae_of(vae: Any, name: str = "vae") -> LDMVAE:
             "loader, or use VAE Decode for this VAE."
         )
     return vae
+
+
+def check_belongs(vae: LDMVAE, config: LDMConfig) -> None:
+    """Refuse a VAE that is not the one of a MODEL with this configuration.
+
+    Raises:
+        InputError: Their first stages differ.
+    """
+    if vae.first_stage_model.config != config.first_stage:
+        raise InputError(
+            "vae: the VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
+            "from the same LDM Checkpoint Loader."
+        )
 
 
 def loaded_first_stage(vae: Any, shape: torch.Size) -> FirstStage:

@@ -6,16 +6,28 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...ldm_backend.config.conditioning import INPAINTING, SEMANTIC_SYNTHESIS, SUPER_RESOLUTION, UNCONDITIONAL
 from ...ldm_backend.sampling.noise import MAX_SEED
 from ...ldm_backend.sampling.samplers import AUTO, SAMPLERS
 from ...ldm_backend.sampling.schedule import GRIDS
 
+_MODEL_TOOLTIPS = {
+    (SUPER_RESOLUTION,): "The MODEL from LDM Checkpoint Loader, of one for super-resolution (bsr_sr).",
+    (INPAINTING,): "The MODEL from LDM Checkpoint Loader, of one for inpainting (inpainting_big).",
+    (SEMANTIC_SYNTHESIS,): "The MODEL from LDM Checkpoint Loader, of one for semantic synthesis.",
+}
 SIZE_STEP = 32  # pixels: the UNet halves the latent three times
 
 
-def model_input() -> io.Model.Input:
-    """MODEL of this pack."""
-    return io.Model.Input("model", tooltip="The MODEL from LDM Checkpoint Loader.")
+def model_input(*tasks: str) -> io.Model.Input:
+    """MODEL of this pack.
+
+    Args:
+        tasks: That the node draws from; none means unconditional models. The door of the node refuses others.
+    """
+    made = io.Model.Input("model", tooltip=_MODEL_TOOLTIPS.get(tasks, "The MODEL from LDM Checkpoint Loader."))
+    made.tasks = tasks or (UNCONDITIONAL,)  # pyright: ignore[reportAttributeAccessIssue] - ours, see `wires`
+    return made
 
 
 def vae_input() -> io.Vae.Input:

@@ -111,6 +111,16 @@ def check_sampling(task: str, model: ModelPatcher, shape: Sequence[int], whole: 
     check_fits(task, _pixels(config, shape), cost, free, unet.size_multiple * config.first_stage.downscale)
 
 
+def check_conditioning(task: str, config: LDMConfig, size: tuple[int, int, int], device: torch.device) -> None:
+    """Raise TooLargeError unless what a model sees beside latents of `size` (N, h, w), and empty latents, fit."""
+    numbers = 3 * config.unet.in_channels  # what is made, and twice as much on the way
+
+    def cost(n: int, height: int, width: int) -> int:
+        return numbers * image_bytes(n, height, width, 1)
+
+    check_fits(task, Size(*size, measure="latent cells"), cost, reachable_memory(device), config.unet.size_multiple)
+
+
 def check_view(task: str, vae: LDMVAE, samples: Tensor) -> None:
     """Raise InputError unless the pictures of LDM Code View fit, for latents (N, C, h, w)."""
     config = vae.first_stage_model.config
