@@ -18,7 +18,7 @@ NODES: dict[str, tuple[str, ...]] = {
     "latents": ("LDMLatentNoise", "LDMEmptyLatent"),
     "whole_samplers": ("LDMDDIMSampler", "LDMSampler"),
     "decoders": ("LDMVQDecode", "LDMVQDecodeTiled"),
-    "conditioning": ("LDMEmptyConditioning", "LDMSuperResolutionConditioning"),
+    "conditioning": ("LDMEmptyConditioning", "LDMSuperResolutionConditioning", "LDMInpaintConditioning"),
     "custom_sampler_parts": ("LDMSamplerSelect", "LDMSigmas", "LDMGuider", "LDMNoise"),
     "images": ("LDMSaveImage",),
     "checkpoints": ("LDMCheckpointSave", "LDMModelInfo"),
@@ -27,7 +27,7 @@ NODES: dict[str, tuple[str, ...]] = {
     "inpainting": ("LDMInpaint", "LDMInpaintComposite"),
     "inversion": ("LDMDDIMInversion",),
     "interpolation": ("LDMSeedWalk", "LDMLatentWalk", "LDMSeedVariations"),
-    "trained_tasks": ("LDMSuperResolution",),
+    "trained_tasks": ("LDMSuperResolution", "LDMInpaintModel"),
     "views": ("LDMContactSheet", "LDMCodeView"),
 }
 """Module -> its nodes. Each module is imported by itself: one that fails takes no other along."""

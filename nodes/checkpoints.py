@@ -14,10 +14,11 @@ from comfy_api.latest import io, ui
 from ..ldm_backend.checkpoints.checkpoint import check_readable
 from ..ldm_backend.checkpoints.single_file import DTYPES, config_to_json, fill_single_file
 from ..ldm_backend.config.conditioning import TASKS
+from .host.loading import check_belongs
 from .host.model import ModelPatcher, ldm_model_of, saved_weights
 from .host.outputs import new_outputs, write_new
 from .host.schema import make_schema
-from .host.vae import LDMVAE, check_belongs
+from .host.vae import LDMVAE
 from .shared.inputs import model_input
 from .shared.metadata import MOST_IN_HEADER, workflow_texts
 from .shared.wires import checked

@@ -12,14 +12,18 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ldm_backend.conditioning.low_resolution import low_resolution
-from ..ldm_backend.config.conditioning import SUPER_RESOLUTION
+from ..ldm_backend.conditioning.masked_image import filled_pixels
+from ..ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
 from ..ldm_backend.config.model import LDMConfig
 from .host.conditioning import conditioning_of
+from .host.loading import check_belongs
 from .host.model import ModelPatcher, intermediate_device, ldm_model_of
 from .host.schema import make_schema
-from .shared.inputs import model_input
+from .host.vae import LDMVAE
+from .shared.inputs import mask_reduction_input, model_input, new_mask_input, vae_input
 from .shared.latent_batch import DOWNSCALE_KEY
 from .shared.limits import check_conditioning
+from .shared.masked_pictures import check_masked, masked_channels
 from .shared.wires import checked
 
 
@@ -94,6 +98,58 @@ class LDMSuperResolutionConditioning(io.ComfyNode):
         check_conditioning("LDM Super-Resolution Conditioning", config, (len(image), *image.shape[1:3]), image.device)
         c = low_resolution(image[..., :3], config)
         return _conditioned(config, c, image.shape[1] * scale, image.shape[2] * scale)
+
+
+class LDMInpaintConditioning(io.ComfyNode):
+    """A picture with a hole as what the model sees beside the noise."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            group="trained tasks",
+            node_id="LDMInpaintConditioning",
+            display_name="LDM Inpaint Conditioning",
+            description=(
+                "The parts of LDM Inpaint Model for graphs of your own: the picture with a hole as a conditioning, and "
+                "an empty latent of its size, for KSampler or SamplerCustomAdvanced with BasicGuider. Set cfg to 1."
+            ),
+            search_aliases=["inpainting_big", "InpaintModelConditioning", "mask", "concat"],
+            inputs=[
+                model_input(INPAINTING),
+                vae_input(),
+                io.Image.Input(
+                    "image",
+                    tooltip=(
+                        "The pictures. Sides that are no multiples of 32 are continued by reflection at the right and "
+                        "bottom. An alpha channel is dropped."
+                    ),
+                ),
+                new_mask_input(),
+                mask_reduction_input(),
+            ],
+            advanced=("mask_reduction",),
+            outputs=_conditioned_outputs("the sides of the image"),
+        )
+
+    @classmethod
+    @checked
+    def execute(
+        cls, model: ModelPatcher, vae: LDMVAE, image: Tensor, mask: Tensor, mask_reduction: str
+    ) -> io.NodeOutput:
+        """Conditioning and latents of (N, H, W, 3) images in 0..1.
+
+        Raises:
+            LDMError: A VAE of another model, a mask of another size, another mask_reduction, or more than fits into
+                memory.
+        """
+        config = ldm_model_of(model).ldm_config
+        check_belongs(vae, config)
+        image = image[..., :3]
+        check_masked("LDM Inpaint Conditioning", vae, config, image)
+        filled = filled_pixels(mask.to(image.device), (len(image), *image.shape[1:3]))
+        c = masked_channels(vae, config, image, filled, mask_reduction)
+        return _conditioned(config, c, image.shape[1], image.shape[2])
 
 
 def _conditioned_outputs(sides: str) -> list[Any]:

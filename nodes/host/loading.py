@@ -8,7 +8,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ...ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ...ldm_backend.checkpoints.file_marks import FileMark
-from ...ldm_backend.errors import CheckpointError
+from ...ldm_backend.config.model import LDMConfig
+from ...ldm_backend.errors import CheckpointError, InputError
 from .folders import checkpoint_path
 from .model import make_model
 from .vae import LDMVAE, make_first_stage
@@ -76,3 +77,16 @@ def _again(
             )
     model, vae = load_checkpoint(choice)
     return model, vae.patcher
+
+
+def check_belongs(vae: LDMVAE, config: LDMConfig) -> None:
+    """Refuse a VAE that is not the one of a MODEL with this configuration.
+
+    Raises:
+        InputError: Their first stages differ.
+    """
+    if vae.first_stage_model.config != config.first_stage:
+        raise InputError(
+            "vae: the VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
+            "from the same LDM Checkpoint Loader."
+        )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...ldm_backend.checkpoints.checkpoint import load_into
 from ...ldm_backend.checkpoints.file_marks import FileMark
-from ...ldm_backend.config.model import FirstStageConfig, LDMConfig
+from ...ldm_backend.config.model import FirstStageConfig
 from ...ldm_backend.errors import InputError, SamplingError
 from ...ldm_backend.finite import FLOATS, all_finite, is_plain
 from ...ldm_backend.kernels.fp32 import fp32
@@ -52,6 +52,9 @@ class LDMVAE(comfy.sd.VAE):
     Args:
         first_stage: The networks.
         file: What their weights were read from, and may still be mapped from.
+
+    Attributes:
+        encoding: Decides how many pictures are encoded at once.
     """
 
     first_stage_model: FirstStage
@@ -79,7 +82,7 @@ class LDMVAE(comfy.sd.VAE):
         )
         # The quantiser reads the codebook's weight directly, which the host cannot stream; 221 MB always fit.
         self.disable_offload = True
-        self._encoding, self._decoding = make_chunks("Encoder", first_stage), make_chunks("Decoder", first_stage)
+        self.encoding, self._decoding = make_chunks("Encoder", first_stage), make_chunks("Decoder", first_stage)
 
     def decode(self, samples_in: Tensor, *_: Any, **__: Any) -> Tensor:
         """(N, C, h, w) latents to (N, H, W, 3) images in 0..1.
@@ -110,11 +113,7 @@ class LDMVAE(comfy.sd.VAE):
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
         images, _, height, width = pixels.shape
 
-        def needed(images: int, height: int = height, width: int = width) -> int:
-            return encoder_bytes(first_stage.config, images, height, width, first_stage.dtype.itemsize)
-
-        size = Size(images, height, width)
-        check_first_stage("Encoding", first_stage, self.device, size, self._latent_bytes, partial(needed, 1))
+        self.check_encode(Size(images, height, width))
         self.load(self.memory_used_encode(pixels.shape, torch.float32))
 
         def encode(part: slice) -> Tensor:
@@ -123,7 +122,10 @@ class LDMVAE(comfy.sd.VAE):
                     self.output_device
                 )
 
-        return _checked(self._encoding.whole(encode, pixels.shape, self.device, needed, most_at_once(self.device)))
+        def needed(images: int) -> int:
+            return encoder_bytes(first_stage.config, images, height, width, first_stage.dtype.itemsize)
+
+        return _checked(self.encoding.whole(encode, pixels.shape, self.device, needed, most_at_once(self.device)))
 
     def decode_tiled(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Like `decode`, in overlapping tiles.
@@ -184,6 +186,15 @@ class LDMVAE(comfy.sd.VAE):
             del made
         trim()
         return _checked(images)
+
+    def check_encode(self, size: Size) -> None:
+        """Raise TooLargeError unless pictures of this size can be encoded."""
+        first_stage = self.first_stage_model
+
+        def work(height: int, width: int) -> int:
+            return encoder_bytes(first_stage.config, 1, height, width, first_stage.dtype.itemsize)
+
+        check_first_stage("Encoding", first_stage, self.device, size, self._latent_bytes, work)
 
     def check_decode(self, shape: torch.Size, tiled: bool = False) -> None:
         """Raise TooLargeError unless latents of this shape can be decoded; those not `tiled` at once or in tiles."""
@@ -292,19 +303,6 @@ def ldm_vae_of(vae: Any, name: str = "vae") -> LDMVAE:
             "loader, or use VAE Decode for this VAE."
         )
     return vae
-
-
-def check_belongs(vae: LDMVAE, config: LDMConfig) -> None:
-    """Refuse a VAE that is not the one of a MODEL with this configuration.
-
-    Raises:
-        InputError: Their first stages differ.
-    """
-    if vae.first_stage_model.config != config.first_stage:
-        raise InputError(
-            "vae: the VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
-            "from the same LDM Checkpoint Loader."
-        )
 
 
 def loaded_first_stage(vae: Any, shape: torch.Size) -> FirstStage:

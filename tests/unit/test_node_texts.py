@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "web" / "docs"
 PAGES = sorted(DOCS.glob("LDM*.md"))
 # Help pages without a picture of the node in a template: that needs weights that are not part of the pack.
-WITHOUT_WEIGHTS = ("LDMSuperResolution", "LDMSuperResolutionConditioning")
+WITHOUT_WEIGHTS = (
+    "LDMSuperResolution", "LDMSuperResolutionConditioning", "LDMInpaintModel", "LDMInpaintConditioning",
+)  # fmt: skip
 PICTURED = [page for page in PAGES if page.stem not in WITHOUT_WEIGHTS]
 PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 

@@ -284,6 +284,30 @@ def _super_resolution_parts(seed: int) -> Case:
     return Case("parts of super-resolution with a model for portraits", prompt, "failed")
 
 
+def _trained_inpainting(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    image = prompt.decoded(loader(1), prompt.noise(seed))
+    mask = prompt.add("SolidMask", value=1.0, width=64, height=64)(0)
+    new = prompt.add(
+        "LDMInpaintModel", model=loader(0), vae=loader(1), image=image, mask=mask, seed=seed, steps=2, sampler="ddim",
+        grid="auto", eta=0.0, mask_reduction="any",
+    )(0)  # fmt: skip
+    prompt.save(new)
+    return Case("trained inpainting with a model for portraits", prompt, "failed")
+
+
+def _trained_inpainting_parts(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    image = prompt.decoded(loader(1), prompt.noise(seed))
+    mask = prompt.add("SolidMask", value=1.0, width=64, height=64)(0)
+    wires = {"model": loader(0), "vae": loader(1), "image": image, "mask": mask}
+    latent = prompt.add("LDMInpaintConditioning", **wires, mask_reduction="any")(1)
+    prompt.save(prompt.decoded(loader(1), latent))
+    return Case("parts of trained inpainting with a model for portraits", prompt, "failed")
+
+
 def _cancelled(seed: int) -> Case:
     return Case("cancelled", portrait(seed, steps=1000), "cancelled")
 
@@ -292,4 +316,5 @@ _CASES: tuple[Callable[[int], Case], ...] = (
     _demo, _batch, _refused, _wide, _samplers, _unknown_checkpoint, _other_samplers, _tiled, _native_sampler,
     _cancelled, _custom_sampling, _image_to_image, _odd_size, _inpaint, _inversion, _walk, _no_wire, _latent_walk,
     _variations, _checkpoint, _super_resolution, _super_resolution_parts,
+    _trained_inpainting, _trained_inpainting_parts,
 )  # fmt: skip
