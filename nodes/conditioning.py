@@ -5,24 +5,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..ldm_backend.conditioning.coco_stuff import COCO_STUFF
 from ..ldm_backend.conditioning.low_resolution import low_resolution
 from ..ldm_backend.conditioning.masked_image import filled_pixels
-from ..ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
-from ..ldm_backend.config.model import LDMConfig
-from .host.conditioning import conditioning_of
+from ..ldm_backend.conditioning.segmentation import default_palette, label_of
+from ..ldm_backend.config.conditioning import INPAINTING, SEMANTIC_SYNTHESIS, SUPER_RESOLUTION
+from ..ldm_backend.errors import InputError, check_choice
+from ..ldm_backend.memory.estimates import Size
 from .host.loading import check_belongs
-from .host.model import ModelPatcher, intermediate_device, ldm_model_of
+from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
 from .host.vae import LDMVAE
+from .shared.conditioned_latents import conditioned, conditioned_outputs, side_outputs
 from .shared.inputs import mask_reduction_input, model_input, new_mask_input, vae_input
-from .shared.latent_batch import DOWNSCALE_KEY
-from .shared.limits import check_conditioning
+from .shared.label_maps import COLOURS, KINDS, label_channels, naming, painted_levels
+from .shared.limits import check_composite, check_conditioning
 from .shared.masked_pictures import check_masked, masked_channels
 from .shared.wires import checked
 
@@ -82,7 +84,7 @@ class LDMSuperResolutionConditioning(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=_conditioned_outputs("four times the sides of the small picture"),
+            outputs=[*conditioned_outputs(), *side_outputs("four times the sides of the small picture")],
         )
 
     @classmethod
@@ -97,7 +99,7 @@ class LDMSuperResolutionConditioning(io.ComfyNode):
         scale = config.first_stage.downscale
         check_conditioning("LDM Super-Resolution Conditioning", config, (len(image), *image.shape[1:3]), image.device)
         c = low_resolution(image[..., :3], config)
-        return _conditioned(config, c, image.shape[1] * scale, image.shape[2] * scale)
+        return io.NodeOutput(*conditioned(config, c), image.shape[2] * scale, image.shape[1] * scale)
 
 
 class LDMInpaintConditioning(io.ComfyNode):
@@ -129,7 +131,7 @@ class LDMInpaintConditioning(io.ComfyNode):
                 mask_reduction_input(),
             ],
             advanced=("mask_reduction",),
-            outputs=_conditioned_outputs("the sides of the image"),
+            outputs=[*conditioned_outputs(), *side_outputs("the sides of the image")],
         )
 
     @classmethod
@@ -149,27 +151,120 @@ class LDMInpaintConditioning(io.ComfyNode):
         check_masked("LDM Inpaint Conditioning", vae, config, image)
         filled = filled_pixels(mask.to(image.device), (len(image), *image.shape[1:3]))
         c = masked_channels(vae, config, image, filled, mask_reduction)
-        return _conditioned(config, c, image.shape[1], image.shape[2])
+        return io.NodeOutput(*conditioned(config, c), image.shape[2], image.shape[1])
 
 
-def _conditioned_outputs(sides: str) -> list[Any]:
-    """Outputs of a node that makes a conditioning of pictures; `sides` says what width and height are."""
-    return [
-        io.Conditioning.Output(
-            display_name="CONDITIONING",
-            tooltip="For positive and negative of KSampler, or conditioning of BasicGuider, with the same MODEL.",
-        ),
-        io.Latent.Output(display_name="LATENT", tooltip="Empty latents of its size, for latent_image of the sampler."),
-        io.Int.Output(
-            display_name="width", tooltip=f"Of the finished picture, {sides}: for Image Crop after decoding."
-        ),
-        io.Int.Output(display_name="height", tooltip="Likewise. What lies beyond was continued by reflection."),
-    ]
+class LDMSemanticLabels(io.ComfyNode):
+    """A map of labels as what the model sees beside the noise."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            group="trained tasks",
+            node_id="LDMSemanticLabels",
+            display_name="LDM Semantic Labels",
+            description=(
+                "A painted map as the conditioning of a model for semantic synthesis, and an empty latent of its size, "
+                "for KSampler or SamplerCustomAdvanced with BasicGuider. Label order unverified. Set cfg to 1."
+            ),
+            search_aliases=["segmentation", "semantic_synthesis", "COCO-Stuff", "landscape", "label map"],
+            inputs=[
+                model_input(SEMANTIC_SYNTHESIS),
+                io.Image.Input(
+                    "image",
+                    tooltip=(
+                        "The map, as large as the picture is to be; sides that are multiples of 16. From LDM Semantic "
+                        "Region, or painted with hard edges and saved as PNG."
+                    ),
+                ),
+                io.Combo.Input(
+                    "labels",
+                    options=list(KINDS),
+                    default=COLOURS,
+                    tooltip=(
+                        "What a pixel of the map says. colours: a colour of the palette of LDM Semantic Region. "
+                        "numbers: a grey level of 0 to 255 is the number of the label."
+                    ),
+                ),
+            ],
+            outputs=conditioned_outputs(),
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, model: ModelPatcher, image: Tensor, labels: str) -> io.NodeOutput:
+        """Conditioning and latents of (N, H, W, C) maps.
+
+        Raises:
+            LDMError: A colour or number that is no label, sides that the networks cannot halve, or more than fits into
+                memory.
+        """
+        check_choice("labels", labels, KINDS, InputError)
+        inner = ldm_model_of(model)
+        c = label_channels(inner, painted_levels("LDM Semantic Labels", image), labels)
+        return io.NodeOutput(*conditioned(inner.ldm_config, c))
 
 
-def _conditioned(config: LDMConfig, c: Tensor, height: int, width: int) -> io.NodeOutput:
-    """What such a node gives: `c` (N, C, h, w) for a model, and the sides of the picture in pixels."""
-    device = intermediate_device()
-    empty = torch.zeros(len(c), config.first_stage.z_channels, *c.shape[2:], device=device)
-    latent = {"samples": empty, DOWNSCALE_KEY: config.first_stage.downscale}
-    return io.NodeOutput(conditioning_of(config.task, c.to(device)), latent, width, height)
+class LDMSemanticRegion(io.ComfyNode):
+    """A mask and a name, painted into a map; one after the other they make a whole one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows."""
+        return make_schema(
+            group="trained tasks",
+            node_id="LDMSemanticRegion",
+            display_name="LDM Semantic Region",
+            description=(
+                "Paints what a mask shows into a map of labels, by one of the 182 names of COCO-Stuff. Chain several, "
+                "each over what came before; the last one goes to LDM Semantic Labels. Label order unverified."
+            ),
+            search_aliases=["segmentation", "COCO-Stuff", "paint", "label map"],
+            inputs=[
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White (0.5 and more) where the map shall say the name. At the size of the picture to be.",
+                ),
+                io.Combo.Input(
+                    "name",
+                    options=list(COCO_STUFF),
+                    default="sky-other",
+                    tooltip=(
+                        "What is there: one of the names of COCO-Stuff. Which number of the released models stands for "
+                        "what was never published; that they follow this order is likely."
+                    ),
+                ),
+                io.Image.Input(
+                    "map",
+                    optional=True,
+                    tooltip="The map so far, from another LDM Semantic Region. Without it the whole map gets the name.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="IMAGE",
+                    tooltip="The map in the colours of the palette, for another region or the labels.",
+                )
+            ],
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, mask: Tensor, name: str, map: Tensor | None = None) -> io.NodeOutput:  # noqa: A002 - users see it
+        """Paint (N, H, W, 3) maps.
+
+        Raises:
+            InputError: No such name, a map of another size than the mask, or more than fits into memory.
+        """
+        label = naming("name", lambda: label_of(name))
+        colour = torch.from_numpy(np.asarray(default_palette()[label], np.uint8)).float() / 255.0
+        masks = mask if mask.ndim == 3 else mask[None]
+        if map is None:
+            check_composite("LDM Semantic Region", Size(*masks.shape), masks.device)
+            return io.NodeOutput(colour.to(masks.device).expand(*masks.shape, 3).clone())
+        check_composite("LDM Semantic Region", Size(*map.shape[:3]), map.device)
+        if map.shape[3] == 1:
+            raise InputError("map has 1 channel; expected the colours of LDM Semantic Region.")
+        where = naming("map", lambda: filled_pixels(masks.to(map.device), tuple(map.shape[:3])))
+        return io.NodeOutput(torch.where(where[..., None], colour.to(map), map[..., :3]))

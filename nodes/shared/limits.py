@@ -36,6 +36,7 @@ _SMALLEST_LATENTS = min(
 _CPU = torch.device("cpu")
 _STEP_OF_CELLS = 8
 _COPIES_OF_A_COMPOSITE = 5  # both pictures weighted, their sum, the weights, and the distances that they come from
+_BYTES_OF_A_LABEL = 160  # of a pixel of a map: its levels, colours as whole numbers, labels, and channels
 _COPIES_OF_A_VIEW = 6  # both pictures, the latents snapped and compared
 
 
@@ -119,6 +120,11 @@ def check_conditioning(task: str, config: LDMConfig, size: tuple[int, int, int],
         return numbers * image_bytes(n, height, width, 1)
 
     check_fits(task, Size(*size, measure="latent cells"), cost, reachable_memory(device), config.unet.size_multiple)
+
+
+def check_labels(task: str, size: Size, device: torch.device) -> None:
+    """Raise TooLargeError unless maps of labels of that many pixels fit."""
+    check_pictures(task, size, lambda n, height, width: _BYTES_OF_A_LABEL * n * height * width, device)
 
 
 def check_view(task: str, vae: LDMVAE, samples: Tensor) -> None:

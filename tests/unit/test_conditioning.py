@@ -259,3 +259,5 @@ def test_names_of_labels():
         label_of("sky")
     with pytest.raises(InputError, match="no label ''"):
         label_of("")
+    with pytest.raises(InputError, match="A label is 3; expected one of the names"):
+        label_of(3)  # pyright: ignore[reportArgumentType]

@@ -111,7 +111,8 @@ def test_an_unconditional_model_is_refused_in_words(graph, client: ComfyClient, 
     """By every node that was made for another task."""
     info = client.object_info()
     trained = {name: task for name, node in info.items() if name.startswith("LDM") and (task := node_task(node))}
-    assert len(trained) >= 4
+    assert len(trained) >= 5
+    assert set(trained.values()) == {"super-resolution", "inpainting", "semantic synthesis"}
     for name, task in trained.items():
         wrong = type(graph)()
         wired(wrong, info, name, wrong.checkpoint("tiny"))

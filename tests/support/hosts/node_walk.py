@@ -52,6 +52,8 @@ CPU = torch.device("cpu")
 LONG = ("steps", "jump_length", "resamples", "iterations")  # their largest values are legal, and take minutes
 SMALL = {"steps": 2, "frames": 3, "width": 64, "height": 64, "variations": 2, "resamples": 1, "jump_length": 1,
          "tile": 16, "checkpoint": "portraits-128", "filename_prefix": "walk/x"}  # fmt: skip
+# A map of labels: black, which is number 0.
+MAPS = {"LDMSemanticLabels": {"image": lambda: torch.zeros(1, 64, 64, 3), "labels": "numbers"}}
 KEYS = {"seed": latent_batch.SEED_KEY, "labels": latent_batch.LABELS_KEY, "info": latent_batch.INFO_KEY}
 
 
@@ -193,6 +195,7 @@ def walk(node: Any, good: dict[str, Callable[[], Any]], foreign: hostile.Values)
             made["latent_to"]["samples"] = made["latent_to"]["samples"].flip(-1)
         widgets = [item for item in schema.inputs if item.io_type not in good]
         made |= {item.id: SMALL.get(item.id, item.default) for item in widgets if not item.optional}
+        made |= {key: value() if callable(value) else value for key, value in MAPS.get(name, {}).items()}
         return made | odd
 
     call(name, "", "good", None, lambda: execute(node, inputs()))

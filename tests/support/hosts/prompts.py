@@ -308,6 +308,22 @@ def _trained_inpainting_parts(seed: int) -> Case:
     return Case("parts of trained inpainting with a model for portraits", prompt, "failed")
 
 
+def _semantic_map(seed: int) -> Case:
+    prompt = Prompt()
+    sky = prompt.add("SolidMask", value=1.0, width=64, height=64 + 16 * (seed % 7))(0)
+    prompt.save(prompt.add("LDMSemanticRegion", mask=sky, name="sky-other")(0))
+    return Case("a map of labels", prompt, images=1)
+
+
+def _semantic_synthesis(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    image = prompt.decoded(loader(1), prompt.noise(seed))
+    latent = prompt.add("LDMSemanticLabels", model=loader(0), image=image, labels="colours")(1)
+    prompt.save(prompt.decoded(loader(1), latent))
+    return Case("semantic synthesis with a model for portraits", prompt, "failed")
+
+
 def _cancelled(seed: int) -> Case:
     return Case("cancelled", portrait(seed, steps=1000), "cancelled")
 
@@ -316,5 +332,5 @@ _CASES: tuple[Callable[[int], Case], ...] = (
     _demo, _batch, _refused, _wide, _samplers, _unknown_checkpoint, _other_samplers, _tiled, _native_sampler,
     _cancelled, _custom_sampling, _image_to_image, _odd_size, _inpaint, _inversion, _walk, _no_wire, _latent_walk,
     _variations, _checkpoint, _super_resolution, _super_resolution_parts,
-    _trained_inpainting, _trained_inpainting_parts,
+    _trained_inpainting, _trained_inpainting_parts, _semantic_map, _semantic_synthesis,
 )  # fmt: skip
