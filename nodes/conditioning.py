@@ -16,7 +16,6 @@ from ..ldm_backend.conditioning.masked_image import filled_pixels
 from ..ldm_backend.conditioning.segmentation import default_palette, label_of
 from ..ldm_backend.config.conditioning import INPAINTING, SEMANTIC_SYNTHESIS, SUPER_RESOLUTION
 from ..ldm_backend.errors import InputError, check_choice
-from ..ldm_backend.memory.estimates import Size
 from .host.loading import check_belongs
 from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
@@ -24,7 +23,7 @@ from .host.vae import LDMVAE
 from .shared.conditioned_latents import conditioned, conditioned_outputs, side_outputs
 from .shared.inputs import mask_reduction_input, model_input, new_mask_input, vae_input
 from .shared.label_maps import COLOURS, KINDS, label_channels, naming, painted_levels
-from .shared.limits import check_composite, check_conditioning
+from .shared.limits import check_composite, check_conditioning, size_of
 from .shared.masked_pictures import check_masked, masked_channels
 from .shared.wires import checked
 
@@ -97,7 +96,7 @@ class LDMSuperResolutionConditioning(io.ComfyNode):
         """
         config = ldm_model_of(model).ldm_config
         scale = config.first_stage.downscale
-        check_conditioning("LDM Super-Resolution Conditioning", config, (len(image), *image.shape[1:3]), image.device)
+        check_conditioning("LDM Super-Resolution Conditioning", config, size_of(image), image.device)
         c = low_resolution(image[..., :3], config)
         return io.NodeOutput(*conditioned(config, c), image.shape[2] * scale, image.shape[1] * scale)
 
@@ -149,7 +148,7 @@ class LDMInpaintConditioning(io.ComfyNode):
         check_belongs(vae, config)
         image = image[..., :3]
         check_masked("LDM Inpaint Conditioning", vae, config, image)
-        filled = filled_pixels(mask.to(image.device), (len(image), *image.shape[1:3]))
+        filled = filled_pixels(mask.to(image.device), (len(image), image.shape[1], image.shape[2]))
         c = masked_channels(vae, config, image, filled, mask_reduction)
         return io.NodeOutput(*conditioned(config, c), image.shape[2], image.shape[1])
 
@@ -261,10 +260,11 @@ class LDMSemanticRegion(io.ComfyNode):
         colour = torch.from_numpy(np.asarray(default_palette()[label], np.uint8)).float() / 255.0
         masks = mask if mask.ndim == 3 else mask[None]
         if map is None:
-            check_composite("LDM Semantic Region", Size(*masks.shape), masks.device)
+            check_composite("LDM Semantic Region", size_of(masks), masks.device)
             return io.NodeOutput(colour.to(masks.device).expand(*masks.shape, 3).clone())
-        check_composite("LDM Semantic Region", Size(*map.shape[:3]), map.device)
+        size = size_of(map)
+        check_composite("LDM Semantic Region", size, map.device)
         if map.shape[3] == 1:
             raise InputError("map has 1 channel; expected the colours of LDM Semantic Region.")
-        where = naming("map", lambda: filled_pixels(masks.to(map.device), tuple(map.shape[:3])))
+        where = naming("map", lambda: filled_pixels(masks.to(map.device), (size.images, size.height, size.width)))
         return io.NodeOutput(torch.where(where[..., None], colour.to(map), map[..., :3]))

@@ -183,7 +183,7 @@ class LDMInpaintModel(io.ComfyNode):
         check_belongs(vae, config)
         image = image[..., :3]
         check_masked(task, vae, config, image)
-        filled = filled_pixels(mask.to(image.device), (len(image), *image.shape[1:3]))
+        filled = filled_pixels(mask.to(image.device), (len(image), image.shape[1], image.shape[2]))
         chosen = [index for index, one in enumerate(filled) if bool(one.any())]
         if not chosen:
             return io.NodeOutput(image)

@@ -12,7 +12,7 @@ from ...ldm_backend.sampling.noise import MAX_SEED
 from ...ldm_backend.sampling.samplers import AUTO, SAMPLERS
 from ...ldm_backend.sampling.schedule import GRIDS
 
-_MODEL_TOOLTIPS = {
+_MODEL_TOOLTIPS: dict[tuple[str, ...], str] = {
     (SUPER_RESOLUTION,): "The MODEL from LDM Checkpoint Loader, of one for super-resolution (bsr_sr).",
     (INPAINTING,): "The MODEL from LDM Checkpoint Loader, of one for inpainting (inpainting_big).",
     (SEMANTIC_SYNTHESIS,): "The MODEL from LDM Checkpoint Loader, of one for semantic synthesis.",

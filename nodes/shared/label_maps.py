@@ -12,10 +12,9 @@ from torch import Tensor
 from ...ldm_backend.conditioning.segmentation import as_labels, default_palette, labels_from_colours
 from ...ldm_backend.config.conditioning import SegmentationConfig
 from ...ldm_backend.errors import InputError
-from ...ldm_backend.memory.estimates import Size
 from ...ldm_backend.pipeline import latent_size
 from ..host.model import LDMModel
-from .limits import check_labels
+from .limits import check_labels, size_of
 
 COLOURS, NUMBERS = "colours", "numbers"
 KINDS = (COLOURS, NUMBERS)
@@ -29,7 +28,7 @@ def painted_levels(task: str, image: Tensor) -> np.ndarray:
     Raises:
         TooLargeError: It does not fit into memory; `task` is named.
     """
-    check_labels(task, Size(*image.shape[:3]), image.device)
+    check_labels(task, size_of(image), image.device)
     return (image[..., :3].clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy(force=True)
 
 

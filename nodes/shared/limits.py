@@ -112,14 +112,19 @@ def check_sampling(task: str, model: ModelPatcher, shape: Sequence[int], whole: 
     check_fits(task, _pixels(config, shape), cost, free, unet.size_multiple * config.first_stage.downscale)
 
 
-def check_conditioning(task: str, config: LDMConfig, size: tuple[int, int, int], device: torch.device) -> None:
-    """Raise TooLargeError unless what a model sees beside latents of `size` (N, h, w), and empty latents, fit."""
+def size_of(pictures: Tensor) -> Size:
+    """Of an IMAGE (N, H, W, C) or a MASK (N, H, W)."""
+    return Size(pictures.shape[0], pictures.shape[1], pictures.shape[2])
+
+
+def check_conditioning(task: str, config: LDMConfig, size: Size, device: torch.device) -> None:
+    """Raise TooLargeError unless what a model sees beside latents of `size`, in cells, and empty latents fit."""
     numbers = 3 * config.unet.in_channels  # what is made, and twice as much on the way
 
     def cost(n: int, height: int, width: int) -> int:
         return numbers * image_bytes(n, height, width, 1)
 
-    check_fits(task, Size(*size, measure="latent cells"), cost, reachable_memory(device), config.unet.size_multiple)
+    check_fits(task, size, cost, reachable_memory(device), config.unet.size_multiple)
 
 
 def check_labels(task: str, size: Size, device: torch.device) -> None:

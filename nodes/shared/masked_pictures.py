@@ -26,7 +26,8 @@ def check_masked(task: str, vae: LDMVAE, config: LDMConfig, image: Tensor) -> No
     images, height, width = image.shape[:3]
     check_composite(task, Size(images, height, width), image.device)
     scale = config.first_stage.downscale
-    vae.check_encode(Size(images, *(scale * cells for cells in cells_of(config, height, width))))
+    high, wide = cells_of(config, height, width)
+    vae.check_encode(Size(images, scale * high, scale * wide))
 
 
 def masked_channels(vae: LDMVAE, config: LDMConfig, image: Tensor, filled: Tensor, reduction: str) -> Tensor:
