@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py --prompts 1000
 
-A cycle of twenty prompts on the demo model (tests/support/hosts/prompts.py: every node of the pack, several sizes and
-batches, one that is cancelled, four that must fail) runs again and again on a private ComfyUI, with other seeds each
+A cycle of prompts on the demo model (tests/support/hosts/prompts.py: every node of the pack, several sizes and
+batches, one that is cancelled, several that must fail) runs again and again on a private ComfyUI, with other seeds each
 time. Watches its resident memory, open handles and threads from outside, and the time of each prompt. Prints the table
 that is kept in results/, and fails if a prompt did not end as it must. Needs Linux and the private host (`make host`).
 """

@@ -18,7 +18,13 @@ NODES: dict[str, tuple[str, ...]] = {
     "latents": ("LDMLatentNoise", "LDMEmptyLatent"),
     "whole_samplers": ("LDMDDIMSampler", "LDMSampler"),
     "decoders": ("LDMVQDecode", "LDMVQDecodeTiled"),
-    "conditioning": ("LDMEmptyConditioning",),
+    "conditioning": (
+        "LDMEmptyConditioning",
+        "LDMSuperResolutionConditioning",
+        "LDMInpaintConditioning",
+        "LDMSemanticLabels",
+        "LDMSemanticRegion",
+    ),
     "custom_sampler_parts": ("LDMSamplerSelect", "LDMSigmas", "LDMGuider", "LDMNoise"),
     "images": ("LDMSaveImage",),
     "checkpoints": ("LDMCheckpointSave", "LDMModelInfo"),
@@ -27,6 +33,7 @@ NODES: dict[str, tuple[str, ...]] = {
     "inpainting": ("LDMInpaint", "LDMInpaintComposite"),
     "inversion": ("LDMDDIMInversion",),
     "interpolation": ("LDMSeedWalk", "LDMLatentWalk", "LDMSeedVariations"),
+    "trained_tasks": ("LDMSuperResolution", "LDMInpaintModel"),
     "views": ("LDMContactSheet", "LDMCodeView"),
 }
 """Module -> its nodes. Each module is imported by itself: one that fails takes no other along."""

@@ -13,7 +13,8 @@ from comfy_api.latest import io, ui
 
 from ..ldm_backend.checkpoints.checkpoint import check_readable
 from ..ldm_backend.checkpoints.single_file import DTYPES, config_to_json, fill_single_file
-from ..ldm_backend.errors import InputError
+from ..ldm_backend.config.conditioning import TASKS
+from .host.loading import check_belongs
 from .host.model import ModelPatcher, ldm_model_of, saved_weights
 from .host.outputs import new_outputs, write_new
 from .host.schema import make_schema
@@ -33,11 +34,11 @@ class LDMModelInfo(io.ComfyNode):
             node_id="LDMModelInfo",
             display_name="LDM Model Info",
             description=(
-                "Tells what a loaded model is: layout of its file, which weights were taken (EMA or raw), sizes, noise "
-                "schedule, number of parameters."
+                "Tells what a loaded model is: what it is for, layout of its file, which weights were taken (EMA or "
+                "raw), sizes, noise schedule, number of parameters."
             ),
             search_aliases=["inspect", "parameters", "config"],
-            inputs=[model_input()],
+            inputs=[model_input(*TASKS)],
             outputs=[io.String.Output(display_name="STRING", tooltip="The description, as JSON text.")],
             is_output_node=True,
         )
@@ -104,18 +105,19 @@ class LDMCheckpointSave(io.ComfyNode):
                 weights that could not be loaded again.
         """
         inner = ldm_model_of(model)
-        if vae.first_stage_model.config != inner.ldm_config.first_stage:
-            raise InputError(
-                "The VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
-                "from the same LDM Checkpoint Loader."
-            )
+        check_belongs(vae, inner.ldm_config)
         vae.file.check()
         unet = saved_weights(model)
         decoder = {key: tensor.cpu() for key, tensor in vae.first_stage_model.state_dict().items()}
+        conditioner = (
+            None
+            if inner.conditioner is None
+            else {key: tensor.cpu() for key, tensor in inner.conditioner.state_dict().items()}
+        )
         texts = {"weights": inner.ldm_source["weights"], **_metadata(cls.hidden)}
 
         def write(file: Path) -> None:
-            fill_single_file(file, inner.ldm_config, unet, decoder, dtype, texts)
+            fill_single_file(file, inner.ldm_config, unet, decoder, dtype, texts, conditioner)
             check_readable(file)
 
         output = write_new(new_outputs(filename_prefix, ".safetensors"), write)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..ldm_backend.config.conditioning import TASKS
 from ..ldm_backend.sampling.noise import draw_noise
 from ..ldm_backend.sampling.sigmas import sigmas_of
 from .host.backend_sampler import BackendSampler, BatchSeed
@@ -79,7 +80,7 @@ class LDMSigmas(io.ComfyNode):
             ),
             search_aliases=["BasicScheduler", "scheduler", "timesteps", "SIGMAS"],
             inputs=[
-                model_input(),
+                model_input(*TASKS),
                 steps_input(20, "Steps of the sampler. 15 to 30 suit unipc, dpmpp and plms, 50 to 200 ddim."),
                 grid_input("log_snr"),
                 io.Float.Input(
@@ -125,8 +126,8 @@ class LDMGuider(io.ComfyNode):
             node_id="LDMGuider",
             display_name="LDM Guider",
             description=(
-                "Hands a MODEL of this pack to SamplerCustomAdvanced. Such a model takes no prompt, so no conditioning "
-                "and no cfg are asked for."
+                "Hands an unconditional MODEL of this pack to SamplerCustomAdvanced. Such a model takes no prompt, so "
+                "no conditioning and no cfg are asked for. Models that see a picture need BasicGuider."
             ),
             search_aliases=["BasicGuider", "CFGGuider", "unconditional", "GUIDER"],
             inputs=[model_input()],

@@ -19,8 +19,6 @@ from .host.schema import make_schema
 from .shared.wires import checked
 
 AUTO = "auto"
-# Of the models that these nodes draw from: those of other tasks need something beside the noise.
-MODELS = tuple(name for name, preset in PRESETS.items() if preset.conditioning is None)
 
 
 class LDMCheckpointLoader(io.ComfyNode):
@@ -34,9 +32,9 @@ class LDMCheckpointLoader(io.ComfyNode):
             node_id="LDMCheckpointLoader",
             display_name="LDM Checkpoint Loader",
             description=(
-                "Loads an unconditional latent diffusion model such as CompVis/ldm-celebahq-256. Put the model's "
-                "folder (the one that holds unet, vqvae and scheduler) into ComfyUI/models/ldm. The small demo model "
-                "portraits-128 comes with the pack."
+                "Loads a latent diffusion model: an unconditional one such as CompVis/ldm-celebahq-256, or one for "
+                "super-resolution, inpainting or semantic synthesis. Put its file, or the folder that holds unet, "
+                "vqvae and scheduler, into ComfyUI/models/ldm. The small demo model portraits-128 comes with the pack."
             ),
             search_aliases=["latent diffusion", "CelebA-HQ", "unconditional", "load checkpoint"],
             inputs=[
@@ -61,7 +59,7 @@ class LDMCheckpointLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "config",
-                    options=[AUTO, *MODELS],
+                    options=[AUTO, *PRESETS],
                     default=AUTO,
                     optional=True,
                     tooltip=(
@@ -152,9 +150,9 @@ class LDMCheckpointLoader(io.ComfyNode):
             LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
         """
         check_choice("vae_precision", vae_precision, FIRST_STAGE_PRECISIONS, ConfigError)
-        if config not in (AUTO, *MODELS):
+        if config not in (AUTO, *PRESETS):
             # Only names: a path from a workflow could be any file of this machine.
-            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(MODELS)}.")
+            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
         preset = None if config == AUTO else config
         choice = Choice(checkpoint, weights, preset, precision, compile, vae_precision)
         return io.NodeOutput(*load_checkpoint(choice))

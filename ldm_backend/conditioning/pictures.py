@@ -20,7 +20,8 @@ def as_pictures(images: np.ndarray | Tensor, channels: int) -> Tensor:
         channels: What the model takes, 3 or 1.
 
     Returns:
-        (N, channels, H, W) float32 in [-1, 1]: uint8 divided by 127.5, minus 1.
+        (N, channels, H, W) float32 in [-1, 1]: uint8 divided by 127.5, minus 1; for a float number that a level of
+        uint8 becomes when it is divided by 255, what that level gives, to the bit.
 
     Raises:
         InputError: Another shape or type, no pictures, or numbers that are not finite.
@@ -37,10 +38,17 @@ def as_pictures(images: np.ndarray | Tensor, channels: int) -> Tensor:
     elif images.is_floating_point():
         if not bool(torch.isfinite(images).all()):
             raise InputError("The images hold NaN or infinity; expected numbers from 0 to 1.")
-        pictures = images.float().clamp(0.0, 1.0).movedim(-1, 1) * 2.0 - 1.0
+        unit = images.float().clamp(0.0, 1.0).movedim(-1, 1)
+        levels = (unit * 255.0).round()
+        pictures = torch.where(levels / 255.0 == unit, levels / 127.5, unit * 2.0) - 1.0
     else:
         raise InputError(f"The images are {images.dtype}; expected uint8, or float numbers from 0 to 1.")
     return as_channels(pictures, channels).contiguous()
+
+
+def grown(side: int, multiple: int) -> int:
+    """The next multiple, which may be the side itself."""
+    return math.ceil(side / multiple) * multiple
 
 
 def reflected(x: Tensor, multiple: int) -> Tensor:
@@ -55,9 +63,8 @@ def reflected(x: Tensor, multiple: int) -> Tensor:
     """
     for dim in (2, 3):
         side = x.shape[dim]
-        grown = math.ceil(side / multiple) * multiple
-        if grown != side:
+        if side % multiple:
             period = max(1, 2 * (side - 1))
-            place = torch.arange(grown, device=x.device) % period
+            place = torch.arange(grown(side, multiple), device=x.device) % period
             x = x.index_select(dim, torch.minimum(place, period - place) if side > 1 else place * 0)
     return x

@@ -52,6 +52,8 @@ def label_of(name: str) -> int:
     Raises:
         InputError: No such name.
     """
+    if not isinstance(name, str):
+        raise InputError(f"A label is {short_repr(name)}; expected one of the names of COCO-Stuff.")
     if name not in COCO_STUFF:
         near = [other for other in COCO_STUFF if name.lower() in other or other in name.lower()][:5] if name else []
         hint = f". Near to it: {', '.join(near)}" if near else ""

@@ -18,6 +18,7 @@ _MOST = 8192  # labels or channels; the limit of every width
 
 UNCONDITIONAL, SUPER_RESOLUTION = "unconditional", "super-resolution"
 INPAINTING, SEMANTIC_SYNTHESIS = "inpainting", "semantic-synthesis"
+TASKS = (UNCONDITIONAL, SUPER_RESOLUTION, INPAINTING, SEMANTIC_SYNTHESIS)
 
 # What a model of each task does, and what draws from it in Python.
 _TASKS = {
@@ -122,6 +123,11 @@ def conditioning_from_json(data: Any, source: str) -> ConditioningConfig:
 def task_of(conditioning: ConditioningConfig | None) -> str:
     """What a model with this conditioning is for."""
     return UNCONDITIONAL if conditioning is None else conditioning.task
+
+
+def purpose_of(task: str) -> str:
+    """What a model of this task does, in words: "draws pictures from noise alone"."""
+    return _TASKS[task][0]
 
 
 def check_task(found: str, wanted: str, caller: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,8 @@ from ..memory.estimates import FLOAT, Size, check_fits, image_bytes, sampling_by
 from ..memory.free_memory import free_bytes
 from ..pipeline import LatentDiffusion
 from ..sampling.noise import StepNoise, draw_noise
-from ..sampling.samplers import AUTO, Callback, adds_noise, grid_of, sample
+from ..sampling.samplers import AUTO, Callback, Denoiser, adds_noise, grid_of, sample
+from ..sampling.schedule import Schedule
 from .tiles import averaged_over_tiles, check_tile
 
 logger = logging.getLogger("comfyui_ldm")
@@ -84,36 +85,43 @@ def sample_conditioned(
         raise InputError(f"There are {len(run.seeds)} seeds for {len(c)} images; expected one for each.")
     if tile is not None:
         check_tile(tile, model.unet.size_multiple)
-    _check_memory(model, c, tile, divisible)
-    noisy = adds_noise(run.sampler, run.eta)
-    pairs = model.schedule.timesteps(run.steps, grid_of(model.schedule, run.grid, run.sampler))
-    shape = (model.config.first_stage.z_channels, c.shape[2], c.shape[3])
-    x_T = draw_noise(run.seeds, shape).to(model.device)  # noqa: N806 - the papers' name
-    denoiser = Conditioned(model, c, tile, divisible)
-    settings = {"eta": run.eta, "step_noise": StepNoise(run.seeds, shape) if noisy else None, "callback": run.callback}
+    free = free_bytes(model.device) - kernel_bytes(model.unet)
+    check_conditioned("Sampling", model.config, model.unet.dtype.itemsize, c.shape, free, tile, divisible)
+    denoiser = Conditioned(_joined_evaluation(model), model.config, c.to(model.device), tile, divisible)
     try:
-        return sample(run.sampler, denoiser, x_T, model.schedule, pairs, **settings)
+        return draw(denoiser, model.schedule, run)
     finally:
         empty_caches(model.unet)
 
 
 class Conditioned:
-    """The UNet with its conditioning, as a sampler calls it; see `sampling.step.Denoiser`.
+    """A network with its conditioning, as a sampler calls it; see `sampling.step.Denoiser`.
 
-    A batch that does not fit into memory goes through it in parts, and an image that does not fit alone in tiles.
+    An image that does not fit into memory alone goes through it in tiles.
 
     Args:
-        model: From `load`.
-        c: (N, C, h, w), for the images of the latents in their order.
+        predict: What the network says of (N, C, h, w) latents that its conditioning is joined to, and a timestep.
+        config: Of the model.
+        c: (N, C, h, w) on the device to work on, for the images of the latents in their order.
         tile: As for `sample_conditioned`.
         divisible: likewise.
+        report: Called after each tile of an evaluation with how many are done, and how many there are.
     """
 
-    def __init__(self, model: LatentDiffusion, c: Tensor, tile: int | None = None, divisible: bool = True) -> None:
-        self._unet, self._chunks = model.unet, Chunks("UNet")
-        self._c = c.to(model.device, torch.float32)
+    def __init__(
+        self,
+        predict: Denoiser,
+        config: LDMConfig,
+        c: Tensor,
+        tile: int | None = None,
+        divisible: bool = True,
+        report: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._predict, self._report = predict, report
+        self._unit, self.z_channels = config.unet.size_multiple, config.first_stage.z_channels
+        self.c = c.float()
         self._tile = tile
-        self._smaller = [one for one in _tiles(model.config) if one < max(c.shape[2:])] if divisible else []
+        self._smaller = [one for one in _tiles(config) if one < max(c.shape[2:])] if divisible else []
 
     def __call__(self, x_t: Tensor, t: float) -> Tensor:
         """What the UNet predicts for (N, z, h, w) latents at timestep t.
@@ -136,16 +144,51 @@ class Conditioned:
 
     def _evaluate(self, x_t: Tensor, t: float) -> Tensor:
         def predict(x: Tensor, c: Tensor) -> Tensor:
-            return self._chunks.whole(
-                lambda part: self._unet(torch.cat([x[part], c[part]], dim=1), t),
-                x.shape,
-                x.device,
-                lambda n: evaluation_bytes(self._unet.config, n, x.shape[2], x.shape[3], self._unet.dtype.itemsize),
-            )
+            return self._predict(torch.cat([x, c], dim=1), t)
 
         if self._tile is None or self._tile >= max(x_t.shape[2:]):
-            return predict(x_t, self._c)
-        return averaged_over_tiles(predict, x_t, self._c, self._tile, self._unet.size_multiple)
+            return predict(x_t, self.c)
+        return averaged_over_tiles(predict, x_t, self.c, self._tile, self._unit, self._report)
+
+
+def draw(denoiser: Conditioned, schedule: Schedule, run: Sampling) -> Tensor:
+    """The loop of a sampler, from each image's own noise.
+
+    Args:
+        denoiser: With the conditioning of each image.
+        schedule: Of the model.
+        run: With a seed for each image.
+
+    Returns:
+        (N, z, h, w) float32 latents on the device of the conditioning.
+
+    Raises:
+        ScheduleError: Steps, eta, sampler or grid out of range.
+        InputError: A seed out of range.
+        TooLargeError: More than fits into memory.
+        SamplingError: The model gave NaN or infinity.
+    """
+    c, noisy = denoiser.c, adds_noise(run.sampler, run.eta)
+    pairs = schedule.timesteps(run.steps, grid_of(schedule, run.grid, run.sampler))
+    shape = (denoiser.z_channels, c.shape[2], c.shape[3])
+    x_T = draw_noise(run.seeds, shape).to(c.device)  # noqa: N806 - the papers' name
+    settings = {"eta": run.eta, "step_noise": StepNoise(run.seeds, shape) if noisy else None, "callback": run.callback}
+    return sample(run.sampler, denoiser, x_T, schedule, pairs, **settings)
+
+
+def _joined_evaluation(model: LatentDiffusion) -> Denoiser:
+    """The UNet of joined latents; a batch that does not fit into memory goes through it in parts."""
+    chunks, unet = Chunks("UNet"), model.unet
+
+    def predict(joined: Tensor, t: float) -> Tensor:
+        return chunks.whole(
+            lambda part: unet(joined[part], t),
+            joined.shape,
+            joined.device,
+            lambda n: evaluation_bytes(unet.config, n, joined.shape[2], joined.shape[3], unet.dtype.itemsize),
+        )
+
+    return predict
 
 
 def evaluation_bytes(config: UNetConfig, images: int, height: int, width: int, itemsize: int) -> int:
@@ -158,9 +201,30 @@ def _tiles(config: LDMConfig) -> list[int]:
     return [tile for tile in _TILES if tile % config.unet.size_multiple == 0]
 
 
-def _check_memory(model: LatentDiffusion, c: Tensor, tile: int | None, divisible: bool) -> None:
-    """Refuse what cannot be sampled, before anything is allocated; sides in pixels of the picture that it becomes."""
-    config, itemsize, scale = model.config, model.unet.dtype.itemsize, model.config.first_stage.downscale
+def check_conditioned(
+    task: str,
+    config: LDMConfig,
+    itemsize: int,
+    shape: Sequence[int],
+    free: int,
+    tile: int | None = None,
+    divisible: bool = True,
+) -> None:
+    """Refuse what cannot be sampled, before anything is allocated; sides in pixels of the picture that it becomes.
+
+    Args:
+        task: For the message.
+        config: Of the model.
+        itemsize: Bytes of a number of the network's format.
+        shape: (N, C, h, w) of the conditioning or of the latents; C does not count.
+        free: Bytes that there are.
+        tile: As for `sample_conditioned`.
+        divisible: likewise.
+
+    Raises:
+        TooLargeError: With the nearest sizes that fit.
+    """
+    scale = config.first_stage.downscale
     most = tile or (min(_tiles(config), default=None) if divisible else None)
 
     def cost(n: int, height: int, width: int) -> int:
@@ -171,6 +235,5 @@ def _check_memory(model: LatentDiffusion, c: Tensor, tile: int | None, divisible
         evaluation = evaluation_bytes(config.unet, 1, high, wide, itemsize)
         return latents + conditioning + evaluation + image_bytes(n, height, width)
 
-    size = Size(len(c), c.shape[2] * scale, c.shape[3] * scale)
-    free = free_bytes(model.device) - kernel_bytes(model.unet)
-    check_fits("Sampling", size, cost, free, model.unet.size_multiple * scale)
+    size = Size(shape[0], shape[2] * scale, shape[3] * scale)
+    check_fits(task, size, cost, free, config.unet.size_multiple * scale)

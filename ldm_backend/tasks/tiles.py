@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -28,7 +29,12 @@ def check_tile(tile: int, unit: int) -> None:
 
 
 def averaged_over_tiles(
-    predict: Callable[[Tensor, Tensor], Tensor], x: Tensor, c: Tensor, tile: int, unit: int
+    predict: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    c: Tensor,
+    tile: int,
+    unit: int,
+    report: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Evaluate tile by tile.
 
@@ -38,6 +44,7 @@ def averaged_over_tiles(
         c: (N, C', H, W) what the network sees beside them.
         tile: Side of a tile in cells, see `check_tile`; a side of `x` that is shorter is not divided.
         unit: Tiles begin at multiples of it, so that the network halves the same cells together as in the whole.
+        report: Called after each tile with how many are done, and how many there are.
 
     Returns:
         (N, C, H, W) the mean of all tiles, each weighted less towards its edges.
@@ -46,11 +53,13 @@ def averaged_over_tiles(
     overlap = _overlap(tile, unit)
     weight = _ramps(height, overlap, x)[:, None] * _ramps(width, overlap, x)[None, :]
     total, weights = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
-    for top in starts(x.shape[2], height, overlap, unit):
-        for left in starts(x.shape[3], width, overlap, unit):
-            part = (..., slice(top, top + height), slice(left, left + width))
-            total[part] += weight * predict(x[part], c[part])
-            weights[part] += weight
+    tops, lefts = starts(x.shape[2], height, overlap, unit), starts(x.shape[3], width, overlap, unit)
+    for done, (top, left) in enumerate(product(tops, lefts), 1):
+        part = (..., slice(top, top + height), slice(left, left + width))
+        total[part] += weight * predict(x[part], c[part])
+        weights[part] += weight
+        if report is not None:
+            report(done, len(tops) * len(lefts))
     return total / weights
 
 

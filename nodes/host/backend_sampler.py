@@ -80,7 +80,8 @@ class BackendSampler(Sampler):
             LDMError: A model, latent or sigmas of another family, or step noise without a seed.
         """
         inner = ldm_model_of(model_wrap.model_patcher)
-        inner.diffusion_model.check_input(noise.shape)
+        if inner.ldm_config.conditioning is None:  # with one, the host's preparation has held the latents against it
+            inner.diffusion_model.check_input(noise.shape)
         levels = _levels(sigmas)
         pairs = pairs_of(inner.schedule, levels)
         latent_image = torch.zeros_like(noise) if latent_image is None else latent_image

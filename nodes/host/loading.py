@@ -8,8 +8,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ...ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ...ldm_backend.checkpoints.file_marks import FileMark
-from ...ldm_backend.config.conditioning import UNCONDITIONAL, check_task
-from ...ldm_backend.errors import CheckpointError
+from ...ldm_backend.config.model import LDMConfig
+from ...ldm_backend.errors import CheckpointError, InputError
 from .folders import checkpoint_path
 from .model import make_model
 from .vae import LDMVAE, make_first_stage
@@ -40,11 +40,9 @@ def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
     """Read, check and wrap both networks.
 
     Raises:
-        LDMError: Unknown name, a model of another task, or files that are missing, damaged, refused or of another
-            family.
+        LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
     """
     found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
-    check_task(found.config.task, UNCONDITIONAL, "LDM Checkpoint Loader")
     files = FileMark.of(found.unet_file), FileMark.of(found.first_stage_file)
     first_stage = make_first_stage(
         found.config.first_stage, found.first_stage, found.first_stage_file, choice.vae_precision
@@ -79,3 +77,16 @@ def _again(
             )
     model, vae = load_checkpoint(choice)
     return model, vae.patcher
+
+
+def check_belongs(vae: LDMVAE, config: LDMConfig) -> None:
+    """Refuse a VAE that is not the one of a MODEL with this configuration.
+
+    Raises:
+        InputError: Their first stages differ.
+    """
+    if vae.first_stage_model.config != config.first_stage:
+        raise InputError(
+            "vae: the VAE is not the one that this MODEL was trained with: their configurations differ. Connect both "
+            "from the same LDM Checkpoint Loader."
+        )

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
+import comfy.ops
 import comfy.supported_models_base
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -19,15 +21,19 @@ from torch import Tensor
 
 from ...ldm_backend.checkpoints.checkpoint import Checkpoint, load_into
 from ...ldm_backend.checkpoints.file_marks import FileMark
+from ...ldm_backend.config.conditioning import SegmentationConfig
 from ...ldm_backend.config.model import LDMConfig, UNetConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kernels.fp32 import fp32
 from ...ldm_backend.memory.estimates import unet_bytes
 from ...ldm_backend.networks.first_stage import FirstStage
 from ...ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, FORMATS, TF32, resolve, set_precision
+from ...ldm_backend.networks.spatial_rescaler import SpatialRescaler
 from ...ldm_backend.networks.unet import UNet
 from ...ldm_backend.sampling.schedule import Schedule
+from ...ldm_backend.tasks.sampling import evaluation_bytes
 from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb
+from .conditioning import channels_beside
 from .layers import host_layers
 from .memory import make_chunks
 from .sigma_table import make_model_sampling
@@ -102,7 +108,7 @@ class HostUNet(UNet):
         self._chunks = make_chunks("UNet", self)
 
     def forward(self, x: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Predict eps; whatever conditioning the host passes has no meaning for an unconditional model.
+        """Predict eps; of the conditioning that the host passes only what it has joined to `x` has a meaning.
 
         Raises:
             InputError: A latent of another family, or more than fits into memory.
@@ -122,13 +128,21 @@ class HostUNet(UNet):
 
     def evaluation_bytes(self, shape: Sequence[int]) -> int:
         """Memory of an evaluation of latents of this shape (N, C, H, W), beside the weights."""
-        return unet_bytes(self.config, shape[0], math.prod(shape[2:]), 1, self.dtype.itemsize)
+        size = (shape[0], math.prod(shape[2:]), 1, self.dtype.itemsize)
+        if self.config.in_channels == self.config.out_channels:
+            return unet_bytes(self.config, *size)
+        return evaluation_bytes(self.config, *size)  # with the conditioning joined to the latents
 
 
 class LDMModel(comfy.model_base.BaseModel):
-    """An unconditional model that the host's samplers and `LDM DDIM Sampler` share."""
+    """A model that the host's samplers and those of this pack share; of any task.
+
+    Attributes:
+        conditioner: Makes what the network sees beside the noise, where that takes weights.
+    """
 
     diffusion_model: HostUNet
+    conditioner: SpatialRescaler | None
 
     def __init__(self, name: str, checkpoint: Checkpoint, first_stage: FirstStage, precision: str) -> None:
         config = checkpoint.config
@@ -151,15 +165,23 @@ class LDMModel(comfy.model_base.BaseModel):
             "vae_precision": next(name for name in FIRST_STAGE_PRECISIONS if FORMATS[name] == first_stage.dtype),
         }
         self.tf32 = precision == TF32
+        self.conditioner = _conditioner(checkpoint)
 
     def apply_model(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the host's. The network sets its kind of float32 itself, but not where another pack has compiled it."""
         with fp32(self.tf32):
             return super().apply_model(*args, **kwargs)
 
-    def extra_conds(self, **_: Any) -> dict[str, Any]:
-        """Nothing: any conditioning is accepted and ignored."""
-        return {}
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """What the network sees beside the noise; for an unconditional model any conditioning is ignored.
+
+        Raises:
+            InputError: A conditioning of another task, none, or one that does not fit the latents.
+        """
+        c = channels_beside(self.ldm_config, kwargs, kwargs["noise"].shape)
+        if c is None:
+            return {}
+        return {"c_concat": comfy.conds.CONDNoiseShape(c.to(kwargs["device"]))}
 
     def memory_required(self, input_shape: Sequence[int], *_: Any, **__: Any) -> int:
         """Memory of an evaluation of latents (N, C, H, W): what the host makes room for before a run."""
@@ -177,6 +199,17 @@ class LDMModel(comfy.model_base.BaseModel):
         """
         with fp32(self.tf32):
             return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device))
+
+
+def _conditioner(checkpoint: Checkpoint) -> SpatialRescaler | None:
+    """Of a semantic synthesis, with copies of its few weights; else None."""
+    config = checkpoint.config.conditioning
+    if not isinstance(config, SegmentationConfig):
+        return None
+    made = SpatialRescaler(config, host_layers(comfy.ops.disable_weight_init), device="meta")
+    weights = {key: tensor.clone() for key, tensor in checkpoint.conditioner.items()}
+    load_into(made, weights, checkpoint.conditioner_file or checkpoint.unet_file)
+    return made
 
 
 def make_model(

@@ -23,12 +23,35 @@ def step_callback(model: ModelPatcher, steps: int, node_id: str | None) -> Calla
     Returns:
         A function that raises the host's InterruptProcessingException once the user has cancelled.
     """
-    bar = comfy.utils.ProgressBar(steps, node_id=node_id)
-    previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+    return StepsAndTiles(model, steps, node_id).step
 
-    def report(info: StepInfo) -> None:
+
+class StepsAndTiles:
+    """Reports steps, and the tiles that a step goes through, to the host; arguments as for `step_callback`."""
+
+    def __init__(self, model: ModelPatcher, steps: int, node_id: str | None) -> None:
+        self._bar = comfy.utils.ProgressBar(steps, node_id=node_id)
+        self._previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+        self._steps, self._done, self._tiles = steps, 0, 1
+
+    def step(self, info: StepInfo) -> None:
+        """After each step.
+
+        Raises:
+            InterruptProcessingException: The user has cancelled.
+        """
         comfy.model_management.throw_exception_if_processing_interrupted()
-        preview = previewer.decode_latent_to_preview_image("JPEG", info.pred_x0) if previewer else None
-        bar.update_absolute(info.index + 1, steps, preview)
+        self._done = info.index + 1
+        preview = self._previewer.decode_latent_to_preview_image("JPEG", info.pred_x0) if self._previewer else None
+        self._bar.update_absolute(self._done * self._tiles, self._steps * self._tiles, preview)
 
-    return report
+    def tile(self, done: int, tiles: int) -> None:
+        """After each tile of an evaluation: the bar has a place for each tile of each step.
+
+        Raises:
+            InterruptProcessingException: The user has cancelled.
+        """
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._tiles = tiles
+        place = min(self._done * tiles + done, self._steps * tiles)  # some samplers evaluate twice in a step
+        self._bar.update_absolute(place, self._steps * tiles)

@@ -52,6 +52,9 @@ class LDMVAE(comfy.sd.VAE):
     Args:
         first_stage: The networks.
         file: What their weights were read from, and may still be mapped from.
+
+    Attributes:
+        encoding: Decides how many pictures are encoded at once.
     """
 
     first_stage_model: FirstStage
@@ -79,7 +82,7 @@ class LDMVAE(comfy.sd.VAE):
         )
         # The quantiser reads the codebook's weight directly, which the host cannot stream; 221 MB always fit.
         self.disable_offload = True
-        self._encoding, self._decoding = make_chunks("Encoder", first_stage), make_chunks("Decoder", first_stage)
+        self.encoding, self._decoding = make_chunks("Encoder", first_stage), make_chunks("Decoder", first_stage)
 
     def decode(self, samples_in: Tensor, *_: Any, **__: Any) -> Tensor:
         """(N, C, h, w) latents to (N, H, W, 3) images in 0..1.
@@ -90,7 +93,7 @@ class LDMVAE(comfy.sd.VAE):
         """
         first_stage = self.first_stage_model
         _check_samples(samples_in, first_stage.config)
-        self._check_decode(samples_in.shape, tiled=False)
+        self.check_decode(samples_in.shape)
         self.load(self.memory_used_decode(samples_in.shape, torch.float32))
         images = self._empty_images(samples_in.shape)
         for part, made in decoded(first_stage, samples_in, self.device, self._decoding):
@@ -110,11 +113,7 @@ class LDMVAE(comfy.sd.VAE):
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
         images, _, height, width = pixels.shape
 
-        def needed(images: int, height: int = height, width: int = width) -> int:
-            return encoder_bytes(first_stage.config, images, height, width, first_stage.dtype.itemsize)
-
-        size = Size(images, height, width)
-        check_first_stage("Encoding", first_stage, self.device, size, self._latent_bytes, partial(needed, 1))
+        self.check_encode(Size(images, height, width))
         self.load(self.memory_used_encode(pixels.shape, torch.float32))
 
         def encode(part: slice) -> Tensor:
@@ -123,7 +122,10 @@ class LDMVAE(comfy.sd.VAE):
                     self.output_device
                 )
 
-        return _checked(self._encoding.whole(encode, pixels.shape, self.device, needed, most_at_once(self.device)))
+        def needed(images: int) -> int:
+            return encoder_bytes(first_stage.config, images, height, width, first_stage.dtype.itemsize)
+
+        return _checked(self.encoding.whole(encode, pixels.shape, self.device, needed, most_at_once(self.device)))
 
     def decode_tiled(self, samples: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Like `decode`, in overlapping tiles.
@@ -167,7 +169,7 @@ class LDMVAE(comfy.sd.VAE):
         """
         first_stage = self.first_stage_model
         _check_samples(samples, first_stage.config)
-        self._check_decode(samples.shape, tiled=True)
+        self.check_decode(samples.shape, tiled=True)
         itemsize = first_stage.dtype.itemsize
         self.load(tiled_decode_bytes(first_stage.config, samples.shape[2], samples.shape[3], tile, itemsize))
         bar = comfy.utils.ProgressBar(1, node_id=node_id)
@@ -185,7 +187,16 @@ class LDMVAE(comfy.sd.VAE):
         trim()
         return _checked(images)
 
-    def _check_decode(self, shape: torch.Size, tiled: bool) -> None:
+    def check_encode(self, size: Size) -> None:
+        """Raise TooLargeError unless pictures of this size can be encoded."""
+        first_stage = self.first_stage_model
+
+        def work(height: int, width: int) -> int:
+            return encoder_bytes(first_stage.config, 1, height, width, first_stage.dtype.itemsize)
+
+        check_first_stage("Encoding", first_stage, self.device, size, self._latent_bytes, work)
+
+    def check_decode(self, shape: torch.Size, tiled: bool = False) -> None:
         """Raise TooLargeError unless latents of this shape can be decoded; those not `tiled` at once or in tiles."""
         config, itemsize = self.first_stage_model.config, self.first_stage_model.dtype.itemsize
 

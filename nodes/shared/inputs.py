@@ -6,16 +6,29 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...ldm_backend.conditioning.masked_image import MASK_REDUCTIONS
+from ...ldm_backend.config.conditioning import INPAINTING, SEMANTIC_SYNTHESIS, SUPER_RESOLUTION, UNCONDITIONAL
 from ...ldm_backend.sampling.noise import MAX_SEED
 from ...ldm_backend.sampling.samplers import AUTO, SAMPLERS
 from ...ldm_backend.sampling.schedule import GRIDS
 
+_MODEL_TOOLTIPS: dict[tuple[str, ...], str] = {
+    (SUPER_RESOLUTION,): "The MODEL from LDM Checkpoint Loader, of one for super-resolution (bsr_sr).",
+    (INPAINTING,): "The MODEL from LDM Checkpoint Loader, of one for inpainting (inpainting_big).",
+    (SEMANTIC_SYNTHESIS,): "The MODEL from LDM Checkpoint Loader, of one for semantic synthesis.",
+}
 SIZE_STEP = 32  # pixels: the UNet halves the latent three times
 
 
-def model_input() -> io.Model.Input:
-    """MODEL of this pack."""
-    return io.Model.Input("model", tooltip="The MODEL from LDM Checkpoint Loader.")
+def model_input(*tasks: str) -> io.Model.Input:
+    """MODEL of this pack.
+
+    Args:
+        tasks: That the node draws from; none means unconditional models. The door of the node refuses others.
+    """
+    made = io.Model.Input("model", tooltip=_MODEL_TOOLTIPS.get(tasks, "The MODEL from LDM Checkpoint Loader."))
+    made.tasks = tasks or (UNCONDITIONAL,)  # pyright: ignore[reportAttributeAccessIssue] - ours, see `wires`
+    return made
 
 
 def vae_input() -> io.Vae.Input:
@@ -98,6 +111,30 @@ def step_seed_input(when: str) -> io.Int.Input:
         tooltip=(
             f"Only {when}, and only if the latent does not come straight from LDM Latent Noise, which passes its seed "
             "along: seed of the noise that the steps add."
+        ),
+    )
+
+
+def new_mask_input() -> io.Mask.Input:
+    """Where a model for inpainting makes a picture anew."""
+    return io.Mask.Input(
+        "mask",
+        tooltip=(
+            "White (0.5 and more) where the picture is made anew, black where it stays. At the size of the image in "
+            "pixels; one for all images, or one for each."
+        ),
+    )
+
+
+def mask_reduction_input() -> io.Combo.Input:
+    """How a mask becomes as small as the latent."""
+    return io.Combo.Input(
+        "mask_reduction",
+        options=list(MASK_REDUCTIONS),
+        default=MASK_REDUCTIONS[0],
+        tooltip=(
+            "How the mask becomes as small as the latent. any: a cell is made anew if one of its pixels is masked, so "
+            "that thin strokes count. nearest: as the original, which loses strokes thinner than 4 pixels."
         ),
     )
 

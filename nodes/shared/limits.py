@@ -36,6 +36,7 @@ _SMALLEST_LATENTS = min(
 _CPU = torch.device("cpu")
 _STEP_OF_CELLS = 8
 _COPIES_OF_A_COMPOSITE = 5  # both pictures weighted, their sum, the weights, and the distances that they come from
+_BYTES_OF_A_LABEL = 160  # of a pixel of a map: its levels, colours as whole numbers, labels, and channels
 _COPIES_OF_A_VIEW = 6  # both pictures, the latents snapped and compared
 
 
@@ -109,6 +110,26 @@ def check_sampling(task: str, model: ModelPatcher, shape: Sequence[int], whole: 
 
     free = reachable_memory(model.load_device) - kernel_bytes(unet)
     check_fits(task, _pixels(config, shape), cost, free, unet.size_multiple * config.first_stage.downscale)
+
+
+def size_of(pictures: Tensor) -> Size:
+    """Of an IMAGE (N, H, W, C) or a MASK (N, H, W)."""
+    return Size(pictures.shape[0], pictures.shape[1], pictures.shape[2])
+
+
+def check_conditioning(task: str, config: LDMConfig, size: Size, device: torch.device) -> None:
+    """Raise TooLargeError unless what a model sees beside latents of `size`, in cells, and empty latents fit."""
+    numbers = 3 * config.unet.in_channels  # what is made, and twice as much on the way
+
+    def cost(n: int, height: int, width: int) -> int:
+        return numbers * image_bytes(n, height, width, 1)
+
+    check_fits(task, size, cost, reachable_memory(device), config.unet.size_multiple)
+
+
+def check_labels(task: str, size: Size, device: torch.device) -> None:
+    """Raise TooLargeError unless maps of labels of that many pixels fit."""
+    check_pictures(task, size, lambda n, height, width: _BYTES_OF_A_LABEL * n * height * width, device)
 
 
 def check_view(task: str, vae: LDMVAE, samples: Tensor) -> None:

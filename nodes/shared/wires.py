@@ -16,8 +16,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...ldm_backend.config.conditioning import TASKS
 from ...ldm_backend.errors import InputError, SamplingError, short_repr
 from ...ldm_backend.finite import FLOATS, all_finite, is_plain
+from ..host.conditioning import check_model_task
 from ..host.model import ldm_model_of
 from ..host.vae import ldm_vae_of
 from .latent_batch import MASK_KEY, check_carried
@@ -103,7 +105,8 @@ def _mask(value: Any, item: Any) -> Tensor:
 
 
 def _model(value: Any, item: Any) -> Any:
-    ldm_model_of(value, item.id)
+    """A MODEL of this pack, for one of the tasks that `model_input` was given; any other input takes all tasks."""
+    check_model_task(ldm_model_of(value, item.id).ldm_config.task, getattr(item, "tasks", TASKS), item.id)
     return value
 
 

@@ -151,11 +151,15 @@ def test_what_is_no_prompt_is_answered(target: Target, body: bytes, status: int)
 
 
 def wires() -> list[tuple[str, str, str]]:
-    """(node type, input, word of its message) for every wire that a node of the pack needs."""
+    """(node type, input, word of its message) for every wire of the nodes that run with the demo.
+
+    Of all nodes, with models of every task: `pack/test_node_doors.py`.
+    """
     words = {"model": "MODEL", "vae": "VAE", "image": "IMAGE", "images": "IMAGE", "inpainted": "IMAGE", "mask": "MASK"}
     found = {
         (node["class_type"], name, words.get(name, "LATENT"))
         for case in cycle(0)
+        if case.end == "done"
         for node in case.prompt.values()
         for name, value in node["inputs"].items()
         if node["class_type"].startswith("LDM") and isinstance(value, list)

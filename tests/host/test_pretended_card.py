@@ -1,4 +1,4 @@
-"""All workflows on a real ComfyUI that believes in a card, with each way in which it can use one.
+"""All workflows, and models of all tasks, on a real ComfyUI that believes in a card, with each way to use one.
 
 The card is pretended (tests/support/devices/pretend_cuda): kernels are the CPU's, all around them is what a card would
 see. On the CPU itself the networks take other ways to the same sums, so a value at the border between two levels of a
@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conditional_models import CONFIGS, write_conditional_folder
 from model_folder import write_model_folder
 from PIL import Image, ImageSequence
+from prompts import Prompt
 from watched_host import host_program
 
 from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
@@ -49,6 +51,33 @@ Picture = tuple[str, np.ndarray]  # format of the file, (H, W, 3)
 Pictures = dict[str, list[Picture]]
 
 
+def trained(task: str) -> dict[str, Any]:
+    """A prompt with a model of a task that sees a picture."""
+    prompt = Prompt()
+    loader = prompt.add("LDMCheckpointLoader", checkpoint=task)
+    settings = {"seed": 3, "steps": 2, "sampler": "dpmpp_2m", "grid": "auto", "eta": 0.0}
+    wires = {"model": loader(0), "vae": loader(1), "image": prompt.decoded(loader(1), prompt.noise(5, 2))}
+    mask = prompt.add("SolidMask", value=1.0, width=64, height=64)(0)
+    hole = prompt.add("SolidMask", value=1.0, width=32, height=24)(0)
+    nothing = prompt.add("SolidMask", value=0.0, width=64, height=64)(0)
+    hole = prompt.add("MaskComposite", destination=nothing, source=hole, x=8, y=16, operation="add")(0)
+    if task == "super-resolution":
+        made = prompt.add("LDMSuperResolution", **wires, **settings, tile=32)(0)
+    elif task == "inpainting":
+        made = prompt.add("LDMInpaintModel", **wires, **settings, mask=hole, mask_reduction="any")(0)
+    else:
+        ground = prompt.add("LDMSemanticRegion", mask=mask, name="person")(0)
+        labels = prompt.add("LDMSemanticRegion", mask=hole, name="car", map=ground)(0)
+        seen = prompt.add("LDMSemanticLabels", model=loader(0), image=labels, labels="colours")
+        latent = prompt.add(
+            "KSampler", model=loader(0), positive=seen(0), negative=seen(0), latent_image=seen(1), seed=3, steps=2,
+            cfg=1.0, sampler_name="euler", scheduler="simple", denoise=1.0,
+        )(0)  # fmt: skip
+        made = prompt.decoded(loader(1), latent)
+    prompt.save(made)
+    return prompt
+
+
 def small(path: Path) -> dict[str, Any]:
     """The prompt of a workflow."""
     prompt = json.loads(path.read_text())
@@ -65,7 +94,7 @@ def small(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def started(folder: Path, arguments: list[str], card: Path | None) -> Iterator[ComfyClient]:
-    """A host with the tiny checkpoint.
+    """A host with the tiny checkpoints.
 
     Args:
         folder: for everything of it.
@@ -78,6 +107,8 @@ def started(folder: Path, arguments: list[str], card: Path | None) -> Iterator[C
         location = HostLocation(location.path, str(host_program(folder / "python", command)))
     base = folder / "base"
     write_model_folder(base / "models" / "ldm" / "tiny", TINY)
+    for task, config in CONFIGS.items():
+        write_conditional_folder(base / "models" / "ldm" / task, config)
     packs = {"comfyui-ldm": PACK_ROOT}
     with (
         PrivateHost(location, packs, base, arguments=arguments, cpu=card is None, threads=1) as host,
@@ -86,9 +117,9 @@ def started(folder: Path, arguments: list[str], card: Path | None) -> Iterator[C
         yield client
 
 
-def pictures_of(client: ComfyClient, path: Path) -> list[Picture]:
-    """Run a workflow to its end, which must be a good one; every picture and frame that it saves or shows."""
-    prompt_id = client.submit(small(path))
+def pictures_of(client: ComfyClient, prompt: dict[str, Any]) -> list[Picture]:
+    """Run a prompt to its end, which must be a good one; every picture and frame that it saves or shows."""
+    prompt_id = client.submit(prompt)
     client.follow(prompt_id)  # raises what the host reports
     # By node: in which order a host executes those that do not wait for each other is chance.
     refs = sorted(client.outputs(prompt_id), key=lambda ref: int(ref.node_id))
@@ -98,10 +129,13 @@ def pictures_of(client: ComfyClient, path: Path) -> list[Picture]:
     ]
 
 
+PROMPTS = {path.stem: small(path) for path in WORKFLOWS} | {task: trained(task) for task in CONFIGS}
+
+
 @pytest.fixture(scope="module")
 def of_the_cpu(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
     with started(tmp_path_factory.mktemp("cpu"), [], None) as client:
-        return {path.stem: pictures_of(client, path) for path in WORKFLOWS}
+        return {name: pictures_of(client, prompt) for name, prompt in PROMPTS.items()}
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -115,12 +149,12 @@ def on_the_card(
         yield request.param, client, lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_on_the_card_makes_the_pictures_of_the_cpu(path, on_the_card, of_the_cpu):
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_workflow_on_the_card_makes_the_pictures_of_the_cpu(name, on_the_card, of_the_cpu):
     mode, client, acts = on_the_card
     assert client.system_stats()["devices"][0]["type"] == "cuda"
     before = acts()
-    found = pictures_of(client, path)
+    found = pictures_of(client, PROMPTS[name])
     new = acts()[len(before) :]
     assert not [act for act in new if act[0] in ("mismatch", "race")]
     assert new[-1][3] - new[0][3] > 100, "the networks ran elsewhere"
@@ -129,7 +163,7 @@ def test_a_workflow_on_the_card_makes_the_pictures_of_the_cpu(path, on_the_card,
     if mode == "novram":
         handed_over = [act for act in new if act[1] == "H2D" and act[2].startswith("comfy/")]
         assert len(handed_over) > 100, "the weights were on the card"
-    for (kind, picture), (_, expected) in zip(found, of_the_cpu[path.stem], strict=True):
+    for (kind, picture), (_, expected) in zip(found, of_the_cpu[name], strict=True):
         difference = np.abs(picture.astype(int) - expected.astype(int))
         assert np.ptp(picture) > 0
         if kind == "WEBP":  # with losses, which make more of a level

@@ -8,7 +8,7 @@ import pytest
 
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost
 
-PROMPTS = 60
+CYCLES = 3
 
 
 @pytest.fixture
@@ -33,9 +33,10 @@ def test_every_node_takes_part(soak: Any, client: ComfyClient) -> None:
 
 def test_mixed_prompts_leave_nothing_behind(soak: Any, host: PrivateHost) -> None:
     """A short run cannot tell a slow leak from warming up; what it lets through, benchmarks/soak.py would show."""
-    done = soak.soak(host, PROMPTS)
-    assert len(done.answers) == PROMPTS
-    first, last = done.size(soak.CYCLE), done.size(PROMPTS)
+    prompts = CYCLES * soak.CYCLE
+    done = soak.soak(host, prompts)
+    assert len(done.answers) == prompts
+    first, last = done.size(soak.CYCLE), done.size(prompts)
     assert last.memory < 1.1 * first.memory
     assert last.handles <= first.handles + 4
     assert last.threads <= first.threads + 2

@@ -36,7 +36,11 @@ def test_bytes_and_unit_floats_are_the_same_pictures():
     from_floats = as_pictures(torch.from_numpy(PIXELS).float() / 255.0, 3)
     assert (from_bytes.dtype, from_bytes.shape) == (torch.float32, (2, 3, 13, 10))
     assert from_bytes[1, 2, 5, 7].item() == np.float32(PIXELS[1, 5, 7, 2]) / np.float32(127.5) - np.float32(1)
-    torch.testing.assert_close(from_bytes, from_floats, rtol=0, atol=2e-7)  # the last bit of x / 255 * 2
+    assert torch.equal(from_bytes, from_floats)
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    assert torch.equal(as_pictures(levels, 1), as_pictures(torch.from_numpy(levels).float() / 255.0, 1))
+    between = torch.rand(1, 16, 16, 1)  # numbers of no level, each as it is
+    assert torch.equal(as_pictures(between, 1), between.movedim(-1, 1) * 2.0 - 1.0)
     assert as_pictures(np.array([[[[-3.0, 0.5, 7.0]]]]), 3).flatten().tolist() == [-1.0, 0.0, 1.0]
 
 
@@ -255,3 +259,5 @@ def test_names_of_labels():
         label_of("sky")
     with pytest.raises(InputError, match="no label ''"):
         label_of("")
+    with pytest.raises(InputError, match="A label is 3; expected one of the names"):
+        label_of(3)  # pyright: ignore[reportArgumentType]

@@ -418,8 +418,9 @@ def test_parts_of_a_batch_are_the_batch(upscaler, monkeypatch):
     """A part of the images takes its part of the conditioning."""
     c = low_resolution(SMALL, SUPER_RESOLUTION)
     x = draw_noise([1, 2, 3], (3, 8, 12))
-    whole = Conditioned(upscaler, c)(x, 500.0)
+    whole = Conditioned(sampling._joined_evaluation(upscaler), upscaler.config, c)(x, 500.0)
     monkeypatch.setattr(chunks, "_SMALL", 0)
-    denoiser = Conditioned(upscaler, c)
-    denoiser._chunks._free = lambda _: sampling.evaluation_bytes(SUPER_RESOLUTION.unet, 1, 8, 12, 4) + 1
+    parts = chunks.Chunks("UNet", lambda _: sampling.evaluation_bytes(SUPER_RESOLUTION.unet, 1, 8, 12, 4) + 1)
+    monkeypatch.setattr(sampling, "Chunks", lambda _: parts)
+    denoiser = Conditioned(sampling._joined_evaluation(upscaler), upscaler.config, c)
     torch.testing.assert_close(denoiser(x, 500.0), whole, rtol=0, atol=1e-5)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conditional_models import CONFIGS, load_conditional
 from model_folder import write_model_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -104,6 +105,22 @@ def models(host: PrivateHost) -> Path:
 def tiny(models: Path, write_checkpoint: Callable[[Path], Path]) -> ldm_backend.LatentDiffusion:
     """The tiny checkpoint, present in the host as "tiny" and loaded here without a host."""
     return ldm_backend.load(write_checkpoint(models / "tiny"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def conditional(models: Path) -> dict[str, ldm_backend.LatentDiffusion]:
+    """A tiny checkpoint of each task that sees a picture, present in the host under the task's name, and loaded."""
+    return {task: load_conditional(models / task, config) for task, config in CONFIGS.items()}
+
+
+@pytest.fixture
+def put_picture(host: PrivateHost) -> Callable[[str, np.ndarray], None]:
+    """Writes uint8 pixels as a PNG into the host's input folder, for LoadImage."""
+
+    def write(name: str, pixels: np.ndarray) -> None:
+        Image.fromarray(pixels).save(host.base_directory / "input" / name)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -84,17 +84,83 @@ def test_a_wrong_answer_is_named(graph, refusal, formats):
         assert re.search(message, refusal(wrong, "LDMCheckpointLoader"))
 
 
+WORDS = {"super-resolution": "LDM Super-Resolution", "inpainting": "LDM Inpaint Model",
+         "semantic-synthesis": "LDM Semantic Labels with KSampler"}  # fmt: skip
+
+
 @pytest.mark.parametrize("task", CONFIGS)
-def test_a_model_of_another_task_is_refused_in_words(graph, client: ComfyClient, models: Path, task):
-    """By what it is for, and before anything is built."""
+def test_a_model_of_another_task_is_refused_in_words(graph, client: ComfyClient, refusal, models: Path, task):
+    """By every node that draws from noise alone, by what the model is for and with the node that takes it."""
     state, config = compvis_tensors(CONFIGS[task]), CONFIGS[task]
     torch.save(state, models / f"{task}.ckpt")
     convert_to_single_file(read_checkpoint(models / f"{task}.ckpt", config=config), models / f"{task}.safetensors")
-    graph.core(f"{task}.safetensors")
-    with pytest.raises(
-        ExecutionError, match=f"LDM Checkpoint Loader takes an unconditional .* this one is an? {task} model"
-    ):
-        client.follow(client.submit(graph.prompt))
+    info = client.object_info()
+    takers = {name for name, node in info.items() if name.startswith("LDM") and "model" in node["input"]["required"]}
+    trained = {name for name in takers if node_task(info[name])}
+    for name in sorted(takers - trained - {"LDMModelInfo", "LDMCheckpointSave", "LDMSigmas"}):
+        wrong = type(graph)()
+        wired(wrong, info, name, wrong.checkpoint(f"{task}.safetensors"))
+        message = refusal(wrong, name)
+        shown = task.replace("-synthesis", " synthesis")
+        assert f"model: the MODEL is for {shown}: it" in message
+        assert "This node takes one for pictures without a conditioning" in message
+        assert f"Connect {WORDS[task]}, or choose another checkpoint" in message
+
+
+def test_an_unconditional_model_is_refused_in_words(graph, client: ComfyClient, refusal, tiny):
+    """By every node that was made for another task."""
+    info = client.object_info()
+    trained = {name: task for name, node in info.items() if name.startswith("LDM") and (task := node_task(node))}
+    assert len(trained) >= 5
+    assert set(trained.values()) == {"super-resolution", "inpainting", "semantic synthesis"}
+    for name, task in trained.items():
+        wrong = type(graph)()
+        wired(wrong, info, name, wrong.checkpoint("tiny"))
+        assert f"This node takes one for {task}" in refusal(wrong, name)
+
+
+def node_task(node: dict[str, Any]) -> str:
+    """What the tooltip of its MODEL says that it is for; nothing for other nodes."""
+    settings = node["input"]["required"].get("model", [None, {}])[1]
+    return settings.get("tooltip", "").partition(", of one for ")[2].partition(" (")[0].rstrip(".")
+
+
+def wired(graph: Any, info: dict[str, Any], name: str, loader: Any) -> None:
+    """A node with something fitting at each input, and a node behind it that asks for its result."""
+    sources = {
+        "MODEL": lambda: loader[0], "VAE": lambda: loader[1], "LATENT": lambda: graph.noise()[0],
+        "IMAGE": lambda: graph.add("EmptyImage", width=64, height=64, batch_size=1, color=0)[0],
+        "MASK": lambda: graph.add("SolidMask", value=1.0, width=64, height=64)[0],
+    }  # fmt: skip
+    inputs = {}
+    for key, (kind, *settings) in info[name]["input"]["required"].items():
+        choices = kind if isinstance(kind, list) else (settings[0].get("options") if settings else None)
+        inputs[key] = sources[kind]() if kind in sources else settings[0].get("default", choices and choices[0])
+    node = graph.add(name, **inputs)
+    graph.add("PreviewAny", source=node[0])
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_a_model_of_every_task_is_loaded_told_and_saved(
+    graph, client: ComfyClient, host: PrivateHost, models: Path, conditional, task
+):
+    """As it is, with what makes its conditioning."""
+    loader = graph.checkpoint(task)
+    info = graph.add("LDMModelInfo", model=loader[0])
+    save = {"filename_prefix": f"checkpoints/{task}", "dtype": "fp32"}
+    graph.add("LDMCheckpointSave", model=loader[0], vae=loader[1], **save)
+    prompt_id = client.submit(graph.prompt)
+    client.follow(prompt_id)
+    entry = client.history(prompt_id)
+    assert entry is not None
+    assert json.loads(entry["outputs"][info.id]["text"][0])["task"] == task
+    (file,) = (host.base_directory / "output" / "checkpoints").glob(f"{task}_*.safetensors")
+    saved, original = read_checkpoint(file), read_checkpoint(models / task)
+    assert saved.config == original.config
+    pairs = ((saved.unet, original.unet), (saved.first_stage, original.first_stage))
+    for ours, theirs in (*pairs, (saved.conditioner, original.conditioner)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_saved_checkpoint_is_the_loaded_one(graph, client: ComfyClient, host: PrivateHost, formats):

@@ -30,7 +30,8 @@ def contents(watched: Watched) -> dict[Path, tuple[int, int]]:
 
 
 def prompts() -> Iterator[dict]:
-    """Templates until every node of theirs has run, which is every node of the pack, with fewer steps."""
+    """Templates until every node of theirs has run, which is every node of the pack that the demo
+    can run, with fewer steps."""
     seen: set[str] = set()
     for file in sorted((PACK_ROOT / "workflows" / "api").glob("*.json")):
         prompt = json.loads(file.read_text())

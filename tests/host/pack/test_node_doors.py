@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conditional_models import CONFIGS, write_conditional_folder
 from watched_host import __file__ as SUPPORT
 
 from ldm_headless import PACK_ROOT, find_host
@@ -32,6 +33,9 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     """Every call of the walk; see `node_walk.call`."""
     location, folder = find_host(), tmp_path_factory.mktemp("walk")
     (folder / "output").mkdir()
+    (folder / "models").mkdir()
+    for task, config in CONFIGS.items():
+        write_conditional_folder(folder / "models" / task, config)
     script = Path(str(SUPPORT)).with_name("node_walk.py")
     command = [location.python, "-P", str(script), str(location.path), str(PACK_ROOT), str(folder / "output")]
     environment = os.environ | {"PYTHONPATH": str(script.parent), "PYTHONDONTWRITEBYTECODE": "1"}

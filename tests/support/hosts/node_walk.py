@@ -1,7 +1,8 @@
 """Gives every node of the pack hostile values, in a process with ComfyUI's code and without its server.
 
-Arguments: the host's folder, the pack's, a folder for outputs. The nodes and their inputs are those that the pack
-declares, so a new node takes part by itself. A line of JSON goes out for each call; see `Walk.call`.
+Arguments: the host's folder, the pack's, a folder for outputs, and names of nodes if not all. Beside the folder for
+outputs lies `models` with a checkpoint for each task that sees a picture, named by it. The nodes and their inputs are
+those that the pack declares, so a new node takes part by itself. A line of JSON goes out for each call; see `call`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from comfy.model_patcher import ModelPatcher  # noqa: E402
 from comfy_api.latest import io  # noqa: E402
 
 folder_paths.set_output_directory(str(OUTPUT))
+folder_paths.add_model_folder_path("ldm", str(OUTPUT.parent / "models"))
 spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
 pack: Any = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
 sys.modules["pack"] = pack
@@ -42,6 +44,7 @@ spec.loader.exec_module(pack)  # pyright: ignore[reportOptionalMemberAccess]
 
 pack_nodes: Any = importlib.import_module("pack.nodes")
 latent_batch: Any = importlib.import_module("pack.nodes.shared.latent_batch")
+tasks: Any = importlib.import_module("pack.ldm_backend.config.conditioning")
 LDMError: Any = importlib.import_module("pack.ldm_backend.errors").LDMError
 
 LIMIT = 5  # seconds
@@ -49,6 +52,8 @@ CPU = torch.device("cpu")
 LONG = ("steps", "jump_length", "resamples", "iterations")  # their largest values are legal, and take minutes
 SMALL = {"steps": 2, "frames": 3, "width": 64, "height": 64, "variations": 2, "resamples": 1, "jump_length": 1,
          "tile": 16, "checkpoint": "portraits-128", "filename_prefix": "walk/x"}  # fmt: skip
+# A map of labels: black, which is number 0.
+MAPS = {"LDMSemanticLabels": {"image": lambda: torch.zeros(1, 64, 64, 3), "labels": "numbers"}}
 KEYS = {"seed": latent_batch.SEED_KEY, "labels": latent_batch.LABELS_KEY, "info": latent_batch.INFO_KEY}
 
 
@@ -156,12 +161,13 @@ def values_for(item: Any, good: dict[str, Callable[[], Any]], foreign: hostile.V
     return hostile.NOTHING  # choices, truths, and kinds that are new
 
 
-def foreign_values(model: Any, vae: Any, latent: Callable[[], Any]) -> hostile.Values:
-    """What other nodes give, for inputs of the kinds MODEL and VAE."""
+def foreign_values(model: Any, vae: Any, other: Any, latent: Callable[[], Any]) -> hostile.Values:
+    """What other nodes give, for inputs of the kinds MODEL and VAE; `other` is a MODEL of another task."""
     foreign_vae = comfy.sd.VAE.__new__(comfy.sd.VAE)
     return {
         "MODEL": lambda: model,
         "VAE": lambda: vae,
+        "MODEL of another task": lambda: other,
         "inner model": lambda: model.model,
         "network": lambda: model.model.diffusion_model,
         "first stage": lambda: vae.first_stage_model,
@@ -171,6 +177,12 @@ def foreign_values(model: Any, vae: Any, latent: Callable[[], Any]) -> hostile.V
         "CONDITIONING": lambda: [[torch.zeros(1, 1, 1), {}]],
         "LATENT": latent,
     }
+
+
+def task_of(node: Any) -> str:
+    """The first task that the MODEL of a node may be for."""
+    (item,) = [item for item in node.GET_SCHEMA().inputs if item.io_type == "MODEL"] or [None]
+    return getattr(item, "tasks", tasks.TASKS)[0]
 
 
 def walk(node: Any, good: dict[str, Callable[[], Any]], foreign: hostile.Values) -> None:
@@ -183,6 +195,7 @@ def walk(node: Any, good: dict[str, Callable[[], Any]], foreign: hostile.Values)
             made["latent_to"]["samples"] = made["latent_to"]["samples"].flip(-1)
         widgets = [item for item in schema.inputs if item.io_type not in good]
         made |= {item.id: SMALL.get(item.id, item.default) for item in widgets if not item.optional}
+        made |= {key: value() if callable(value) else value for key, value in MAPS.get(name, {}).items()}
         return made | odd
 
     call(name, "", "good", None, lambda: execute(node, inputs()))
@@ -241,7 +254,11 @@ def main() -> None:
     signal.signal(signal.SIGPROF, out_of_time)
     torch.set_num_threads(1)
     nodes: dict[str, Any] = {node.__name__: node for node in asyncio.run(pack_nodes.LDMExtension().get_node_list())}
-    model, vae = execute(nodes["LDMCheckpointLoader"], {"checkpoint": SMALL["checkpoint"]})
+    loaded = {
+        task: execute(nodes["LDMCheckpointLoader"], {"checkpoint": task.replace(tasks.UNCONDITIONAL, "portraits-128")})
+        for task in tasks.TASKS
+    }
+    model, vae = loaded[tasks.UNCONDITIONAL]
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn(1, 3, 16, 16, generator=generator)
     image = torch.rand(1, 64, 64, 3, generator=generator)
@@ -257,7 +274,12 @@ def main() -> None:
     chosen = sys.argv[4:]
     for name, node in nodes.items():
         if not chosen or name in chosen:
-            walk(node, good, foreign_values(model, vae, good["LATENT"]))
+            task = task_of(node)
+            other = loaded[next(one for one in reversed(tasks.TASKS) if one != task)][0]
+            model, vae = loaded[task]
+            fitting = good | {"MODEL": lambda model=model: model, "VAE": lambda vae=vae: vae}
+            walk(node, fitting, foreign_values(model, vae, other, good["LATENT"]))
+    model, vae = loaded[tasks.UNCONDITIONAL]
     if not chosen or "native" in chosen:
         walk_native(model, vae, good, nodes)
 

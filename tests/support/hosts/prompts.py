@@ -1,7 +1,8 @@
 """Prompts in API format on the demo model: small, quick, and together of every node type of the pack.
 
-`cycle(number)` gives twenty of them, good ones and bad ones, each with the end that it must come to. Another number
-gives other seeds and the same work, so that the host computes anew and one cycle compares with another.
+`cycle(number)` gives good ones and bad ones, each with the end that it must come to. Another number gives other seeds
+and the same work, so that the host computes anew and one cycle compares with another. Nodes of models that see a
+picture are wired to the demo, which is none, and must be refused: their weights do not come with the pack.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Case:
 
 
 def cycle(number: int) -> list[Case]:
-    """Twenty prompts: every node type of the pack, several sizes and batches, all samplers in the course of time."""
+    """Prompts of every node type of the pack, several sizes and batches, all samplers in the course of time."""
     return [make(100 * number + index) for index, make in enumerate(_CASES)]
 
 
@@ -261,6 +262,68 @@ def _no_wire(seed: int) -> Case:
     return Case("null for a latent", prompt, "failed")
 
 
+def _super_resolution(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    image = prompt.decoded(loader(1), prompt.noise(seed))
+    large = prompt.add(
+        "LDMSuperResolution", model=loader(0), vae=loader(1), image=image, seed=seed, steps=2, sampler="ddim",
+        grid="auto", eta=0.0, tile=0,
+    )(0)  # fmt: skip
+    prompt.save(large)
+    return Case("super-resolution with a model for portraits", prompt, "failed")
+
+
+def _super_resolution_parts(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    image = prompt.decoded(loader(1), prompt.noise(seed))
+    prompt.save(
+        prompt.decoded(loader(1), prompt.add("LDMSuperResolutionConditioning", model=loader(0), image=image)(1))
+    )
+    return Case("parts of super-resolution with a model for portraits", prompt, "failed")
+
+
+def _trained_inpainting(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    image = prompt.decoded(loader(1), prompt.noise(seed))
+    mask = prompt.add("SolidMask", value=1.0, width=64, height=64)(0)
+    new = prompt.add(
+        "LDMInpaintModel", model=loader(0), vae=loader(1), image=image, mask=mask, seed=seed, steps=2, sampler="ddim",
+        grid="auto", eta=0.0, mask_reduction="any",
+    )(0)  # fmt: skip
+    prompt.save(new)
+    return Case("trained inpainting with a model for portraits", prompt, "failed")
+
+
+def _trained_inpainting_parts(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    image = prompt.decoded(loader(1), prompt.noise(seed))
+    mask = prompt.add("SolidMask", value=1.0, width=64, height=64)(0)
+    wires = {"model": loader(0), "vae": loader(1), "image": image, "mask": mask}
+    latent = prompt.add("LDMInpaintConditioning", **wires, mask_reduction="any")(1)
+    prompt.save(prompt.decoded(loader(1), latent))
+    return Case("parts of trained inpainting with a model for portraits", prompt, "failed")
+
+
+def _semantic_map(seed: int) -> Case:
+    prompt = Prompt()
+    sky = prompt.add("SolidMask", value=1.0, width=64, height=64 + 16 * (seed % 7))(0)
+    prompt.save(prompt.add("LDMSemanticRegion", mask=sky, name="sky-other")(0))
+    return Case("a map of labels", prompt, images=1)
+
+
+def _semantic_synthesis(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    image = prompt.decoded(loader(1), prompt.noise(seed))
+    latent = prompt.add("LDMSemanticLabels", model=loader(0), image=image, labels="colours")(1)
+    prompt.save(prompt.decoded(loader(1), latent))
+    return Case("semantic synthesis with a model for portraits", prompt, "failed")
+
+
 def _cancelled(seed: int) -> Case:
     return Case("cancelled", portrait(seed, steps=1000), "cancelled")
 
@@ -268,5 +331,6 @@ def _cancelled(seed: int) -> Case:
 _CASES: tuple[Callable[[int], Case], ...] = (
     _demo, _batch, _refused, _wide, _samplers, _unknown_checkpoint, _other_samplers, _tiled, _native_sampler,
     _cancelled, _custom_sampling, _image_to_image, _odd_size, _inpaint, _inversion, _walk, _no_wire, _latent_walk,
-    _variations, _checkpoint,
+    _variations, _checkpoint, _super_resolution, _super_resolution_parts,
+    _trained_inpainting, _trained_inpainting_parts, _semantic_map, _semantic_synthesis,
 )  # fmt: skip
