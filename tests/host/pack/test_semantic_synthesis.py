@@ -47,7 +47,7 @@ def test_regions_make_the_map(graph, run, put_picture, assert_same_images, expec
     """Each over what came before; the first fills the whole."""
     painted = None
     for label in range(5):
-        put_picture(f"region{label}.png", np.repeat((label == LABELS)[..., None] * np.uint8(255), 3, axis=2))
+        put_picture(f"region{label}.png", np.repeat(np.equal(LABELS, label)[..., None] * np.uint8(255), 3, axis=2))
         mask = graph.add("ImageToMask", image=graph.add("LoadImage", image=f"region{label}.png")[0], channel="red")
         before = {} if painted is None else {"map": painted[0]}
         painted = graph.add("LDMSemanticRegion", mask=mask[0], name=COCO_STUFF[label], **before)
