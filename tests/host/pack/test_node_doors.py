@@ -51,7 +51,7 @@ def faults(call: Call) -> list[str]:
     """What is wrong with the end of a call."""
     message, done, node = call["message"], call["end"] == "done", call["node"]
     found = []
-    ours = node in NODE_IDS or str(PACK_ROOT) in call.get("place", "")
+    ours = node in NODE_IDS or is_ours(Path(call.get("place", "").rpartition(":")[0]))
     if not done and not call["family"] and ours:
         found.append(f"{call['end']} at {call['place']}: {message[:300]}")
     if call["value"] == "good" and not done:
@@ -68,6 +68,11 @@ def faults(call: Call) -> list[str]:
     if call["family"] and node in NODE_IDS and not names(call):
         found.append(f"the message does not name the input: {message[:300]}")
     return found
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file is the pack's; the host may lie in a folder of it."""
+    return file.is_relative_to(PACK_ROOT) and not file.is_relative_to(find_host().path)
 
 
 def names(call: Call) -> bool:
