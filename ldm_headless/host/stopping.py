@@ -10,6 +10,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -28,6 +29,8 @@ _stopped_by: list[int] = []
 def end_on_signals() -> None:
     """Have SIGTERM end this process as Ctrl-C does, whatever the main thread is in."""
     signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _again_if_lost
 
 
@@ -53,6 +56,8 @@ def _code(code: Any) -> Any:
 
 def run_async(work: Coroutine[Any, Any, _Result]) -> _Result:
     """As `asyncio.run`; a signal ends the work also while it computes."""
+    if signal.getsignal(signal.SIGINT) is _interrupt and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio sets its own over this one alone
     return asyncio.run(_watched(work))
 
 
@@ -83,14 +88,27 @@ def _insisting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """Do what Ctrl-C does: within asyncio, which sets a handler of its own, that is cancelling the work."""
+    _end_within_torch(number)
     if _stopped_by:
         return  # on our way already; a second signal must not break off the cleaning up
     _stopped_by.append(number)
     handler = signal.getsignal(signal.SIGINT)
-    if callable(handler) and handler is not signal.default_int_handler:
+    if callable(handler) and handler not in (signal.default_int_handler, _interrupt):
         handler(signal.SIGINT, frame)
     else:
         _end(number, frame)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _end_within_torch(number)
+    signal.default_int_handler(number, frame)
+
+
+def _end_within_torch(number: int) -> None:
+    """While torch is imported, what a handler raises may reach its C++, which aborts; and nothing has begun yet."""
+    spec = getattr(sys.modules.get("torch"), "__spec__", None)
+    if getattr(spec, "_initializing", False):
+        os._exit(128 + number)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

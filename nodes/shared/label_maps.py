@@ -49,7 +49,10 @@ def label_channels(model: LDMModel, levels: np.ndarray, kind: str) -> Tensor:
     """
     config, conditioner = model.ldm_config.conditioning, model.conditioner
     if not isinstance(config, SegmentationConfig) or conditioner is None:
-        raise InputError("model: the MODEL sees no map of labels. Load one for semantic synthesis.")
+        raise InputError(
+            f"model: the MODEL is for {model.ldm_config.task} and sees no map of labels. Load one for semantic "
+            "synthesis."
+        )
     naming("image", lambda: latent_size(model.ldm_config, *levels.shape[1:3]))  # refuses other sides
     labels = naming("image", lambda: as_labels(_numbers(levels, kind, config.n_labels), config.n_labels))
     return conditioner(labels).float()
@@ -59,7 +62,11 @@ def _numbers(levels: np.ndarray, kind: str, n_labels: int) -> np.ndarray:
     if kind == COLOURS:
         return labels_from_colours(np.broadcast_to(levels, (*levels.shape[:3], 3)), default_palette(n_labels))
     if (levels != levels[..., :1]).any():
-        raise InputError("The map is no grey picture, so its pixels are no numbers. Set labels to colours.")
+        different = int((levels != levels[..., :1]).any(-1).sum())
+        raise InputError(
+            f"The map is no grey picture: red, green and blue differ in {different} pixels, which are no numbers. Set "
+            "labels to colours."
+        )
     return levels[..., 0].astype(np.int64)
 
 

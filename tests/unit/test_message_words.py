@@ -75,7 +75,8 @@ EXCEPTIONS = {
     "This first stage is a KL autoencoder": A_WIRE,
     "The images hold NaN or infinity": A_WIRE,
     "The latent holds NaN or infinity": A_WIRE,
-    "The VAE is not the one that this MODEL was trained with": A_WIRE,
+    "vae: the VAE is not the one that this MODEL was trained with": A_WIRE,
+    "{name}: {error}": PASSED_ON,
     "The sampler adds noise at each step, but the run has no seed": A_WIRE,
 }
 

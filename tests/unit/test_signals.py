@@ -87,7 +87,10 @@ class Situation:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def away(self) -> list[str]:
-        return self.run("--wait", "60", url="http://127.0.0.1:9")
+        """The server took the prompt, and is not there any more."""
+        self.server.leaves = True
+        self.before = 3
+        return self.run("--wait", "60")
 
     def silent(self) -> list[str]:
         self.listener = socket.create_server(("127.0.0.1", 0))  # takes connections, and never says a word

@@ -34,6 +34,7 @@ class SmallServer:
         requests: Method, path with query, headers and body of all so far.
         holds: Prompts run for ever: they are in the queue, and in no history.
         silent: Method and path (its first part) of what gets no answer.
+        leaves: Whether it goes away, for good, when it was given a prompt.
         drip: Of `/view`: one byte in this many seconds, for ever.
     """
 
@@ -46,6 +47,7 @@ class SmallServer:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.holds = False
         self.silent: tuple[str, ...] = ()
+        self.leaves = False
         self.drip = 0.0
         self.closing = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of_ours": self}))
@@ -57,12 +59,17 @@ class SmallServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.close()
+
+    def close(self) -> None:
+        """End, once or again."""
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
     def _held(self) -> list[Any]:
-        bodies = [json.loads(body) for method, path, _, body in self.requests if (method, path) == ("POST", "/prompt")]
+        sent = self.requests if self.holds else ()
+        bodies = [json.loads(body) for method, path, _, body in sent if (method, path) == ("POST", "/prompt")]
         return [[number, body["prompt_id"], body["prompt"], {}, []] for number, body in enumerate(bodies)]
 
     def right_answer(self, path: str, body: bytes) -> Any:
@@ -71,10 +78,12 @@ class SmallServer:
         answers: dict[str, Callable[[], Any]] = {
             "system_stats": lambda: {"system": {"comfyui_version": "0"}},
             "object_info": lambda: INFO,
-            "queue": lambda: {"queue_running": self._held() if self.holds else [], "queue_pending": []},
+            "queue": lambda: {"queue_running": self._held(), "queue_pending": []},
             "history": lambda: {} if self.holds else {rest: {"outputs": self.outputs, "status": {"messages": []}}},
             "prompt": lambda: (
-                {"prompt_id": json.loads(body)["prompt_id"]} if body else {"exec_info": {"queue_remaining": 0}}
+                {"prompt_id": json.loads(body)["prompt_id"]}
+                if body
+                else {"exec_info": {"queue_remaining": len(self._held())}}
             ),
             "upload": lambda: {"name": body.partition(b'filename="')[2].partition(b'"')[0].decode()},
         }
@@ -106,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             answer = ours.right_answer(parts.path, body)
             self._send(404 if answer is None else 200, json.dumps(answer).encode())
+        if ours.leaves and self.command == "POST":
+            ours.close()
+        self.close_connection |= ours.closing.is_set()
 
     do_POST = do_HEAD = do_GET  # noqa: N815
 
