@@ -100,9 +100,8 @@ def _inception() -> Features:
     path = inception_path()
     with damage_told(f"cannot read {path}"):
         try:
-            torch.load(
-                path, weights_only=True, map_location="cpu"
-            )  # torch-fidelity itself would run what a pickle names
+            # torch-fidelity itself would run what a pickle names.
+            torch.load(path, weights_only=True, map_location="cpu")
         except UnpicklingError as error:  # whose text tells how to run it all the same
             raise JobError(f"cannot read {path}: it holds more than tensors, or is damaged; remove it") from error
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))

@@ -22,9 +22,8 @@ _IMAGES, _SEEDS = "arr_0.npy", "seeds.npy"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of name and extra field
 _MAX_HEADER = 10_000  # of an array; numpy's own limit
 _SMALL = 2**28  # bytes that a packed array may have whatever the size of its file
-_MOST_PACKED = (
-    50  # times the size of the file, beyond that: pictures are packed to a half or less, bombs to a thousandth
-)
+# Times the size of the file, beyond that: pictures are packed to a half or less, bombs to a thousandth.
+_MOST_PACKED = 50
 _CHUNK = 2**20
 
 
@@ -59,7 +58,7 @@ def _mapped(file: BoundedFile, info: zipfile.ZipInfo, path: Path, size: int) -> 
     if signature != b"PK\x03\x04" or info.flag_bits & 1 or start + info.file_size > size:
         raise JobError(f"{path} is cut short or damaged; copy or make it again")
     file.seek(start)
-    shape, order, _ = _image_header(file, path)
+    shape, order = _image_header(file, path)
     if file.tell() + math.prod(shape) > start + info.file_size:
         raise JobError(f"{path}: arr_0 has the shape {shape}, and fewer bytes than that; copy or make it again")
     return np.memmap(file, np.uint8, "r", file.tell(), shape, order)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -67,28 +66,26 @@ def _mapped(file: BoundedFile, info: zipfile.ZipInfo, path: Path, size: int) -> 
 
 def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, size: int) -> np.ndarray:
     with archive.open(info) as member:
-        shape, order, _ = _image_header(member, path)
+        shape, order = _image_header(member, path)
         count = math.prod(shape)
         if count > max(_SMALL, _MOST_PACKED * size):
             raise JobError(
                 f"{path}: arr_0 has {count:,} bytes in a file of {size:,}, which no pictures are packed to; save "
                 "it with numpy.savez"
             )
-        data = bytearray()
-        while len(data) < count and (chunk := member.read(min(_CHUNK, count - len(data)))):
-            data += chunk
-        if len(data) < count or member.read(1):
+        data = _read_past(member, count)
+        if len(data) != count:
             raise JobError(f"{path}: arr_0 has the shape {shape}, and not as many bytes; copy or make it again")
     return np.frombuffer(data, np.uint8).reshape(shape, order=order)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def _image_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], str, np.dtype]:
+def _image_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], str]:
     shape, order, dtype = _header(file, path, "arr_0")
     if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or min(shape) < 1:
         raise JobError(f"{path}: arr_0 is {dtype} {short_repr(shape)}; expected uint8 (N, H, W, 3)")
     if shape[1] * shape[2] > MAX_PIXELS:
         raise JobError(f"{path}: its images have {shape[1] * shape[2]:,} pixels; at most {MAX_PIXELS:,} are taken")
-    return shape, order, dtype
+    return shape, order
 
 
 def _seeds(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, count: int) -> list[int]:
@@ -98,12 +95,18 @@ def _seeds(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, count: i
             raise JobError(f"{path}: seeds is {dtype} {short_repr(shape)}; expected whole numbers (N,)")
         if shape[0] != count:
             raise JobError(f"{path} has {shape[0]} seeds for {count} images; save one for each")
-        data = bytearray()
-        while len(data) < count * dtype.itemsize and (chunk := member.read(_CHUNK)):
-            data += chunk
+        data = _read_past(member, count * dtype.itemsize)
     if len(data) != count * dtype.itemsize:
         raise JobError(f"{path}: seeds has {len(data)} bytes for {count} seeds; copy or make it again")
     return np.frombuffer(data, dtype).tolist()
+
+
+def _read_past(member: IO[bytes], count: int) -> bytearray:
+    """All bytes that are left, or some more than this count of them where there are more."""
+    data = bytearray()
+    while len(data) <= count and (chunk := member.read(_CHUNK)):
+        data += chunk
+    return data
 
 
 def _header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], str, np.dtype]:

@@ -42,7 +42,6 @@ class PictureMaker:
     def __init__(self, source: Source, settings: Settings, on_step: OnStep | None = None) -> None:
         self._source = source
         self._settings = settings
-        self._job = settings.digest
         self._on_step = on_step
         self._stopped = False
         self._sampling = threading.Lock()
