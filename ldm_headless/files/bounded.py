@@ -17,6 +17,8 @@ from ldm_backend.errors import LDMError, printable
 
 from ..errors import JobError
 
+MAX_BYTES = 2**28
+"""Of the file of a picture that is read; a PNG of the most pixels that are taken has fewer."""
 _LARGEST_READ = 2**20
 _OBJECT = re.compile(r" ?<[^<>]* at 0x[0-9a-f]+>")  # what Python calls an open file without a name
 

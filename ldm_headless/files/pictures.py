@@ -10,12 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import JobError
-from .bounded import damage_told
+from .bounded import MAX_BYTES, damage_told
 from .png import MAX_PIXELS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MAX_BYTES = 2**28
-"""Of a file that is read; a PNG of the most pixels that are taken has fewer."""
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1")
 _DEPTH_AT = 24  # in a PNG: bits of a channel
 _PNG = b"\x89PNG\r\n\x1a\n"

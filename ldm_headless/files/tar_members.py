@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import JobError
-from .bounded import BoundedFile, damage_told
+from .bounded import MAX_BYTES, BoundedFile, damage_told
 
 MAX_MEMBERS = 100_000
-MAX_MEMBER = 2**28
-"""Bytes of a file that is read; a PNG of the most pixels that are taken has fewer."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ def read_member(path: Path, member: Member) -> bytes:
     Raises:
         JobError: The file cannot be read, is shorter now, or the member larger than any image.
     """
-    if member.size > MAX_MEMBER:
-        raise JobError(f"{member.name} in {path} has {member.size:,} bytes; an image has at most {MAX_MEMBER:,}")
+    if member.size > MAX_BYTES:
+        raise JobError(f"{member.name} in {path} has {member.size:,} bytes; an image has at most {MAX_BYTES:,}")
     with damage_told(f"cannot read {member.name} in {path}"), path.open("rb") as file:
         file.seek(member.offset)
         found = file.read(member.size)

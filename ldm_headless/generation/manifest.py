@@ -14,7 +14,7 @@ from typing import Any, TypeGuard, TypeVar
 from ldm_backend.json_text import parse_json
 
 from ..errors import JobError
-from ..files.tar_members import MAX_MEMBER
+from ..files.bounded import MAX_BYTES
 from .job import Job, Place
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -64,7 +64,7 @@ def entry_in(found: Mapping[str, Any]) -> Entry | None:
     sha256, machine, size = (found.get(name) for name in ("sha256", "machine", "bytes"))
     if not is_sha256(sha256) or not isinstance(machine, str):
         return None
-    return Entry(sha256, machine[:_MAX_NAME], size if type(size) is int and 0 < size <= MAX_MEMBER else None)
+    return Entry(sha256, machine[:_MAX_NAME], size if type(size) is int and 0 < size <= MAX_BYTES else None)
 
 
 def is_sha256(value: object) -> TypeGuard[str]:
