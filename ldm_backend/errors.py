@@ -79,6 +79,17 @@ def printable(text: str, limit: int = 100) -> str:
     return cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: it holds no half of a character, as names of files with other bytes do."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def repeated(names: Iterable[str]) -> list[str]:
     """Those names that are there more than once, each once, in the order in which they first come."""
     return [name for name, count in Counter(names).items() if count > 1]

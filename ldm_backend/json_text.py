@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import JSONError, printable, repeated
+from .errors import JSONError, is_text, printable, repeated
 
 MAX_LEVELS = 100
 """Of lists and objects in each other. Workflows have ten; what copies or writes them takes several calls a level."""
@@ -69,18 +69,8 @@ def _check(value: Any) -> None:
     for place, each in _walk(value):
         if isinstance(each, int) and not -_MAX_NUMBER <= each <= _MAX_NUMBER:
             raise JSONError(f"the number at {_path(place)} has more than 308 digits")
-        if isinstance(each, str) and not _is_text(each):
+        if isinstance(each, str) and not is_text(each):
             raise JSONError(f"the text at {_path(place)} holds half of a character (a lone surrogate)")
-
-
-def _is_text(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _walk(value: Any) -> Iterator[tuple[list[Any], Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from ldm_backend.errors import printable
+from ldm_backend.errors import is_text, printable
 
 from ..errors import ArgumentError
 
@@ -50,12 +50,8 @@ def _check(name: str, option: str, value: Any) -> None:
 def _check_text(where: str, text: str, is_path: bool) -> None:
     if "\0" in text:
         raise ArgumentError(f"{where} holds a NUL, which no text or name of a file can: {printable(text)!r}")
-    if is_path:  # names of files may be any bytes
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ArgumentError(f"{where} is no UTF-8 text: {printable(text)!r}; correct its encoding") from error
+    if not is_path and not is_text(text):  # names of files may be any bytes
+        raise ArgumentError(f"{where} is no UTF-8 text: {printable(text)!r}; correct its encoding")
 
 
 def _check_path(where: str, text: str) -> None:

@@ -6,7 +6,7 @@ Imports the errors only.
 from collections.abc import Iterable
 from pathlib import Path
 
-from ldm_backend.errors import printable
+from ldm_backend.errors import is_text, printable
 
 from ..errors import HostError
 
@@ -52,8 +52,4 @@ def _yaml(text: str) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\n" not in text
+    return is_text(text) and "\n" not in text
