@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ldm_backend.json_text import parse_json
-
 from ..errors import JobError
 from ..files.npz import read_npz
 from ..files.png import encode_png, pixels_sha256, read_png_whole
 from ..files.tar_members import Member, members_of, read_member
 from .job import Format, Job, picture_info, png_name
-from .manifest import Entry
+from .manifest import Entry, object_in
 from .packing import padded_size
 
 _END = b"\0\0\0\0IEND\xaeB`\x82"  # of a whole PNG
@@ -178,11 +176,8 @@ def _compared(found: Entry, known: Entry | None, path: Path) -> Entry | None:
 
 def _machine(text: str, own: Mapping[str, Any]) -> str:
     """Which machine made a picture by what it says itself; empty where it is not this one of this job."""
-    try:
-        info = parse_json(text)
-    except ValueError:
-        return ""
-    if not isinstance(info, dict) or any(info.get(name) != value for name, value in own.items()):
+    info = object_in(text)
+    if any(info.get(name) != value for name, value in own.items()):
         return ""
     machine = info.get("machine")
     return machine if isinstance(machine, str) else ""

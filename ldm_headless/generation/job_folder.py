@@ -111,7 +111,7 @@ class JobFolder(HeldFolder):
 
     def _reconcile(self) -> None:
         """Find what is there and sound; what is broken counts as missing, and its file stays until it is replaced."""
-        known, written = read_manifest(self.out / MANIFEST, lambda line: read_entry(line, self._places))
+        known, written = read_manifest(self.out / MANIFEST, lambda found: read_entry(found, self._places))
         present = {entry.name for entry in os.scandir(self.out)}
         waiting = {entry.name for entry in os.scandir(self._pending)}
         broken: set[int] = set()

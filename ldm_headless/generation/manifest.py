@@ -40,18 +40,14 @@ class Entry:
     size: int | None
 
 
-def read_entry(line: bytes, places: Mapping[int, Place]) -> tuple[int, Entry] | None:
-    """Seed and entry of a line; None where it is not a whole one of this job.
+def read_entry(found: Mapping[str, Any], places: Mapping[int, Place]) -> tuple[int, Entry] | None:
+    """Seed and entry of a parsed line; None where it is not a whole one of this job.
 
     Args:
-        line: Of the manifest.
+        found: What the line says.
         places: Of the images of the job.
     """
-    try:
-        found = parse_json(line)
-    except ValueError:
-        return None
-    if not isinstance(found, dict) or type(seed := found.get("seed")) is not int or seed not in places:
+    if type(seed := found.get("seed")) is not int or seed not in places:
         return None
     if any(found.get(name) != value for name, value in _written_place(places[seed]).items()):
         return None
@@ -72,14 +68,25 @@ def is_sha256(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
-def read_manifest(path: Path, read_line: Callable[[bytes], tuple[Key, Known] | None]) -> tuple[dict[Key, Known], int]:
+def object_in(text: str | bytes) -> dict[str, Any]:
+    """The object that a text is in JSON; an empty one where it is none."""
+    try:
+        found = parse_json(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_manifest(
+    path: Path, known_in: Callable[[Mapping[str, Any]], tuple[Key, Known] | None]
+) -> tuple[dict[Key, Known], int]:
     """The entries of the manifest, and when it was last written, in nanoseconds; nothing and 0 where there is none.
 
     A line that a power failure cut or garbled is passed over: its image is looked at, and gets a new one.
 
     Args:
         path: The file.
-        read_line: Key and entry of a line; None where it is not a whole one of this job.
+        known_in: Key and entry of a parsed line; None where it is not a whole one of this job.
 
     Raises:
         JobError: It is no file.
@@ -93,7 +100,7 @@ def read_manifest(path: Path, read_line: Callable[[bytes], tuple[Key, Known] | N
     with path.open("rb") as file:
         written = path.stat().st_mtime_ns
         while line := file.readline(_MAX_LINE):
-            if found := read_line(line):
+            if found := known_in(object_in(line)):
                 entries[found[0]] = found[1]
     return entries, written
 

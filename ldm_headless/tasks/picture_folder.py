@@ -6,13 +6,12 @@ those of its line, and the files that it was made of are those of now.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from ldm_backend.errors import first_names
-from ldm_backend.json_text import parse_json
 from ldm_backend.whole_files import write_whole
 
 from ..errors import GenerationError, JobError
@@ -91,7 +90,7 @@ class PictureFolder(HeldFolder):
 
     def _reconcile(self) -> None:
         """Find what is there and sound; what is broken counts as missing, and its file stays until it is replaced."""
-        found, written = read_manifest(self.out / MANIFEST, _read_line)
+        found, written = read_manifest(self.out / MANIFEST, _known_in)
         asked = {item.name for item in self.items}
         self._known = {name: known for name, known in found.items() if name not in asked and self._is_file(name)}
         others: list[str] = []
@@ -134,14 +133,8 @@ class PictureFolder(HeldFolder):
         return json.dumps(own | asdict(self.settings)).encode()
 
 
-def _read_line(line: bytes) -> tuple[str, Known] | None:
-    """Name and entry of a line; None where it is not a whole one."""
-    try:
-        found = parse_json(line)
-    except ValueError:
-        return None
-    if not isinstance(found, dict):
-        return None
+def _known_in(found: Mapping[str, Any]) -> tuple[str, Known] | None:
+    """Name and entry of a parsed line; None where it is not a whole one."""
     name, inputs, entry = found.get("file"), found.get("input_sha256"), entry_in(found)
     if not _is_name(name) or entry is None:
         return None
