@@ -16,7 +16,7 @@ from ..files.npz import read_npz
 from ..files.png import encode_png, pixels_sha256, read_png_whole
 from ..files.tar_members import Member, members_of, read_member
 from .job import Format, Job, picture_info, png_name
-from .manifest import Entry, object_in
+from .manifest import Entry, is_unchanged, object_in
 from .packing import padded_size
 
 _END = b"\0\0\0\0IEND\xaeB`\x82"  # of a whole PNG
@@ -41,17 +41,20 @@ class Packed:
     is_whole: bool
 
 
-def sound_png(path: Path, known: Entry | None, own: Mapping[str, Any]) -> Entry | None:
-    """What is known of a picture; None where it is broken.
+def sound_png(path: Path, known: Entry | None, own: Mapping[str, Any], since: int) -> Entry | None:
+    """What is known of a picture; None where it is broken. It is read unless its file is as the manifest knows it.
 
     Args:
         path: Of the PNG.
         known: By the manifest.
         own: What it says of itself if it is this one of this job.
+        since: When the manifest was written, in nanoseconds; 0 has every picture read.
 
     Raises:
         ForeignError: The manifest does not know it, and it is a whole picture, but not of this job.
     """
+    if known is not None and is_unchanged(path, known.size, since):
+        return known
     try:
         pixels, text = read_png_whole(path)
     except JobError:

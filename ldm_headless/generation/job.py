@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Protocol
 
 from ..errors import JobError
@@ -131,7 +132,7 @@ class Job:
     format: Format
     shard_size: int
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identifies the settings in the images' metadata."""
         return hashlib.sha256(json.dumps(self.settings.to_json(), sort_keys=True).encode()).hexdigest()

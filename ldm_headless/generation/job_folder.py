@@ -114,16 +114,15 @@ class JobFolder(HeldFolder):
         known, written = read_manifest(self.out / MANIFEST, lambda found: read_entry(found, self._places))
         present = {entry.name for entry in os.scandir(self.out)}
         waiting = {entry.name for entry in os.scandir(self._pending)}
+        since = 0 if self._verify else written
         broken: set[int] = set()
         for name, seeds in self._shards.items():
             if name in present:
-                broken.update(self._take_up_shard(name, seeds, waiting, known, written))
+                broken.update(self._take_up_shard(name, seeds, waiting, known, since))
         for seed in self.job.seeds:
             if png_name(seed) not in waiting or self._places[seed].file in self._packed:
                 continue
-            path, entry = self._pending / png_name(seed), known.get(seed)
-            if entry is None or self._verify or not is_unchanged(path, entry.size, written):
-                entry = sound_png(path, entry, self.job.marks(seed))
+            entry = sound_png(self._pending / png_name(seed), known.get(seed), self.job.marks(seed), since)
             if entry is None:
                 broken.add(seed)
             else:
@@ -134,7 +133,7 @@ class JobFolder(HeldFolder):
             self._note_done(seed)
 
     def _take_up_shard(
-        self, name: str, seeds: Sequence[int], waiting: set[str], known: dict[int, Entry], written: int
+        self, name: str, seeds: Sequence[int], waiting: set[str], known: dict[int, Entry], since: int
     ) -> set[int]:
         """Take a shard or npz for what it holds; the sound images of a broken one wait for the next one.
 
@@ -143,12 +142,7 @@ class JobFolder(HeldFolder):
         """
         path, parts = self.out / name, {png_name(seed) for seed in seeds}
         is_known = all(seed in known and known[seed].size is not None for seed in seeds)
-        if (
-            is_known
-            and not self._verify
-            and not parts & waiting
-            and is_unchanged(path, self._size_of(path, seeds, known), written)
-        ):
+        if is_known and not parts & waiting and is_unchanged(path, self._size_of(path, seeds, known), since):
             self._packed.add(name)
             self._entries.update({seed: known[seed] for seed in seeds})
             return set()

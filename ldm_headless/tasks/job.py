@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from ldm_backend.errors import printable, short_repr
@@ -47,7 +48,7 @@ class Settings:
         """What identifies a job."""
         return asdict(self)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identifies the settings in the pictures' metadata."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

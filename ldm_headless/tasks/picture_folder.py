@@ -18,7 +18,7 @@ from ..errors import GenerationError, JobError
 from ..files.pictures import read_bytes
 from ..generation.contents import sound_png
 from ..generation.held_folder import JOB, MANIFEST, HeldFolder
-from ..generation.manifest import Entry, entry_in, is_sha256, is_unchanged, read_manifest
+from ..generation.manifest import Entry, entry_in, is_sha256, read_manifest
 from .inputs import Item, seed_of
 from .job import MadePicture, Settings, check_same_settings, sha256_of_all
 
@@ -91,6 +91,7 @@ class PictureFolder(HeldFolder):
     def _reconcile(self) -> None:
         """Find what is there and sound; what is broken counts as missing, and its file stays until it is replaced."""
         found, written = read_manifest(self.out / MANIFEST, _known_in)
+        since = 0 if self._verify else written
         asked = {item.name for item in self.items}
         self._known = {name: known for name, known in found.items() if name not in asked and self._is_file(name)}
         others: list[str] = []
@@ -103,9 +104,7 @@ class PictureFolder(HeldFolder):
             except JobError:  # whoever would make it tells the reason
                 self._known |= {item.name: known} if known else {}
                 continue
-            entry = known.entry if known else None
-            if entry is None or self._verify or not is_unchanged(path, entry.size, written):
-                entry = sound_png(path, entry, self.settings.marks(item.name, inputs))
+            entry = sound_png(path, known and known.entry, self.settings.marks(item.name, inputs), since)
             if entry is None:
                 self.broken.append(item.name)
             elif known and known.inputs != inputs:
