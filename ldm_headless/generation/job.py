@@ -7,11 +7,13 @@ that goes on, or one on many machines, samples the same batches as a run in one 
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol
+
+from ldm_backend.errors import printable, short_repr
 
 from ..errors import JobError
 from ..seed_ranges import format_seeds, parse_seeds
@@ -231,9 +233,27 @@ def check_same_job(found: object, wanted: Mapping[str, Any], source: str) -> Non
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
         raise JobError(f"{source} is no job of `ldm generate`; give another --out")
     there, here = ({**_LATER, **job, **job["settings"]} for job in (found, wanted))
-    names = [name for name in here if name != "settings" and there.get(name) != here[name]]
-    if names:
-        what = "; ".join(f"{name} is {there.get(name)!r} there and {here[name]!r} now" for name in names)
+    refuse_another(there, here, [name for name in here if name != "settings"], source)
+
+
+def refuse_another(there: Mapping[str, Any], here: Mapping[str, Any], names: Iterable[str], source: str) -> None:
+    """Refuse to go on with a job that says something else than another one.
+
+    Args:
+        there: What the job of the folder says.
+        here: What this command's says.
+        names: Of what is compared.
+        source: The file, for the message.
+
+    Raises:
+        JobError: They differ; the message lists how.
+    """
+    what = "; ".join(
+        f"{printable(name)} is {short_repr(there.get(name))} there and {short_repr(here.get(name))} now"
+        for name in names
+        if there.get(name) != here.get(name)
+    )
+    if what:
         raise JobError(
             f"{source} is of another job: {what}. The command that began it continues it; give another --out for "
             "another job. Nothing was changed."

@@ -1,4 +1,4 @@
-"""What `ldm upscale` and `ldm inpaint` make: settings, and what travels to and from a worker. Imports the errors.
+"""What `ldm upscale` and `ldm inpaint` make: settings, and what travels to and from a worker. Imports generation.job.
 
 A picture is decided by the settings, its name, and the bytes of its files. The pictures that a command
 names are no part of its job: further ones may come into the same folder.
@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from ldm_backend.errors import printable, short_repr
-
 from ..errors import JobError
+from ..generation.job import refuse_another
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,4 @@ def check_same_settings(found: object, wanted: Settings, source: str) -> None:
     if not isinstance(there, Mapping) or there.get("command") != wanted.command:
         raise JobError(f"{source} is no job of `{wanted.command}`; give another --out")
     here = wanted.to_json()
-    names = sorted(name for name in here.keys() | there.keys() if there.get(name) != here.get(name))
-    if names:
-        what = "; ".join(
-            f"{printable(name)} is {short_repr(there.get(name))} there and {short_repr(here.get(name))} now"
-            for name in names
-        )
-        raise JobError(
-            f"{source} is of another job: {what}. The command that began it continues it; give another --out for "
-            "another job. Nothing was changed."
-        )
+    refuse_another(there, here, sorted(here.keys() | there.keys()), source)

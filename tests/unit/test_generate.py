@@ -121,6 +121,17 @@ def test_another_job_in_the_same_folder_is_refused(tmp_path: Path, other: Job, m
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("value", ["9" * 100_000, ["a"] * 50_000, {"a": "b" * 100_000}])
+def test_long_values_of_another_job_are_told_in_brief(tmp_path: Path, value: object) -> None:
+    store(tmp_path, make_job(), "0")
+    found = json.loads((tmp_path / "job.json").read_text())
+    found["settings"]["sampler"] = value
+    (tmp_path / "job.json").write_text(json.dumps(found))
+    with pytest.raises(JobError, match="sampler is .* there and 'ddim' now") as told, JobFolder(tmp_path, make_job()):
+        pass
+    assert len(str(told.value)) < 1500
+
+
 @pytest.mark.parametrize(
     ("before", "after", "format_", "grows"),
     [
