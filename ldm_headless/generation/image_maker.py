@@ -120,10 +120,7 @@ def settings_of(
     """
     unet_format = resolve(precision, device)
     checkpoint = read_source(source, UNCONDITIONAL, "ldm generate")
-    adds_noise(sampler, eta)
-    schedule = Schedule(checkpoint.config.schedule)
-    grid = grid_of(schedule, grid, sampler)
-    schedule.timesteps(steps, grid)
+    grid = checked_grid(checkpoint, steps, eta, sampler, grid)
     size = latent_size(checkpoint.config, height, width)
     return Settings(
         checkpoint=checkpoint_hash(checkpoint),
@@ -175,6 +172,26 @@ def read_source(source: Source, task: str, command: str) -> Checkpoint:
     checkpoint = read_checkpoint(local_path(source.path), source.weights, source.config)
     check_task(checkpoint.config.task, task, command)
     return checkpoint
+
+
+def checked_grid(checkpoint: Checkpoint, steps: int, eta: float, sampler: str, grid: str) -> str:
+    """The grid of a run, "auto" as the sampler's own, where all of these go together.
+
+    Args:
+        checkpoint: Whose schedule it is.
+        steps: Of the run, as all that follow.
+        eta: Likewise.
+        sampler: Likewise.
+        grid: Likewise.
+
+    Raises:
+        LDMError: They do not fit each other or the schedule.
+    """
+    adds_noise(sampler, eta)
+    schedule = Schedule(checkpoint.config.schedule)
+    grid = grid_of(schedule, grid, sampler)
+    schedule.timesteps(steps, grid)
+    return grid
 
 
 def load_as_said(

@@ -12,14 +12,21 @@ import ldm_backend
 from ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
 from ldm_backend.errors import LDMError, SamplingError, TooLargeError
 from ldm_backend.networks.precision import resolve
-from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of
-from ldm_backend.sampling.schedule import Schedule
+from ldm_backend.sampling.samplers import StepInfo
 from ldm_backend.tasks.tiles import check_tile
 
 from ..errors import GenerationError, JobError
 from ..files.pictures import read_mask, read_picture
 from ..files.png import MAX_PIXELS, encode_png, pixels_sha256
-from ..generation.image_maker import Source, checkpoint_hash, load_as_said, machine_name, read_source, versions
+from ..generation.image_maker import (
+    Source,
+    checked_grid,
+    checkpoint_hash,
+    load_as_said,
+    machine_name,
+    read_source,
+    versions,
+)
 from .job import FailedPicture, MadePicture, Settings, Unit, sha256_of_all
 
 UPSCALE, INPAINT = "ldm upscale", "ldm inpaint"
@@ -148,10 +155,7 @@ def settings_of(
     """
     unet_format = resolve(precision, device)
     checkpoint = read_source(source, _TASKS[command], command)
-    adds_noise(sampler, eta)
-    schedule = Schedule(checkpoint.config.schedule)
-    grid = grid_of(schedule, grid, sampler)
-    schedule.timesteps(steps, grid)
+    grid = checked_grid(checkpoint, steps, eta, sampler, grid)
     if tile is not None:
         check_tile(tile, checkpoint.config.unet.size_multiple)
     return Settings(
