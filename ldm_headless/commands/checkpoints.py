@@ -13,6 +13,7 @@ from ldm_backend.hub.models import DEFAULT_REPO, DEFAULT_REVISION
 
 from ..host.install import find_host
 from ..terminal import result, say
+from .options import ConfigOption, Weights, WeightsOption
 from .text_tables import print_table
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 _WEIGHTS_TEXT = {"ema": "EMA", "raw": "raw", "only": "one set, of unknown kind"}
 
-ConfigOption = Annotated[
-    str | None, typer.Option(metavar="PRESET|YAML", help="For files without: a model's name, or CompVis' config.yaml.")
-]
-
 
 class Dtype(StrEnum):
     """Of the tensors on disk."""
@@ -32,14 +29,6 @@ class Dtype(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
-
-
-class Weights(StrEnum):
-    """Which of two sets of weights."""
-
-    AUTO = "auto"
-    EMA = "ema"
-    RAW = "raw"
 
 
 class Layout(StrEnum):
@@ -54,7 +43,7 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What to make; must not exist.")],
     to: Annotated[Layout, typer.Option(help="One safetensors file, or the Hugging Face folder.")] = Layout.SINGLE_FILE,
     dtype: Annotated[Dtype, typer.Option(help="Precision on disk.")] = Dtype.FP32,
-    weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
+    weights: WeightsOption = Weights.AUTO,
     config: ConfigOption = None,
     scale_factor: Annotated[float | None, typer.Option(help="Replaces that of the configuration.")] = None,
 ) -> None:

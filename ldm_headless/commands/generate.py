@@ -2,7 +2,6 @@
 
 import time
 from contextlib import ExitStack
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +17,8 @@ from ..pools.pool import Item, LocalPool, Pool, Result
 from ..pools.ray_pool import Needs, RayPool, ray_cluster
 from ..seed_ranges import parse_seeds
 from ..terminal import console, note, result
-from .checkpoints import Weights
+from . import options
+from .options import AUTO, Device, FirstStagePrecision, Precision, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,60 +27,32 @@ if TYPE_CHECKING:
     from ..generation.job_folder import JobFolder, MadeImage
     from ..pools.pool import Worker
 
-AUTO = "auto"
 _MOST_IN_BATCH = 100_000
-MOST_THREADS = 4096
 _IN_FLIGHT = 2  # one batch is sampled while another one is encoded
 
 
-class Precision(StrEnum):
-    """Number format of the UNet, as in `ldm_backend.networks.precision`."""
-
-    FP32 = "fp32"
-    AUTO = "auto"
-    BF16 = "bf16"
-    FP16 = "fp16"
-    TF32 = "tf32"
-
-
-class FirstStagePrecision(StrEnum):
-    """Number format of encoder and decoder, as in `ldm_backend.networks.precision`."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
-class Device(StrEnum):
-    """Where images are computed."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
 def generate(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="File, folder or name on the hub.")],
+    checkpoint: options.CheckpointArgument,
     seeds: Annotated[str, typer.Option(help="One image for each: 0-49999 or 3,7,100-199.")],
-    out: Annotated[Path, typer.Option(help="A new folder, or the one of a run to continue.")] = Path("generated"),
+    out: options.OutOption = Path("generated"),
     format_: Annotated[Format, typer.Option("--format", help="PNG files, tar shards, or one npz.")] = Format.PNG,
-    steps: Annotated[int, typer.Option(min=1, help="Evaluations of the network.")] = 200,
-    eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim.")] = 0.0,
-    sampler: Annotated[str, typer.Option(help="As in LDM Sampler.")] = "ddim",
-    grid: Annotated[str, typer.Option(help="auto: what suits the sampler.")] = AUTO,
+    steps: options.StepsOption = 200,
+    eta: options.EtaOption = 0.0,
+    sampler: options.SamplerOption = "ddim",
+    grid: options.GridOption = AUTO,
     batch: Annotated[str, typer.Option(metavar="N|auto", help="Images sampled together; auto: as pays here.")] = "1",
-    device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
-    precision: Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")] = Precision.FP32,
+    device: options.DeviceOption = None,
+    precision: options.PrecisionOption = Precision.FP32,
     first_stage_precision: Annotated[
         FirstStagePrecision, typer.Option(help="Of the decoder; fp32 is exact.")
     ] = FirstStagePrecision.FP32,
     compiled: Annotated[bool, typer.Option("--compile", help="Faster, after a slower first step.")] = False,
-    threads: Annotated[
-        int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads of each worker; other numbers round otherwise.")
-    ] = 1,
-    weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
+    threads: options.ThreadsOption = 1,
+    weights: options.WeightsOption = Weights.AUTO,
     config: Annotated[str | None, typer.Option(metavar="PRESET|YAML", help="For files without.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images in each WebDataset shard.")] = 1000,
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster; `local` starts one here.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")] = None,
+    ray: options.RayOption = None,
+    workers: options.WorkersOption = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
     verify: Annotated[

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from . import picture_runs as options
-from .checkpoints import ConfigOption, Weights
-from .generate import AUTO, FirstStagePrecision, Precision
+from . import options
+from .options import AUTO, FirstStagePrecision, Precision, Weights
+from .picture_runs import SAMPLER, STEPS, run_pictures
 
 
 class MaskReduction(StrEnum):
@@ -26,9 +26,9 @@ def inpaint(
     model: options.ModelOption,
     out: options.OutOption,
     seed: options.SeedOption = 0,
-    steps: options.StepsOption = options.STEPS,
+    steps: options.StepsOption = STEPS,
     eta: options.EtaOption = 0.0,
-    sampler: options.SamplerOption = options.SAMPLER,
+    sampler: options.SamplerOption = SAMPLER,
     grid: options.GridOption = AUTO,
     mask_reduction: Annotated[
         MaskReduction, typer.Option(help="any: thin strokes count; nearest: as the original.")
@@ -38,7 +38,7 @@ def inpaint(
     first_stage_precision: options.FirstStageOption = FirstStagePrecision.FP32,
     threads: options.ThreadsOption = 1,
     weights: options.WeightsOption = Weights.AUTO,
-    config: ConfigOption = None,
+    config: options.ConfigOption = None,
     ray: options.RayOption = None,
     workers: options.WorkersOption = None,
     verify: options.VerifyOption = False,
@@ -51,7 +51,7 @@ def inpaint(
     """
     from ..tasks.inputs import masked_pictures_of
 
-    options.run_pictures(
+    run_pictures(
         "ldm inpaint",
         masked_pictures_of(image, mask, out),
         out,

@@ -1,13 +1,12 @@
-"""What `ldm upscale` and `ldm inpaint` have in common: their options, and the run. Torch is imported when needed."""
+"""What `ldm upscale` and `ldm inpaint` have in common: the run. Torch is imported when needed."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ldm_backend.errors import LDMError, first_names
@@ -15,8 +14,8 @@ from ldm_backend.errors import LDMError, first_names
 from ..errors import RunFailedError
 from ..pools.ray_pool import ray_cluster
 from ..terminal import console, note, one_line, result
-from .checkpoints import Weights
-from .generate import MOST_THREADS, Device, FirstStagePrecision, Precision, device_here, pool_of
+from .generate import device_here, pool_of
+from .options import Device, Weights
 
 if TYPE_CHECKING:
     from ldm_backend.sampling.samplers import StepInfo
@@ -27,27 +26,6 @@ if TYPE_CHECKING:
     from ..tasks.picture_folder import PictureFolder
 
 STEPS, SAMPLER = 20, "dpmpp_2m"
-_MOST_SEED = 2**64 - 1
-
-ModelOption = Annotated[str, typer.Option(metavar="CHECKPOINT", help="File, folder or name on the hub.")]
-OutOption = Annotated[Path, typer.Option(help="A new folder, or the one of a run to continue.")]
-SeedOption = Annotated[
-    int, typer.Option(min=0, max=_MOST_SEED, help="Each picture's own seed is made of it and of its name.")
-]
-StepsOption = Annotated[int, typer.Option(min=1, help="Evaluations of the network.")]
-EtaOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim.")]
-SamplerOption = Annotated[str, typer.Option(help="As in LDM Sampler.")]
-GridOption = Annotated[str, typer.Option(help="auto: what suits the sampler.")]
-DeviceOption = Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")]
-FirstStageOption = Annotated[FirstStagePrecision, typer.Option(help="Of encoder and decoder; fp32 is exact.")]
-ThreadsOption = Annotated[
-    int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads of each worker; other numbers round otherwise.")
-]
-WeightsOption = Annotated[Weights, typer.Option(help="auto: EMA where present.")]
-RayOption = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster; `local` starts one here.")]
-WorkersOption = Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")]
-VerifyOption = Annotated[bool, typer.Option("--verify", help="Compare all pictures that are there with the manifest.")]
 
 
 def run_pictures(

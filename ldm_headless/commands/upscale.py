@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from . import picture_runs as options
-from .checkpoints import ConfigOption, Weights
-from .generate import AUTO, FirstStagePrecision, Precision
+from . import options
+from .options import AUTO, FirstStagePrecision, Precision, Weights
+from .picture_runs import SAMPLER, STEPS, run_pictures
 
 
 def upscale(
@@ -18,9 +18,9 @@ def upscale(
     model: options.ModelOption,
     out: options.OutOption,
     seed: options.SeedOption = 0,
-    steps: options.StepsOption = options.STEPS,
+    steps: options.StepsOption = STEPS,
     eta: options.EtaOption = 0.0,
-    sampler: options.SamplerOption = options.SAMPLER,
+    sampler: options.SamplerOption = SAMPLER,
     grid: options.GridOption = AUTO,
     tile: Annotated[
         int | None, typer.Option(min=1, help="Side in pixels of the small picture. Default: the whole, if it fits.")
@@ -30,7 +30,7 @@ def upscale(
     first_stage_precision: options.FirstStageOption = FirstStagePrecision.FP32,
     threads: options.ThreadsOption = 1,
     weights: options.WeightsOption = Weights.AUTO,
-    config: ConfigOption = None,
+    config: options.ConfigOption = None,
     ray: options.RayOption = None,
     workers: options.WorkersOption = None,
     verify: options.VerifyOption = False,
@@ -42,7 +42,7 @@ def upscale(
     """
     from ..tasks.inputs import pictures_of
 
-    options.run_pictures(
+    run_pictures(
         "ldm upscale",
         pictures_of(files, out),
         out,

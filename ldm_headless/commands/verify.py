@@ -9,8 +9,9 @@ import typer
 
 from ..errors import VerificationError
 from ..terminal import result
-from .checkpoints import ConfigOption, Weights, weights_text
-from .generate import Device, Precision, device_here
+from .checkpoints import weights_text
+from .generate import device_here
+from .options import CheckpointArgument, ConfigOption, DeviceOption, Precision, Weights, WeightsOption
 from .text_tables import print_table
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ _SETS = {"ema": "EMA", "raw": "raw", "only": "one set"}
 
 
 def verify(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="File, folder or name on the hub.")],
-    device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    checkpoint: CheckpointArgument,
+    device: DeviceOption = None,
     precision: Annotated[Precision, typer.Option(help="Of the UNet; auto: fp16 on CUDA.")] = Precision.FP32,
     config: ConfigOption = None,
-    weights: Annotated[Weights, typer.Option(help="auto: EMA where present.")] = Weights.AUTO,
+    weights: WeightsOption = Weights.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Compare a checkpoint's hashes and pixels with those that are known. The last line is one for a report.
