@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from ldm_backend.errors import first_names
+from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import JobError
 from ..generation.job import NPZ_NAME, Format, Job, png_name
 from ..pools.pool import Item, LocalPool, Pool, Result
 from ..pools.ray_pool import Needs, RayPool, ray_cluster
 from ..seed_ranges import parse_seeds
-from ..terminal import console, note, result
+from ..terminal import console, result
 from . import options
+from .making import shown
 from .options import AUTO, Device, FirstStagePrecision, Precision, Weights
 
 if TYPE_CHECKING:
@@ -162,25 +161,14 @@ def pool_of(
 
 def _run(folder: "JobFolder", pool: "Pool[Unit, list[MadeImage]]") -> None:
     """Make and store what is missing, and say how it goes."""
-    total, before = len(folder.job.seeds), len(folder.done)
-    if folder.broken:
-        names = first_names([png_name(seed) for seed in folder.broken])
-        note(f"{len(folder.broken)} of {total} were broken ({names}) and are made anew", "yellow")
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
-    start = time.monotonic()
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=before, rate="")
-        try:
-            units = list(folder.job.units(folder.done))
-            for images in pool.map(units) if units else ():
-                for image in images:
-                    folder.store(image)
-                rate = (len(folder.done) - before) / (time.monotonic() - start)
-                progress.update(task, completed=len(folder.done), rate=f"{rate:.2f} images/s")
-        finally:
-            made, missing = len(folder.done) - before, total - len(folder.done)
-            progress.console.print(
-                f"{made} made in {time.monotonic() - start:.1f} s, {before} were there, {missing} missing",
-                highlight=False,
-            )
+    total, before, start = len(folder.job.seeds), len(folder.done), time.monotonic()
+    broken = [png_name(seed) for seed in folder.broken]
+    columns = (TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with shown(total, folder.done, broken, *columns, rate="") as (progress, task):
+        units = list(folder.job.units(folder.done))
+        for images in pool.map(units) if units else ():
+            for image in images:
+                folder.store(image)
+            rate = (len(folder.done) - before) / (time.monotonic() - start)
+            progress.update(task, completed=len(folder.done), rate=f"{rate:.2f} images/s")
     folder.finish()

@@ -1,13 +1,12 @@
 """What `ldm upscale` and `ldm inpaint` have in common: the run. Torch is imported when needed."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ldm_backend.errors import LDMError, first_names
 
@@ -15,6 +14,7 @@ from ..errors import RunFailedError
 from ..pools.ray_pool import ray_cluster
 from ..terminal import console, note, one_line, result
 from .generate import device_here, pool_of
+from .making import shown
 from .options import Device, Weights
 
 if TYPE_CHECKING:
@@ -88,42 +88,29 @@ class _Steps:
     """Shows each step of what is sampled in this process."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
+        self._shown: tuple[Progress, TaskID] | None = None
 
-    def show_in(self, progress: Progress) -> None:
-        self._progress = progress
+    def show_in(self, progress: Progress, task: TaskID) -> None:
+        self._shown = progress, task
 
     def tell(self, name: str, info: "StepInfo") -> None:
-        if self._progress is not None:
-            text = f"{one_line(name)}: step {info.index + 1} of {info.steps}"
-            self._progress.update(self._progress.task_ids[0], what=text)
+        if self._shown is not None:
+            progress, task = self._shown
+            progress.update(task, what=f"{one_line(name)}: step {info.index + 1} of {info.steps}")
 
 
 def _run(
     folder: "PictureFolder", pool: "Pool[Unit, MadePicture | FailedPicture]", steps: _Steps
 ) -> "list[FailedPicture]":
     """Make and store what is missing, say how it goes, and return what could not be made."""
-    total, before = len(folder.items), len(folder.done)
-    if folder.broken:
-        names = first_names(folder.broken)
-        note(f"{len(folder.broken)} of {total} were broken ({names}) and are made anew", "yellow")
     failures: list[FailedPicture] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[what]}", markup=False))
-    start = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=before, what="")
-        steps.show_in(progress)
-        try:
-            units = _units(folder, folder.missing(), failures)
-            for picture in pool.map(units) if folder.missing() else ():
-                _take(folder, picture, failures)
-                progress.update(task, completed=len(folder.done))
-        finally:
-            made, missing = len(folder.done) - before, total - len(folder.done)
-            progress.console.print(
-                f"{made} made in {time.monotonic() - start:.1f} s, {before} were there, {missing} missing",
-                highlight=False,
-            )
+    columns = (TimeElapsedColumn(), TextColumn("{task.fields[what]}", markup=False))
+    with shown(len(folder.items), folder.done, folder.broken, *columns, what="") as (progress, task):
+        steps.show_in(progress, task)
+        missing = folder.missing()
+        for picture in pool.map(_units(folder, missing, failures)) if missing else ():
+            _take(folder, picture, failures)
+            progress.update(task, completed=len(folder.done))
     folder.finish()
     return failures
 
