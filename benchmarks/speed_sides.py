@@ -114,7 +114,7 @@ class Ours:
             self.clock.laps.append(time.perf_counter() - start)
             return eps
 
-        step_noise = self.backend.pipeline.StepNoise([SEED], x_T.shape[1:])
+        step_noise = self.backend.sampling.noise.StepNoise([SEED], x_T.shape[1:])
         pairs = self.demo.schedule.timesteps(steps, "trailing")
         sample = self.backend.sampling.samplers.sample
         return sample(name, eps_model, x_T, self.demo.schedule, pairs, step_noise=step_noise).numpy()

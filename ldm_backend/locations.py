@@ -29,6 +29,12 @@ _VARIANT = re.compile(r"diffusion_pytorch_model(?:\.(?P<file>[\w-]+)\.(?:safeten
                       r"\.(?:safetensors|bin)\.index\.(?P<index>[\w-]+)\.json)")  # fmt: skip
 
 
+def check_free(out: Path) -> None:
+    """Raise CheckpointError if there is something in the place of a file or folder that is to be made."""
+    if out.exists():
+        raise CheckpointError(f"{out}: exists already, and nothing is overwritten. Choose another name, or remove it.")
+
+
 def is_index(file: Path) -> bool:
     """Whether this is the name of such a list; a variant's has its name before the ending."""
     return file.suffix == ".json" and ".index." in file.name

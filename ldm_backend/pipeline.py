@@ -18,7 +18,7 @@ from .errors import InputError, short_repr
 from .hub.models import local_path
 from .kernels.fast_conv import empty_caches, kernel_bytes
 from .memory.chunks import Chunks
-from .memory.estimates import Size, check_fits, image_bytes, sampling_bytes, unet_bytes
+from .memory.estimates import Size, check_fits, evaluation_bytes, image_bytes, sampling_bytes
 from .memory.free_memory import free_bytes
 from .memory.mapped import release_pages
 from .networks import skip_init
@@ -28,8 +28,7 @@ from .networks.first_stage import FirstStage, build_first_stage
 from .networks.precision import resolve, set_first_stage_precision, set_precision
 from .networks.spatial_rescaler import SpatialRescaler
 from .networks.unet import UNet
-from .sampling.noise import StepNoise, draw_noise
-from .sampling.samplers import AUTO, Callback, Denoiser, adds_noise, grid_of, sample
+from .sampling.samplers import AUTO, Callback, Denoiser, sample_seeds
 from .sampling.schedule import Schedule
 from .views.images import to_uint8
 
@@ -188,13 +187,12 @@ def sample_latents(
     size = latent_size(model.config, height, width)
     check_memory(model, len(seeds), whole=cache_interval > 1, size=size)
     denoiser = evaluation(model) if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
-    noisy = adds_noise(sampler, eta)
-    pairs = model.schedule.timesteps(steps, grid_of(model.schedule, grid, sampler))
     shape = (model.config.unet.in_channels, *size)
-    x_T = draw_noise(seeds, shape).to(model.device)  # noqa: N806 - the papers' name
-    step_noise = StepNoise(seeds, shape) if noisy else None
     try:
-        return sample(sampler, denoiser, x_T, model.schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)
+        return sample_seeds(
+            sampler, denoiser, seeds, shape, model.schedule, steps,
+            device=model.device, grid=grid, eta=eta, callback=callback,
+        )  # fmt: skip
     finally:
         empty_caches(model.unet)
 
@@ -246,7 +244,10 @@ def check_memory(model: LatentDiffusion, images: int, whole: bool = False, size:
 
 
 def evaluation(model: LatentDiffusion) -> Denoiser:
-    """The UNet as a sampler calls it; a batch that does not fit into memory goes through it in parts."""
+    """The UNet as a sampler calls it, its conditioning joined to the latents where it has one.
+
+    A batch that does not fit into memory goes through it in parts.
+    """
     chunks, unet = Chunks("UNet"), model.unet
 
     def predict(x_t: Tensor, t: float) -> Tensor:
@@ -254,7 +255,7 @@ def evaluation(model: LatentDiffusion) -> Denoiser:
             lambda part: unet(x_t[part], t),
             x_t.shape,
             x_t.device,
-            lambda n: unet_bytes(unet.config, n, x_t.shape[2], x_t.shape[3], unet.dtype.itemsize),
+            lambda n: evaluation_bytes(unet.config, n, x_t.shape[2], x_t.shape[3], unet.dtype.itemsize),
         )
 
     return predict

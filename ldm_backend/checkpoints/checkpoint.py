@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config.model import LDMConfig
 from ..errors import CheckpointError, ConfigError, check_choice, first_names, printable, short_repr
+from ..finite import FLOATS
 from ..locations import CONDITIONER_FOLDER, EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
 from .compvis import UNET as COMPVIS_UNET
 from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
@@ -24,12 +25,10 @@ from .conditioner import check_conditioner, conditioner_from_compvis, conditione
 from .configuration import FoundConfig, Given, check_folder, file_config, folder_config, given_config
 from .key_maps import current_name
 from .shards import read_weights, weight_files
-from .single_file import FIRST_STAGE_PREFIX, UNET_PREFIX, conditioner_of, refuse_rest, split_parts
-from .tensor_files import StateDict, TensorFile, copies_weights
+from .single_file import CONDITIONER_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, refuse_rest, split_parts
+from .tensor_files import StateDict, TensorFile, copies_weights, under
 
 logger = logging.getLogger("comfyui_ldm")
-
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 WEIGHTS = ("auto", "ema", "raw")
 
@@ -170,9 +169,9 @@ def as_float32(tensor: Tensor, key: str, source: str | Path, copy: bool = False)
     Raises:
         CheckpointError: Another dtype, or values that are not finite numbers.
     """
-    if tensor.dtype not in _FLOATS:
+    if tensor.dtype not in FLOATS:
         raise CheckpointError(
-            f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, _FLOATS))}. Save the weights as "
+            f"{source}: {key} is {tensor.dtype}; expected one of {', '.join(map(str, FLOATS))}. Save the weights as "
             "float32."
         )
     tensor = tensor.to(torch.float32, copy=copy)
@@ -273,7 +272,7 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
             f"{path}: holds one set of weights and does not say that it is EMA; take weights 'auto' or 'raw'."
         )
     resolved = file_config(file, config, scale_factor).scaled(path, None, scale_factor)
-    conditioner = conditioner_of(file.tensors)
+    conditioner = under(CONDITIONER_PREFIX, file.tensors)
     check_conditioner(resolved, conditioner, path)
     return Checkpoint(path, path, path, "single-file", stored, resolved, unet, first_stage, conditioner)
 

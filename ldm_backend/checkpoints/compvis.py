@@ -67,7 +67,7 @@ def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[Sta
     known = raw | averaged | {FIRST_STAGE + source.key for source in first_stage_sources.values()}
     known |= _SUPERFLUOUS | {_SCALE_FACTOR}
     foreign = [key for key in file.tensors if key not in known and not key.startswith(CONDITIONER)]
-    refuse_foreign(file, [key for key in foreign if not _unused(key, FIRST_STAGE)])
+    refuse_foreign(file, [key for key in foreign if not _unused_by_model(key)])
     unet = {
         ours: _take(file, ema_key(source.key) if weights == "ema" else UNET + source.key, source)
         for ours, source in unet_sources.items()
@@ -84,13 +84,12 @@ def first_stage_from_compvis(file: TensorFile, config: FirstStageConfig) -> Stat
     """
     sources = compvis_first_stage_sources(config)
     known = {source.key for source in sources.values()}
-    refuse_foreign(file, [key for key in file.tensors if key not in known and not _unused(key)])
+    refuse_foreign(file, [key for key in file.tensors if key not in known and not unused_by_first_stage(key)])
     return _linear_attention({ours: _take(file, source.key, source) for ours, source in sources.items()})
 
 
-def _unused(key: str, prefix: str = "") -> bool:
-    """Whether this is a tensor of a first stage that no latent or picture depends on."""
-    return key.startswith(prefix) and unused_by_first_stage(key.removeprefix(prefix))
+def _unused_by_model(key: str) -> bool:
+    return key.startswith(FIRST_STAGE) and unused_by_first_stage(key.removeprefix(FIRST_STAGE))
 
 
 def unused_by_first_stage(name: str) -> bool:

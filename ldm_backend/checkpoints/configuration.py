@@ -19,7 +19,7 @@ from ..locations import CONDITIONER_FOLDER, find_yaml
 from .compvis import UNET
 from .key_maps import compvis_unet_sources, current_name
 from .single_file import UNET_PREFIX, config_from_metadata
-from .tensor_files import StateDict, TensorFile
+from .tensor_files import StateDict, TensorFile, under
 
 _MAX_JSON = 2**20  # bytes; a configuration has about 1 kB
 _SUPER_RESOLUTION = "LDMSuperResolutionPipeline"  # the only pipeline of diffusers whose UNet sees a picture
@@ -122,8 +122,8 @@ def fitting_presets(tensors: StateDict) -> list[str]:
     Args:
         tensors: Of a whole model, under the names of CompVis or of our single file.
     """
-    theirs = {key.removeprefix(UNET): one for key, one in tensors.items() if key.startswith(UNET)}
-    ours = {current_name(key.removeprefix(UNET_PREFIX)): t for key, t in tensors.items() if key.startswith(UNET_PREFIX)}
+    theirs = under(UNET, tensors)
+    ours = {current_name(key): tensor for key, tensor in under(UNET_PREFIX, tensors).items()}
     return [name for name, preset in PRESETS.items() if _has_layers(preset.unet, theirs, ours)]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config.conditioning import LowResolutionConfig, conditioning_to_json
 from ..config.model import KLConfig, LDMConfig
 from ..errors import CheckpointError, check_choice, printable
-from ..locations import CONDITIONER_FOLDER, STAGE_FOLDERS, WEIGHT_NAMES
+from ..locations import CONDITIONER_FOLDER, STAGE_FOLDERS, WEIGHT_NAMES, check_free
 from .checkpoint import Checkpoint, check_readable
 from .inspection import sha256_of
 from .single_file import DTYPES, fill_single_file, in_dtype, written
@@ -156,7 +156,6 @@ def _write_json(file: Path, data: object) -> None:
 
 
 def _must_be_new(out: Path) -> None:
-    if out.exists():
-        raise CheckpointError(f"{out}: exists already, and nothing is overwritten. Choose another name, or remove it.")
+    check_free(out)
     if not out.parent.is_dir():
         raise CheckpointError(f"{out}: the folder {out.parent} does not exist. Make it first.")

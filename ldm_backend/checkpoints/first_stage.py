@@ -26,7 +26,7 @@ from .compvis import FIRST_STAGE, first_stage_from_compvis, scale_factor_of
 from .configuration import first_stage_config, read_json
 from .shards import read_weights
 from .single_file import FIRST_STAGE_PREFIX, config_from_metadata
-from .tensor_files import StateDict, TensorFile
+from .tensor_files import StateDict, TensorFile, under
 
 # First convolution of an encoder block, with level and block; the norm of an attention inside a level, with that of the
 # encoder, of CompVis' decoder or of diffusers'. Attention of the middle block.
@@ -81,8 +81,7 @@ def read_first_stage(path: str | Path, scale_factor: float | None = None) -> tup
         path = single
     file = read_weights(path)
     for prefix in (FIRST_STAGE, FIRST_STAGE_PREFIX):
-        inner = {key.removeprefix(prefix): tensor for key, tensor in file.tensors.items() if key.startswith(prefix)}
-        if inner:
+        if inner := under(prefix, file.tensors):
             own = config_from_metadata(file.metadata, str(path))
             config, tensors = _from_tensors(TensorFile(path, inner), own.first_stage if own else None)
             factor = scale_factor if own or scale_factor is not None else _measured(config, file)

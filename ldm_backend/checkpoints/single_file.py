@@ -21,38 +21,11 @@ from ..config.strict_json import build, later_defaults, read_fields, write_field
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
 from ..json_text import parse_json
 from ..whole_files import replaced_when_done
-from .tensor_files import StateDict
+from .tensor_files import StateDict, under
 
 FORMAT = "comfyui-ldm.1"  # in the metadata; a later layout gets a higher number
 UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX = "unet.", "vqvae.", "conditioner."
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def write_single_file(
-    path: Path,
-    config: LDMConfig,
-    unet: Mapping[str, torch.Tensor],
-    first_stage: Mapping[str, torch.Tensor],
-    dtype: str = "fp32",
-    metadata: Mapping[str, str] | None = None,
-    conditioner: Mapping[str, torch.Tensor] | None = None,
-) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Args:
-        path: Replaced if it exists.
-        config: Written into the metadata, so that the file needs nothing beside it.
-        unet: Tensors under our names.
-        first_stage: likewise.
-        dtype: "fp32", "fp16" or "bf16" on disk.
-        metadata: Further texts, for example the weights' origin.
-        conditioner: Tensors of the network that makes the conditioning, where there is one.
-
-    Raises:
-        CheckpointError: Unknown dtype, or the folder cannot be written.
-    """
-    with written(path) as scratch:
-        fill_single_file(scratch, config, unet, first_stage, dtype, metadata, conditioner)
 
 
 def fill_single_file(
@@ -64,7 +37,16 @@ def fill_single_file(
     metadata: Mapping[str, str] | None,
     conditioner: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """As `write_single_file`, into a file that nobody else reads yet and that its caller removes if this fails.
+    """Write a checkpoint into a file that nobody else reads yet, and that its caller removes if this fails.
+
+    Args:
+        path: The file.
+        config: Written into the metadata, so that the file needs nothing beside it.
+        unet: Tensors under our names.
+        first_stage: likewise.
+        dtype: "fp32", "fp16" or "bf16" on disk.
+        metadata: Further texts, for example the weights' origin.
+        conditioner: Tensors of the network that makes the conditioning, where there is one.
 
     Raises:
         CheckpointError: Unknown dtype.
@@ -177,18 +159,9 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
     return build(LDMConfig, source, parts)
 
 
-def conditioner_of(tensors: StateDict) -> StateDict:
-    """What makes the conditioning, of tensors whose names begin with `conditioner.`; prefix removed."""
-    prefix = CONDITIONER_PREFIX
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
 def split_parts(tensors: StateDict) -> tuple[StateDict, StateDict]:
     """(UNet, first stage) of tensors whose names begin with `unet.` and `vqvae.`; prefixes removed."""
-    return tuple(  # type: ignore[return-value]
-        {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        for prefix in (UNET_PREFIX, FIRST_STAGE_PREFIX)
-    )
+    return under(UNET_PREFIX, tensors), under(FIRST_STAGE_PREFIX, tensors)
 
 
 def refuse_rest(keys: Iterable[str], path: Path) -> None:

@@ -69,6 +69,11 @@ def copies_weights() -> bool:
     return value == "1"
 
 
+def under(prefix: str, tensors: StateDict) -> StateDict:
+    """The tensors whose names begin with a prefix, named without it."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
 @dataclass(frozen=True)
 class TensorFile:
     """The tensors of one file, mapped from disk.

@@ -12,11 +12,11 @@ from ..errors import ConfigError, short_repr
 _MAX_LEVELS = 10  # each halves the side
 _MAX_LAYERS = 16  # of a level
 _MAX_CODES = 2**20  # 64 times the largest published codebook
-_MAX_WIDTH = 8192  # channels, heads, groups, and the side of images and latents
+MAX_WIDTH = 8192  # channels, heads, groups, and the side of images and latents
 NOT_IMPLEMENTED = "Another is not implemented here: run the model with the program that trained it."
 AS_TRAINED = "Write down what the model was trained with."
 CHECKED = {"checked": True}  # in the metadata of fields that have checks of their own
-_LIMITS = {"layers_per_block": _MAX_LAYERS, "num_vq_embeddings": _MAX_CODES}  # by field; others have _MAX_WIDTH
+_LIMITS = {"layers_per_block": _MAX_LAYERS, "num_vq_embeddings": _MAX_CODES}  # by field; others have MAX_WIDTH
 
 
 def check_choice(where: str, value: Any, allowed: tuple[Any, ...]) -> None:
@@ -37,7 +37,7 @@ def check_common(part: str, config: Any) -> None:
     for item in fields(config):
         value = getattr(config, item.name)
         numbers = value if isinstance(value, tuple) else (value,)
-        limit = _LIMITS.get(item.name, _MAX_WIDTH)
+        limit = _LIMITS.get(item.name, MAX_WIDTH)
         if not item.metadata.get("checked") and any(type(n) in (int, float) and not 0 < n <= limit for n in numbers):
             raise ConfigError(
                 f"{part}: {item.name} is {short_repr(value)}; expected positive numbers, at most {limit}. {AS_TRAINED}"

@@ -98,6 +98,9 @@ def _check_way(params: Mapping[str, Any], source: str) -> None:
 
 
 def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
+    if isinstance(stage, Mapping) == (key == _MASKED):
+        expected = f"the text {_FIRST_STAGE}" if key == _MASKED else "a section with its target"
+        raise ConfigError(f"{source} is {short_repr(stage)}; expected {expected}. {AS_TRAINED}")
     if key == _MASKED:
         return MaskedImageConfig()
     check_keys(stage, PART, source)

@@ -6,19 +6,16 @@ All of these are further channels of the UNet's input, behind those of the noisy
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from ..errors import ConfigError, InputError, first_names, short_repr
-from .checks import AS_TRAINED, NOT_IMPLEMENTED
+from .checks import AS_TRAINED, MAX_WIDTH, NOT_IMPLEMENTED
 from .first_stage import FirstStageConfig
-from .strict_json import build, read_fields, write_fields
-
-_MOST = 8192  # labels or channels; the limit of every width
+from .strict_json import read_fields, write_fields
 
 UNCONDITIONAL, SUPER_RESOLUTION = "unconditional", "super-resolution"
 INPAINTING, SEMANTIC_SYNTHESIS = "inpainting", "semantic-synthesis"
-TASKS = (UNCONDITIONAL, SUPER_RESOLUTION, INPAINTING, SEMANTIC_SYNTHESIS)
 
 # What a model of each task does, and what draws from it in Python.
 _TASKS = {
@@ -27,6 +24,7 @@ _TASKS = {
     INPAINTING: ("fills the masked parts of pictures", "inpaint"),
     SEMANTIC_SYNTHESIS: ("draws pictures from maps of labels", "synthesise"),
 }
+TASKS = tuple(_TASKS)
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,9 @@ class SegmentationConfig:
     def __post_init__(self) -> None:
         for name, least in (("n_labels", 1), ("n_stages", 0), ("out_channels", 1)):
             value = getattr(self, name)
-            if not least <= value <= _MOST:
+            if not least <= value <= MAX_WIDTH:
                 raise ConfigError(
-                    f"conditioning: {name} is {short_repr(value)}; expected a number from {least} to {_MOST}. "
+                    f"conditioning: {name} is {short_repr(value)}; expected a number from {least} to {MAX_WIDTH}. "
                     f"{AS_TRAINED}"
                 )
 
@@ -112,7 +110,7 @@ def conditioning_from_json(data: Any, source: str) -> ConditioningConfig:
             f"{source}: kind is {short_repr(kind)}; supported are {', '.join(CONDITIONINGS)}. {NOT_IMPLEMENTED}"
         )
     cls = CONDITIONINGS[kind]
-    if other := {str(key) for key in found} ^ write_fields(build(cls, source, {})).keys():
+    if other := {str(key) for key in found} ^ {item.name for item in fields(cls)}:
         raise ConfigError(
             f"{source}: keys missing or unknown: {first_names(other)}; expected those of {kind}. "
             "Convert the checkpoint again."

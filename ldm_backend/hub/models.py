@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, printable
+from ..locations import check_free
 from ..whole_files import complete, give_names, write_whole
 from .choice import is_whole
 from .failures import explained
@@ -74,7 +75,7 @@ def download(name: str, out: Path, revision: str | None = None, variant: str | N
             f"{DEFAULT_REPO}."
         )
     _check_revision(name, revision)
-    _check_free(out)
+    check_free(out)
     hub = _huggingface_hub(name)
     with explained(name, revision):
         model = find_model(hub, name, revision, variant)
@@ -91,7 +92,7 @@ def _fill(hub: Any, model: HubModel, partial: Path, out: Path) -> None:
     """All files, and then the name."""
     if out.exists():  # by another process that was waited for
         partial.rmdir()
-        _check_free(out)
+        check_free(out)
     check_nothing_else(partial, model, parts=True)
     for file in model.files:
         if not matches(partial / file.path, file):
@@ -104,11 +105,6 @@ def _fill(hub: Any, model: HubModel, partial: Path, out: Path) -> None:
         raise CheckpointError(
             f"{out}: cannot be made ({error.strerror}); the model is in {partial}: move it."
         ) from error
-
-
-def _check_free(out: Path) -> None:
-    if out.exists():
-        raise CheckpointError(f"{out}: exists already, and nothing is overwritten. Choose another name, or remove it.")
 
 
 def _check_revision(name: str, revision: str | None) -> None:

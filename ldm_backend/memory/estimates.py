@@ -81,6 +81,12 @@ def unet_bytes(config: UNetConfig, images: int, height: int, width: int, itemsiz
     return FIXED + round(SLACK * itemsize * images * height * width * floats)
 
 
+def evaluation_bytes(config: UNetConfig, images: int, height: int, width: int, itemsize: int = FLOAT) -> int:
+    """One evaluation, with what joins a conditioning to the latents where there is one; arguments as above."""
+    joined = 0 if config.in_channels == config.out_channels else config.in_channels + config.out_channels
+    return unet_bytes(config, images, height, width, itemsize) + FLOAT * images * height * width * joined
+
+
 def decoder_bytes(config: FirstStageConfig, images: int, height: int, width: int, itemsize: int = FLOAT) -> int:
     """Decoding at once, the pictures included; `height` and `width` of the latent, in cells; `itemsize` as above."""
     floats = itemsize * _first_stage_floats(config) + FLOAT * config.out_channels
@@ -119,12 +125,16 @@ def path_bytes(numbers: int, together: int) -> int:
     return 2 * FLOAT * (noise_bytes(numbers) // FLOAT + _DOUBLES_OF_A_PATH * together)
 
 
+def latents_bytes(config: LDMConfig, images: int, height: int, width: int) -> int:
+    """The latents of a run of any sampler; `height` and `width` of one, in cells."""
+    return _LATENTS_OF_A_RUN * FLOAT * images * config.first_stage.z_channels * height * width
+
+
 def sampling_bytes(config: LDMConfig, size: tuple[int, int, int], at_once: int = 1, itemsize: int = FLOAT) -> int:
     """A run of any sampler over a batch of `size`, in pixels, with `at_once` images in one evaluation."""
     images, height, width = size
     cells = (height // config.first_stage.downscale, width // config.first_stage.downscale)
-    latents = _LATENTS_OF_A_RUN * FLOAT * images * config.first_stage.z_channels * cells[0] * cells[1]
-    return latents + unet_bytes(config.unet, min(images, at_once), *cells, itemsize)
+    return latents_bytes(config, images, *cells) + unet_bytes(config.unet, min(images, at_once), *cells, itemsize)
 
 
 def image_bytes(images: int, height: int, width: int, channels: int = 3) -> int:

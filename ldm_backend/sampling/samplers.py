@@ -7,11 +7,12 @@ arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import ScheduleError, check_choice
@@ -19,6 +20,7 @@ from .ddim import ddim_coefficients, sample_ddim
 from .ddpm import ddpm_coefficients, sample_ddpm
 from .dpm_solver import sample_dpmpp_2m, sample_dpmpp_3m
 from .evaluations import Evaluations
+from .noise import StepNoise, draw_noise
 from .plms import sample_plms
 from .schedule import GRIDS, Pairs, Schedule
 from .step import Callback, Denoiser, StepInfo
@@ -28,7 +30,7 @@ from .unipc import sample_unipc
 __all__ = [
     "AUTO", "SAMPLERS", "Callback", "Denoiser", "Evaluations", "NoiseSource", "StepInfo", "adds_noise",
     "ddim_coefficients", "ddpm_coefficients", "drawn_ahead", "grid_of", "sample", "sample_ddim", "sample_ddpm",
-    "sample_dpmpp_2m", "sample_dpmpp_3m", "sample_plms", "sample_unipc",
+    "sample_dpmpp_2m", "sample_dpmpp_3m", "sample_plms", "sample_seeds", "sample_unipc",
 ]  # fmt: skip
 
 
@@ -118,3 +120,45 @@ def sample(
     if sampler == "ddim":
         settings["eta"] = eta
     return _SAMPLERS[sampler].run(denoiser, x_T, schedule, pairs, **settings)
+
+
+def sample_seeds(
+    sampler: str,
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    shape: tuple[int, int, int],
+    schedule: Schedule,
+    steps: int,
+    *,
+    device: torch.device,
+    grid: str = AUTO,
+    eta: float = 0.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """A whole run of a sampler, from each image's own noise.
+
+    Args:
+        sampler: One of SAMPLERS.
+        denoiser: The network, see `step.Denoiser`.
+        seeds: One for each image.
+        shape: (C, H, W) of one latent.
+        schedule: tables.
+        steps: 1 to as many as the training has timesteps.
+        device: To work on.
+        grid: One of GRIDS, or AUTO.
+        eta: 0..1, for "ddim" only.
+        callback: Called after each step; whatever it raises ends the run.
+
+    Returns:
+        (N, C, H, W) float32 latents.
+
+    Raises:
+        ScheduleError: Steps, eta, sampler or grid out of range.
+        InputError: No seeds, or one out of range.
+        SamplingError: The model gave NaN or infinity.
+    """
+    noisy = adds_noise(sampler, eta)
+    pairs = schedule.timesteps(steps, grid_of(schedule, grid, sampler))
+    x_T = draw_noise(seeds, shape).to(device)
+    step_noise = StepNoise(seeds, shape) if noisy else None
+    return sample(sampler, denoiser, x_T, schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from ..config.conditioning import check_task
-from ..config.model import LDMConfig, UNetConfig
+from ..config.model import LDMConfig
 from ..errors import InputError, TooLargeError
 from ..kernels.fast_conv import empty_caches, kernel_bytes
-from ..memory.chunks import Chunks
-from ..memory.estimates import FLOAT, Size, check_fits, image_bytes, sampling_bytes, unet_bytes
+from ..memory.estimates import FLOAT, Size, check_fits, evaluation_bytes, image_bytes, latents_bytes
 from ..memory.free_memory import free_bytes
-from ..pipeline import LatentDiffusion
-from ..sampling.noise import StepNoise, draw_noise
-from ..sampling.samplers import AUTO, Callback, Denoiser, adds_noise, grid_of, sample
+from ..pipeline import LatentDiffusion, evaluation
+from ..sampling.samplers import AUTO, Callback, Denoiser, sample_seeds
 from ..sampling.schedule import Schedule
 from .tiles import averaged_over_tiles, check_tile
 
@@ -87,7 +85,7 @@ def sample_conditioned(
         check_tile(tile, model.unet.size_multiple)
     free = free_bytes(model.device) - kernel_bytes(model.unet)
     check_conditioned("Sampling", model.config, model.unet.dtype.itemsize, c.shape, free, tile, divisible)
-    denoiser = Conditioned(_joined_evaluation(model), model.config, c.to(model.device), tile, divisible)
+    denoiser = Conditioned(evaluation(model), model.config, c.to(model.device), tile, divisible)
     try:
         return draw(denoiser, model.schedule, run)
     finally:
@@ -168,33 +166,11 @@ def draw(denoiser: Conditioned, schedule: Schedule, run: Sampling) -> Tensor:
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
     """
-    c, noisy = denoiser.c, adds_noise(run.sampler, run.eta)
-    pairs = schedule.timesteps(run.steps, grid_of(schedule, run.grid, run.sampler))
-    shape = (denoiser.z_channels, c.shape[2], c.shape[3])
-    x_T = draw_noise(run.seeds, shape).to(c.device)  # noqa: N806 - the papers' name
-    settings = {"eta": run.eta, "step_noise": StepNoise(run.seeds, shape) if noisy else None, "callback": run.callback}
-    return sample(run.sampler, denoiser, x_T, schedule, pairs, **settings)
-
-
-def _joined_evaluation(model: LatentDiffusion) -> Denoiser:
-    """The UNet of joined latents; a batch that does not fit into memory goes through it in parts."""
-    chunks, unet = Chunks("UNet"), model.unet
-
-    def predict(joined: Tensor, t: float) -> Tensor:
-        return chunks.whole(
-            lambda part: unet(joined[part], t),
-            joined.shape,
-            joined.device,
-            lambda n: evaluation_bytes(unet.config, n, joined.shape[2], joined.shape[3], unet.dtype.itemsize),
-        )
-
-    return predict
-
-
-def evaluation_bytes(config: UNetConfig, images: int, height: int, width: int, itemsize: int) -> int:
-    """One evaluation, with the latents and their conditioning joined; arguments as for `unet_bytes`."""
-    joined = FLOAT * images * height * width * (config.in_channels + config.out_channels)
-    return unet_bytes(config, images, height, width, itemsize) + joined
+    shape = (denoiser.z_channels, denoiser.c.shape[2], denoiser.c.shape[3])
+    return sample_seeds(
+        run.sampler, denoiser, run.seeds, shape, schedule, run.steps,
+        device=denoiser.c.device, grid=run.grid, eta=run.eta, callback=run.callback,
+    )  # fmt: skip
 
 
 def _tiles(config: LDMConfig) -> list[int]:
@@ -230,10 +206,9 @@ def check_conditioned(
     def cost(n: int, height: int, width: int) -> int:
         cells = (height // scale, width // scale)
         high, wide = (min(side, most) if most else side for side in cells)
-        latents = sampling_bytes(config, (n, height, width), 1, itemsize) - unet_bytes(config.unet, 1, *cells, itemsize)
         conditioning = FLOAT * n * config.unet.in_channels * cells[0] * cells[1]
-        evaluation = evaluation_bytes(config.unet, 1, high, wide, itemsize)
-        return latents + conditioning + evaluation + image_bytes(n, height, width)
+        one = evaluation_bytes(config.unet, 1, high, wide, itemsize)
+        return latents_bytes(config, n, *cells) + conditioning + one + image_bytes(n, height, width)
 
     size = Size(shape[0], shape[2] * scale, shape[3] * scale)
     check_fits(task, size, cost, free, config.unet.size_multiple * scale)

@@ -25,13 +25,12 @@ from ...ldm_backend.config.conditioning import SegmentationConfig
 from ...ldm_backend.config.model import LDMConfig, UNetConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kernels.fp32 import fp32
-from ...ldm_backend.memory.estimates import unet_bytes
+from ...ldm_backend.memory.estimates import evaluation_bytes
 from ...ldm_backend.networks.first_stage import FirstStage
 from ...ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, FORMATS, TF32, resolve, set_precision
 from ...ldm_backend.networks.spatial_rescaler import SpatialRescaler
 from ...ldm_backend.networks.unet import UNet
 from ...ldm_backend.sampling.schedule import Schedule
-from ...ldm_backend.tasks.sampling import evaluation_bytes
 from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb
 from .conditioning import channels_beside
 from .layers import host_layers
@@ -128,10 +127,7 @@ class HostUNet(UNet):
 
     def evaluation_bytes(self, shape: Sequence[int]) -> int:
         """Memory of an evaluation of latents of this shape (N, C, H, W), beside the weights."""
-        size = (shape[0], math.prod(shape[2:]), 1, self.dtype.itemsize)
-        if self.config.in_channels == self.config.out_channels:
-            return unet_bytes(self.config, *size)
-        return evaluation_bytes(self.config, *size)  # with the conditioning joined to the latents
+        return evaluation_bytes(self.config, shape[0], math.prod(shape[2:]), 1, self.dtype.itemsize)
 
 
 class LDMModel(comfy.model_base.BaseModel):

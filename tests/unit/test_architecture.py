@@ -48,7 +48,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "networks": {"config", "errors", "kernels", "memory"},
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
-        "checkpoints": {"archives", "config", "errors", "json_text", "locations", "networks", "whole_files"},
+        "checkpoints": {"archives", "config", "errors", "finite", "json_text", "locations", "networks", "whole_files"},
         "hub": {"errors", "locations", "whole_files"},
         "views": {"errors", "finite", "kernels", "networks"},
         "conditioning": {"config", "errors", "memory", "networks", "views"},

@@ -127,6 +127,8 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("bsr_sr", "cond_stage_config", {"target": "torch.nn.Identity", "weights": 1}, "unknown settings weights"),
     ("bsr_sr", "cond_stage_config", {"target": "torch.nn.Identity", "params": 3}, "params is 3"),
     ("bsr_sr", "cond_stage_config", None, "cond_stage_config is None"),
+    ("bsr_sr", "cond_stage_config", "torch.nn.Identity", "is 'torch.nn.Identity'; expected a section with its target"),
+    ("inpainting_big", "cond_stage_config", {"target": "__is_first_stage__"}, "expected the text __is_first_stage__"),
     ("bsr_sr", "cond_stage_config", {"target": "os.system"}, "cond_stage_config is 'os.system'"),
     ("inpainting_big", "cond_stage_config", {"target": "ldm.ClassEmbedder"}, "a class-conditional model"),
     ("inpainting_big", "cond_stage_config", {"target": "ldm.BERTEmbedder"}, "a text-to-image model"),

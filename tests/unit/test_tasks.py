@@ -13,9 +13,11 @@ from conditional_models import CONFIGS, INPAINTING, SEMANTIC, SUPER_RESOLUTION, 
 from torch import Tensor
 
 import ldm_backend
+from ldm_backend import pipeline
 from ldm_backend.conditioning.low_resolution import low_resolution
 from ldm_backend.errors import CheckpointError, InputError, SamplingError, ScheduleError, TooLargeError
 from ldm_backend.memory import chunks
+from ldm_backend.memory.estimates import evaluation_bytes
 from ldm_backend.sampling.noise import draw_noise
 from ldm_backend.tasks import sampling
 from ldm_backend.tasks.sampling import Conditioned
@@ -418,9 +420,9 @@ def test_parts_of_a_batch_are_the_batch(upscaler, monkeypatch):
     """A part of the images takes its part of the conditioning."""
     c = low_resolution(SMALL, SUPER_RESOLUTION)
     x = draw_noise([1, 2, 3], (3, 8, 12))
-    whole = Conditioned(sampling._joined_evaluation(upscaler), upscaler.config, c)(x, 500.0)
+    whole = Conditioned(pipeline.evaluation(upscaler), upscaler.config, c)(x, 500.0)
     monkeypatch.setattr(chunks, "_SMALL", 0)
-    parts = chunks.Chunks("UNet", lambda _: sampling.evaluation_bytes(SUPER_RESOLUTION.unet, 1, 8, 12, 4) + 1)
-    monkeypatch.setattr(sampling, "Chunks", lambda _: parts)
-    denoiser = Conditioned(sampling._joined_evaluation(upscaler), upscaler.config, c)
+    parts = chunks.Chunks("UNet", lambda _: evaluation_bytes(SUPER_RESOLUTION.unet, 1, 8, 12, 4) + 1)
+    monkeypatch.setattr(pipeline, "Chunks", lambda _: parts)
+    denoiser = Conditioned(pipeline.evaluation(upscaler), upscaler.config, c)
     torch.testing.assert_close(denoiser(x, 500.0), whole, rtol=0, atol=1e-5)

@@ -14,7 +14,7 @@ from model_folder import write_model_folder
 
 from ldm_backend.checkpoints.checkpoint import Checkpoint, check_readable, read_checkpoint
 from ldm_backend.checkpoints.conversion import convert_to_folder, convert_to_single_file
-from ldm_backend.checkpoints.single_file import write_single_file
+from ldm_backend.checkpoints.single_file import fill_single_file
 from ldm_backend.errors import CheckpointError
 from ldm_backend.finite import all_finite, is_plain
 
@@ -50,7 +50,7 @@ def test_a_name_of_bytes_that_are_no_text_is_converted(tmp_path, checkpoint):
 def test_files_of_earlier_versions_are_read(tmp_path, checkpoint):
     """They have values of the prompt's beside our own, without a namespace."""
     texts = {"weights": "ema", "prompt": "{}", "workflow": '{"nodes": []}', "parameters": "x", "source": "y"}
-    write_single_file(tmp_path / "a", checkpoint.config, checkpoint.unet, checkpoint.first_stage, metadata=texts)
+    fill_single_file(tmp_path / "a", checkpoint.config, checkpoint.unet, checkpoint.first_stage, "fp32", texts)
     check_readable(tmp_path / "a")
     found = read_checkpoint(tmp_path / "a")
     assert (found.weights, found.config) == ("ema", checkpoint.config)

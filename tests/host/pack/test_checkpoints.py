@@ -18,7 +18,7 @@ from PIL import Image
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ldm_backend.checkpoints.conversion import convert_to_single_file
-from ldm_backend.checkpoints.single_file import write_single_file
+from ldm_backend.checkpoints.single_file import fill_single_file
 from ldm_backend.config.model import KLConfig, LDMConfig
 from ldm_backend.config.presets import LSUN_CHURCHES_256
 from ldm_backend.networks.first_stage import build_first_stage
@@ -241,7 +241,7 @@ def churches(models: Path) -> ldm_backend.LatentDiffusion:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet, first_stage = UNet(config.unet).state_dict(), build_first_stage(config.first_stage).state_dict()
-    write_single_file(models / "churches.safetensors", config, unet, first_stage)
+    fill_single_file(models / "churches.safetensors", config, unet, first_stage, "fp32", None)
     return ldm_backend.load(models / "churches.safetensors", device="cpu")
 
 
