@@ -69,11 +69,12 @@ def _check(value: Any) -> None:
     for place, each in _walk(value):
         if isinstance(each, int) and not -_MAX_NUMBER <= each <= _MAX_NUMBER:
             raise JSONError(f"the number at {_path(place)} has more than 308 digits")
-        if isinstance(each, str) and not _is_text(each):
+        if isinstance(each, str) and not is_text(each):
             raise JSONError(f"the text at {_path(place)} holds half of a character (a lone surrogate)")
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can write it. Paths of bytes that are no text, and JSON with half of a character, are none."""
     if text.isascii():
         return True
     try:

@@ -1,12 +1,13 @@
 """The folders of a private host: its models as ComfyUI's file of more paths, and paths that it cannot be in.
 
-Imports the errors only.
+Imports the check of texts and the errors only.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from ldm_backend.errors import printable
+from ldm_backend.json_text import is_text
 
 from ..errors import HostError
 
@@ -52,8 +53,4 @@ def _yaml(text: str) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\n" not in text
+    return is_text(text) and "\n" not in text

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_backend.errors import first_names, printable, repeated
+from ldm_backend.json_text import is_text
 
 from ..errors import JobError
 from ..files.bounded import damage_told
@@ -102,7 +103,7 @@ def _in_folder(folder: Path) -> list[Path]:
 def _checked(items: list[Item], out: Path) -> list[Item]:
     files = [file for item in items for file in item.files]
     for file in files:
-        if file.name.startswith(".") or not _is_text(file.name):
+        if file.name.startswith(".") or not is_text(file.name):
             raise JobError(f"{printable(str(file))} begins with a dot, or its name is no UTF-8 text; rename it")
     if out.resolve() in {folder.resolve() for folder in {file.parent for file in files}}:
         raise JobError(f"{out} holds the pictures themselves; give another --out")
@@ -114,11 +115,3 @@ def _checked(items: list[Item], out: Path) -> list[Item]:
             "to runs with another --out"
         )
     return sorted(items, key=lambda item: item.name)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
