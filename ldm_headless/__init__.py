@@ -7,9 +7,10 @@
 
 Read on in this order: errors, client (answers, access,
 transport, history with file_kinds, protocol, event_socket, async_client, sync_client), workflows (workflow with
-embedded, overrides, validation), carriers, ui_format (export with graph, editors, widget_types, dynamic_inputs,
-node_types, instances, promoted_values, unfolding, primitives, text_widgets), host (private_host with install,
-torch_probe, scratch_folder and held_signals; stopping), run (sweep, plan, output_folder with journal and output_names,
+embedded, targets, overrides, subgraph_targets, validation), carriers, ui_format (export with graph, editors,
+widget_types, saved_values, dynamic_inputs, pack_widgets, node_types, group_nodes, instances, promoted_values,
+promoted_places, unfolding, primitives, text_widgets), host (private_host with install, model_paths, torch_probe,
+scratch_folder and held_signals; stopping), run (sweep, plan, output_folder with journal and output_names,
 report, run_record, server_runner, ray_runner with private_host_worker), pools, commands, cli.
 Speaks HTTP to the host and imports neither the host nor torch.
 """

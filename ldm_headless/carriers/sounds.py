@@ -79,29 +79,25 @@ def mp3_texts(window: Window) -> dict[str, str]:
 
 
 def _vorbis_comments(data: bytes) -> dict[str, str]:
+    """A text that says who wrote the file, the number of comments, and these."""
     found: dict[str, str] = {}
-    texts = _counted_texts(data)
-    next(texts)  # who wrote it
-    for text in texts:
+    _, place = _counted_text(data, 0)
+    count, place = int.from_bytes(data[place : place + 4], "little"), place + 4
+    for _ in range(count):
+        text, place = _counted_text(data, place)
         name, _, value = text.partition(b"=")
         found.setdefault(as_text(name).lower(), as_text(value))
     return found
 
 
-def _counted_texts(data: bytes) -> Iterator[bytes]:
-    """The first text of a block of comments, then, behind their number, the others."""
-    place, left = 0, 1
-    while left:
-        if place + 4 > len(data):
-            raise DamagedCarrierError("it ends within its comments")
-        (length,), place = struct.unpack_from("<I", data, place), place + 4
-        if place + length > len(data):
-            raise DamagedCarrierError("one of its comments has a length that cannot be")
-        yield data[place : place + length]
-        if not place - 4:
-            left = 1 + int.from_bytes(data[length + 4 : length + 8], "little")
-            place += 4
-        place, left = place + length, left - 1
+def _counted_text(data: bytes, place: int) -> tuple[bytes, int]:
+    """The text behind its length, and the place behind it."""
+    if place + 4 > len(data):
+        raise DamagedCarrierError("it ends within its comments")
+    (length,), place = struct.unpack_from("<I", data, place), place + 4
+    if place + length > len(data):
+        raise DamagedCarrierError("one of its comments has a length that cannot be")
+    return data[place : place + length], place + length
 
 
 def _add_page(packets: list[bytearray], laces: bytes, content: bytes) -> None:

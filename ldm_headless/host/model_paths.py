@@ -1,6 +1,6 @@
 """The folders of a private host: its models as ComfyUI's file of more paths, and paths that it cannot be in.
 
-Imports the errors only.
+Imports the check of texts and the errors only.
 """
 
 from collections.abc import Iterable

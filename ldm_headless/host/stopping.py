@@ -55,10 +55,17 @@ def _code(code: Any) -> Any:
 
 
 def run_async(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """As `asyncio.run`; a signal ends the work also while it computes."""
-    if signal.getsignal(signal.SIGINT) is _interrupt and threading.current_thread() is threading.main_thread():
+    """As `asyncio.run`; a signal ends the work also while it computes, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return asyncio.run(work)
+    before = signal.getsignal(signal.SIGINT)
+    if before is _interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio sets its own over this one alone
-    return asyncio.run(_watched(work))
+    try:
+        return asyncio.run(_watched(work))
+    finally:
+        if before is _interrupt:
+            signal.signal(signal.SIGINT, _interrupt)
 
 
 async def _watched(work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -68,7 +75,7 @@ async def _watched(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 @contextmanager
 def _insisting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    cancel = signal.getsignal(signal.SIGINT)  # asyncio's, where this is the main thread
+    cancel = signal.getsignal(signal.SIGINT)  # asyncio's, unless SIGINT is ignored
     if not callable(cancel) or cancel is signal.default_int_handler or not hasattr(signal, "setitimer"):
         yield
         return

@@ -1,6 +1,6 @@
 """The checks of a run that runs nothing. Imports the plan, the local inputs and the workflow side."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from ldm_backend.errors import printable
 
@@ -18,7 +18,7 @@ def check_all(plan: Plan) -> Iterator[str]:
     """
     for value, file in plan.inputs.files.items():
         yield (f"would be uploaded where the server lacks it: {printable(value)} ({file.bytes:,} bytes) as {file.name}")
-    missing = {(problem.node_id, problem.details.partition(":")[0]) for problem in plan.inputs.missing}
+    missing = {_place(problem) for problem in plan.inputs.missing}
     found = (input_problems(plan.prompt(index), plan.object_info) for index in range(len(plan.jobs)))
     problems = dict.fromkeys(plan.inputs.missing)
     files = {(node_id, name) for node_id, name, _ in file_inputs(plan.base, plan.object_info)}
@@ -27,12 +27,13 @@ def check_all(plan: Plan) -> Iterator[str]:
         problem
         for problems in found
         for problem in problems
-        if (problem.node_id, problem.details.partition(":")[0]) not in missing and not _is_a_file(problem, files)
+        if _place(problem) not in missing and not (problem.type == "value_not_in_list" and _place(problem) in files)
     )
     if problems:
         raise PromptRejectedError(tuple(problems))
     yield (f"{len(plan.jobs)} job(s) of {plan.source} are in order; nothing was run")
 
 
-def _is_a_file(problem: NodeError, files: Collection[tuple[str, str]]) -> bool:
-    return problem.type == "value_not_in_list" and (problem.node_id, problem.details.partition(":")[0]) in files
+def _place(problem: NodeError) -> tuple[str, str]:
+    """The node and the input that it is about."""
+    return problem.node_id, problem.details.partition(":")[0]

@@ -86,17 +86,16 @@ class DynamicNode:
         own = {slot.name for slot in self.slots}
         self.slots = [replace(slot, link=saved[slot.name].link) if slot.name in saved else slot for slot in self.slots]
         self.slots += [slot for slot in node.inputs if slot.name not in own]
-        links = known_links
         index = 0
         while index < len(self.slots):  # grows on the way
-            if self.slots[index].link in links:
+            if self.slots[index].link in known_links:
                 self._connected(self.slots[index])
             index += 1
         self._restore_values(node)
         names = {widget.name for widget in self.widgets}
         self.slots = [slot for slot in self.slots if slot.widget is None or slot.widget in names]
         self._check_names(node)
-        self._check_links(node, links)
+        self._check_links(node, known_links)
 
     def _restore_values(self, node: Node) -> None:
         named = node.values if isinstance(node.values, dict) else None
@@ -111,10 +110,11 @@ class DynamicNode:
             elif widget.saved and place < len(values):
                 self._set(widget, values[place])
                 place += 1
-        saved = [widget for widget in self.widgets if widget.saved]
-        self.surplus = surplus_of_list(node.type, False, saved, values)
         if named is not None:
             self.surplus = surplus_of_names(node.type, [widget.name for widget in self.widgets], named)
+        else:
+            saved = [widget for widget in self.widgets if widget.saved]
+            self.surplus = surplus_of_list(node.type, False, saved, values)
 
     def _check_names(self, node: Node) -> None:
         """Where the file names the widgets of the options, they are the same here: else values have other places."""

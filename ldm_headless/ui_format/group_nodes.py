@@ -3,7 +3,7 @@
 The inputs, widgets and outputs of the group are those of its parts that are not linked inside, in the order of the
 parts: of each its widgets and then its sockets, and behind those of all parts the widgets that were made inputs. Names
 that are taken get the title of the part before them. Only the editor knows all that; this module says it again. Imports
-the graph, the editors, the node types, the widget types and the errors.
+the graph, the editors, the instances, the node types, the widget types and the errors.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,10 +13,9 @@ from typing import Any
 from ..errors import WorkflowError
 from .editors import Editor
 from .graph import GROUP_PREFIXES, SUBGRAPH_INPUT, Graph, Group, InputSlot, Link, OutputSlot, Port
+from .instances import PRIMITIVE, REROUTE
 from .node_types import NodeType
 from .widget_types import SEEDS, Input
-
-_PRIMITIVE, _REROUTE = "PrimitiveNode", "Reroute"
 
 
 class GroupType:
@@ -53,19 +52,19 @@ class GroupType:
         self._places: dict[str, tuple[int, str]] = {}
         self._outputs: list[tuple[int, int, str]] = []
         self._values: dict[int, str] = {}  # primitive -> name of its widget on the group
-        handed: list[tuple[str, str, str]] = []
+        self._handed: list[tuple[str, str, str]] = []
         later: list[tuple[int, dict[str, Input], int, list[str]]] = []
         for index in range(len(group.nodes)):
             inputs, outputs = self._described(index)
-            later.append((index, inputs, *self._add_inputs(index, inputs, handed)))
+            later.append((index, inputs, *self._add_inputs(index, inputs)))
             self._add_outputs(index, outputs)
         for index, inputs, sockets, names in later:
             for number, input_name in enumerate(names, sockets):
                 if number in self._to.get(index, {}):
-                    self._feed(index, number, inputs[input_name], handed)
+                    self._feed(index, number, inputs[input_name])
                 else:
-                    handed.append((self._add(index, inputs[input_name]), str(index), input_name))
-        self.handed = tuple(handed)
+                    self._handed.append((self._add(index, inputs[input_name]), str(index), input_name))
+        self.handed = tuple(self._handed)
         description = {"input": {"required": self._specs}, "output": [kind for *_, kind in self._outputs]}
         self.kind = NodeType(name, description, editor)
 
@@ -96,7 +95,7 @@ class GroupType:
             if inner is not None and (outer.link is not None or outer.widget is None):
                 number = len(links)
                 ids, links[number] = (number,), Link(number, SUBGRAPH_INPUT, place, str(inner[0]))
-                is_reroute = self._group.nodes[inner[0]].type == _REROUTE  # its slot has any name
+                is_reroute = self._group.nodes[inner[0]].type == REROUTE  # its slot has any name
                 _link_slot(slots[inner[0]], None if is_reroute else inner[1], outer, number)
             ports.append(Port(outer.name, outer.type, ids))
         ends = []
@@ -131,13 +130,13 @@ class GroupType:
         if kind is not None:
             return {entry.name: entry for entry in kind.inputs}, kind.outputs
         targets = self._from.get(index, {}).get(0, [])
-        if node.type == _PRIMITIVE and targets:
+        if node.type == PRIMITIVE and targets:
             target, slot = targets[0]
             fed = self._input_at(target, slot)
             type_of_link = self._kinds_of_links[index]
             options = {"options": fed.options.get("options", [])} if fed is not None and type_of_link == "COMBO" else {}
             return {"value": Input("value", type_of_link, options)}, (type_of_link,)
-        if node.type == _REROUTE:
+        if node.type == REROUTE:
             is_inside = index in self._to and bool(targets) and (index, 0) not in self._group.external
             type_of_slot = self._type_of_reroute(index, targets)
             entry = Input(type_of_slot, type_of_slot, {"forceInput": True})
@@ -160,9 +159,7 @@ class GroupType:
         name = slots[slot].widget or slots[slot].name if slot < len(slots) else ""
         return next((entry for entry in kind.inputs if entry.name == name), None) if kind else None
 
-    def _add_inputs(
-        self, index: int, inputs: dict[str, Input], handed: list[tuple[str, str, str]]
-    ) -> tuple[int, list[str]]:
+    def _add_inputs(self, index: int, inputs: dict[str, Input]) -> tuple[int, list[str]]:
         """Widgets and sockets of a part. Returns how many sockets it has, and the widgets that were made inputs."""
         node = self._group.nodes[index]
         made = {slot.name: place for place, slot in reversed(list(enumerate(node.inputs))) if slot.widget == slot.name}
@@ -174,18 +171,18 @@ class GroupType:
                 later.append(name)
             else:
                 outer = self._add(index, entry)
-                if node.type == _PRIMITIVE:
+                if node.type == PRIMITIVE:
                     self._values[index] = outer
                 else:
-                    handed.append((outer, str(index), name))
+                    self._handed.append((outer, str(index), name))
         for number, name in enumerate(sockets):
             if number in self._to.get(index, {}):
-                self._feed(index, number, inputs[name], handed)
+                self._feed(index, number, inputs[name])
             else:
                 self._add(index, inputs[name])
         return len(sockets), sorted(later, key=lambda name: str(made[name]))  # as JavaScript sorts numbers
 
-    def _feed(self, index: int, number: int, entry: Input, handed: list[tuple[str, str, str]]) -> None:
+    def _feed(self, index: int, number: int, entry: Input) -> None:
         """What a primitive inside feeds gets the value of the primitive's widget on the group."""
         source, _ = self._to[index][number]
         outer = self._values.get(source)
@@ -193,7 +190,7 @@ class GroupType:
             kind, options = self._specs[outer]
             own = {"options": options["options"]} if "options" in options else {}
             self._specs[outer] = [kind, {**entry.options, **own, "control_after_generate": True}]
-            handed.append((outer, str(index), entry.name))
+            self._handed.append((outer, str(index), entry.name))
 
     def _add(self, index: int, entry: Input) -> str:
         """Add an input to the group. Returns its name there."""
@@ -202,7 +199,7 @@ class GroupType:
         label = next((slot.label for slot in node.inputs if slot.name == entry.name), "")
         name = key = str(custom.get("name") or label or entry.name)
         prefix = ""
-        if (node.type == _PRIMITIVE and node.title) or name in self._seen:
+        if (node.type == PRIMITIVE and node.title) or name in self._seen:
             prefix = f"{node.title or node.type} "
             name = key = f"{prefix}{entry.name}"
             if name in self._seen:

@@ -19,10 +19,10 @@ from .widget_types import WidgetType
 
 PRIMITIVE = "PrimitiveNode"
 REROUTE = "Reroute"
-SETTERS = {"SetNode": "GetNode", "easy setNode": "easy getNode"}
-"""Nodes that name what is linked to them, and those that give it elsewhere by that name."""
-_GETTERS = {getter: setter for setter, getter in SETTERS.items()}
-_PASSING = {REROUTE, "Reroute (rgthree)", *SETTERS, *_GETTERS}
+# Nodes that give what another one names, which is linked to that one.
+_GETTERS = {"GetNode": "SetNode", "easy getNode": "easy setNode"}
+_SETTERS = set(_GETTERS.values())
+_PASSING = {REROUTE, "Reroute (rgthree)", *_SETTERS, *_GETTERS}
 # They are a pack's JavaScript alone and cannot change the prompt: texts and marks on the canvas, and buttons that mute
 # and bypass other nodes when somebody presses them, which the file has in the modes of those nodes.
 _TEXTS = {"Note", "MarkdownNote", "Label (rgthree)", "Note+ (mtb)", "Note Plus (mtb)"}
@@ -158,7 +158,7 @@ class Scope:
     def _setters(self) -> dict[tuple[str, str], list[Instance]]:
         found: dict[tuple[str, str], list[Instance]] = {}
         for instance in self.instances.values():
-            if instance.node.type in SETTERS:
+            if instance.node.type in _SETTERS:
                 found.setdefault((instance.node.type, _first_value(instance.node)), []).append(instance)
         return found
 

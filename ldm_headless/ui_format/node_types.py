@@ -99,19 +99,26 @@ class NodeType:
         if self.name == POWER_LORA:
             shape = self._power_lora(node)
         else:
-            kind = self._with_format(format_of(self.inputs, node)) if self.name == VIDEO_COMBINE else self
-            shape = kind._fixed_shape(named(node))
+            node = named(node)
+            kind = self._with_format(format_of(self.inputs, node)) if node.type == VIDEO_COMBINE else self
+            shape = kind._fixed_shape(node)
         lost = "" if shape.surplus else _lost_link(node, shape.inputs, known_links)
         return replace(shape, surplus=lost) if lost else shape
 
     def _fixed_shape(self, node: Node) -> NodeShape:
+        """Each widget has the saved value, else the default."""
+        values = {widget.name: widget.default for widget in reversed(self._widgets)}
         if isinstance(node.values, dict):
-            surplus = surplus_of_names(self.name, [widget.name for widget in self._widgets], node.values)
+            values |= {name: value for name, value in node.values.items() if name in values}
+            surplus = surplus_of_names(self.name, values, node.values)
         else:
             saved = [widget for widget in self._widgets if widget.saved]
-            values = self._without_sockets(node.values)
-            surplus = surplus_of_list(self.name, self._shows_texts, saved, values)
-        return NodeShape(self._slots(node), tuple(self._widgets), self._values(node), surplus)
+            given = self._without_sockets(node.values)
+            # A widget's company may be called like another widget, which counts.
+            pairs = sorted(zip(saved, given, strict=False), key=lambda pair: pair[0].sent)
+            values |= {widget.name: value for widget, value in pairs}
+            surplus = surplus_of_list(self.name, self._shows_texts, saved, given)
+        return NodeShape(self._slots(node), tuple(self._widgets), values, surplus)
 
     def _with_format(self, name: str) -> "NodeType":
         """This type with the widgets of a video format."""
@@ -154,18 +161,6 @@ class NodeType:
 
     def _has_slot(self, entry: Input) -> bool:
         return self._editor.keeps_slot or not entry.options.get("socketless")
-
-    def _values(self, node: Node) -> dict[str, Any]:
-        """The value of each widget by its name: the saved one, else the default."""
-        values = {widget.name: widget.default for widget in reversed(self._widgets)}
-        if isinstance(node.values, dict):
-            values |= {name: value for name, value in node.values.items() if name in values}
-        else:
-            saved = [widget for widget in self._widgets if widget.saved]
-            pairs = zip(saved, self._without_sockets(node.values), strict=False)
-            # A widget's company may be called like another widget, which counts.
-            values |= {widget.name: value for widget, value in sorted(pairs, key=lambda pair: pair[0].sent)}
-        return values
 
     def _without_sockets(self, values: list[Any]) -> list[Any]:
         """Older files keep values of inputs that are sockets (forceInput); whether they do, only their number tells."""

@@ -86,12 +86,11 @@ def _sizes(force_size: Any) -> dict[str, int]:
 
 
 def format_of(inputs: Sequence[Input], node: Node) -> str:
-    """The format of a VHS_VideoCombine whose widgets it has; empty for other nodes."""
-    values = _with_names(node) if node.type == VIDEO_COMBINE else None
+    """The format of a VHS_VideoCombine whose widgets it has, of its values by name; empty where it has none."""
     entry = next((each for each in inputs if each.name == "format"), None)
-    if entry is None or values is None:
+    if entry is None:
         return ""
-    value = values.get("format") if isinstance(values, dict) else None
+    value = node.values.get("format") if isinstance(node.values, dict) else None
     choices = entry.options.get("options") or [""]
     return str(value if value is not None else entry.options.get("default", choices[0]))
 

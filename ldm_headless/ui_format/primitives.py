@@ -52,8 +52,10 @@ def apply_primitives(root: Scope, fill: Callable[[str], str]) -> None:
 def _refuse_unreached(primitive: Instance, target: Instance, slot: InputSlot, value: Any) -> None:
     """Today's editor shows a primitive's value on a subgraph's node, but sends what the widgets inside have."""
     inside = target.inner
-    for port in inside.graph.ports_by_name.get(slot.name, ()) if inside else ():
-        for inner, inner_slot in inside.targets(port.links) if inside else ():
+    if inside is None:
+        return
+    for port in inside.graph.ports_by_name.get(slot.name, ()):
+        for inner, inner_slot in inside.targets(port.links):
             widget = inner.widget(inner_slot)
             if widget is not None and widget.value != value:
                 raise WorkflowError(

@@ -84,7 +84,7 @@ def surplus_of_list(kind: str, shows: bool, widgets: Sequence[WidgetType], value
     has_file = _has_file(values)
     unknown = [value for value in others if not _is_leftover(value, has_file, shows)]
     if unknown:
-        return _told(f"with {len(values)} values, but has {len(widgets)} here: {shown(widgets)}", unknown)
+        return _told(f"with {len(values)} values, but has {len(widgets)} here: {_shown(widgets)}", unknown)
     return "" if kind in _SHOWING else misfit(widgets, values)
 
 
@@ -141,7 +141,7 @@ def check_value(widget: WidgetType, value: Any) -> None:
         )
 
 
-def shown(widgets: Iterable[WidgetType]) -> str:
+def _shown(widgets: Iterable[WidgetType]) -> str:
     """The names of the widgets that are saved, for messages."""
     return ", ".join(widget.name for widget in widgets if widget.saved) or "none"
 

@@ -1,6 +1,7 @@
 """Changes to a prompt: inputs by node and name, and the seed. Imports targets, workflow and the errors."""
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from ldm_backend.errors import first_names, printable
@@ -96,32 +97,22 @@ def seed_inputs(prompt: Prompt, object_info: Mapping[str, Any] | None = None) ->
     return places
 
 
-def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
-    """The node id and the input name that a target such as `KSampler.seed` means.
-
-    Raises:
-        WorkflowError: It names no input, or no node.
-    """
-    return find_inputs(prompt, [target])[target]
-
-
 def find_inputs(prompt: Prompt, targets: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """The same for many targets, which looks through the prompt once.
+    """The node ids and input names that targets such as `KSampler.seed` mean.
 
     Raises:
-        WorkflowError: As for `find_input`.
+        WorkflowError: One names no input, no node, or a title that several nodes share.
     """
     titles, parsed = _Titles(prompt), {target: parse_target(target) for target in targets}
     return {target: (titles.find(name), input_name) for target, (name, input_name) in parsed.items()}
 
 
-def find_node(prompt: Prompt, name: str) -> str:
-    """The id of the node with this id or, if there is none, with this title.
-
-    Raises:
-        WorkflowError: None, or more than one.
-    """
-    return _Titles(prompt).find(name)
+def nodes_by_title(prompt: Prompt) -> dict[str, list[str]]:
+    """The ids of the nodes with each title."""
+    found: dict[str, list[str]] = {}
+    for node_id, node in prompt.items():
+        found.setdefault(_title_of(node), []).append(node_id)
+    return found
 
 
 class _Titles:
@@ -129,16 +120,11 @@ class _Titles:
 
     def __init__(self, prompt: Prompt) -> None:
         self._prompt = prompt
-        self._by_title: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str:
-        """See `find_node`."""
+        """The id of the node with this id or, if there is none, with this title."""
         if name in self._prompt:
             return name
-        if self._by_title is None:
-            self._by_title = {}
-            for node_id, node in self._prompt.items():
-                self._by_title.setdefault(title_of(node), []).append(node_id)
         matches = self._by_title.get(name, [])
         if len(matches) == 1:
             return matches[0]
@@ -146,11 +132,15 @@ class _Titles:
             raise WorkflowError(
                 f"the title {printable(name)!r} belongs to the nodes {first_names(matches)}; use one of these ids"
             )
-        known = first_names([f"{node_id} ({title_of(node)})" for node_id, node in self._prompt.items()], 50)
+        known = first_names([f"{node_id} ({_title_of(node)})" for node_id, node in self._prompt.items()], 50)
         raise WorkflowError(f"no node has the id or title {printable(name)!r}; there are {known}; correct the name")
 
+    @cached_property
+    def _by_title(self) -> dict[str, list[str]]:
+        return nodes_by_title(self._prompt)
 
-def title_of(node: Mapping[str, Any]) -> str:
+
+def _title_of(node: Mapping[str, Any]) -> str:
     """The title of a node in a prompt; empty without one."""
     meta = node.get("_meta")
     return str(meta.get("title", "")) if isinstance(meta, dict) else ""

@@ -10,7 +10,7 @@ from ldm_backend.errors import first_names, printable
 
 from ..errors import WorkflowError
 from ..ui_format.promoted_places import SubgraphNode, subgraph_nodes
-from .overrides import title_of
+from .overrides import nodes_by_title
 from .targets import parse_target, quoted_target
 from .workflow import Prompt, Workflow
 
@@ -36,9 +36,7 @@ def resolve_targets(
     wanted = {target: (node, name) for target, (node, name) in wanted.items() if node not in prompt}
     if workflow.ui is None or not wanted:
         return {}
-    titles: dict[str, list[str]] = {}
-    for node_id, node in prompt.items():
-        titles.setdefault(title_of(node), []).append(node_id)
+    titles = nodes_by_title(prompt)
     try:
         subgraphs = subgraph_nodes(workflow.ui, object_info, workflow.source)
     except WorkflowError:

@@ -76,12 +76,12 @@ def _carried(found: Mapping[str, Any], source: str) -> Workflow:
         _check_finite(graph, source)
         return Workflow(source, graph, None)
     prompt, reason = check_prompt(prompt, source), found.get("unreadable", "")
+    if graph == {}:  # what programs write that have no editor
+        return Workflow(source, None, prompt)
     if graph is not None and not is_ui_format(graph):
         reason = f"it is {_kind(graph)}, no graph in UI format"
     elif (place := not_finite(graph)) is not None:
         reason = f"{place} is NaN or infinite"
-    if graph == {}:  # what programs write that have no editor
-        return Workflow(source, None, prompt)
     if not reason:
         return Workflow(source, graph, prompt)
     return Workflow(

@@ -12,7 +12,7 @@ import pytest
 from ldm_headless.commands.run_jobs import _with_subgraphs
 from ldm_headless.errors import WorkflowError
 from ldm_headless.run.sweep import expand
-from ldm_headless.workflows.overrides import find_input, set_inputs, set_seed
+from ldm_headless.workflows.overrides import find_inputs, set_inputs, set_seed
 from ldm_headless.workflows.subgraph_targets import resolve_targets
 from ldm_headless.workflows.targets import parse_target, quoted_target, split_assignment
 from ldm_headless.workflows.workflow import load_workflow, to_prompt
@@ -36,7 +36,7 @@ def test_quotes_name_any_title_and_input(title: str, name: str) -> None:
     prompt = prompt_of("other", title)
     (job,) = expand([], sets=[f"{target}=5"])
     assert set_inputs(prompt, job.assignments)["2"]["inputs"] == {**prompt["2"]["inputs"], name: 5}
-    assert find_input(prompt, target) == ("2", name)
+    assert find_inputs(prompt, [target]) == {target: ("2", name)}
     assert len(expand([f"{target}=1|2"])) == 2
 
 

@@ -128,3 +128,50 @@ cli.main()
     assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - start < 20
+
+
+ENDS = {
+    "a result": "assert stopping.run_async(work()) == 5",
+    "an error": """
+try:
+    stopping.run_async(work(OSError()))
+except OSError:
+    pass
+""",
+    "a signal": """
+try:
+    stopping.run_async(work(interrupt=True))
+except KeyboardInterrupt:
+    pass
+""",
+    "another thread": """
+found = []
+thread = threading.Thread(target=lambda: found.append(stopping.run_async(work())))
+thread.start()
+thread.join()
+assert found == [5]
+""",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_work_within_asyncio_leaves_the_handler_as_it_was(end: str) -> None:
+    code = f"""
+import asyncio, os, signal, threading
+from ldm_headless.host import stopping
+signal.signal(signal.SIGINT, signal.default_int_handler)
+stopping.end_on_signals()
+before = signal.getsignal(signal.SIGINT)
+assert before is not signal.default_int_handler
+async def work(error=None, interrupt=False):
+    if interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+    if error:
+        raise error
+    return 5
+{ENDS[end]}
+assert signal.getsignal(signal.SIGINT) is before
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
