@@ -17,7 +17,8 @@ MAX_LEVELS = 100
 MAX_VALUES = 4_000_000
 """Or so, in one text: all nodes of a host have less than a tenth. One C call makes them, deaf to signals."""
 
-_MAX_NUMBER = 10**308  # what a float holds, and so JavaScript
+MAX_NUMBER = 10**308
+"""What a float holds, and so JavaScript."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -67,7 +68,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check(value: Any) -> None:
     for place, each in _walk(value):
-        if isinstance(each, int) and not -_MAX_NUMBER <= each <= _MAX_NUMBER:
+        if isinstance(each, int) and not -MAX_NUMBER <= each <= MAX_NUMBER:
             raise JSONError(f"the number at {_path(place)} has more than 308 digits")
         if isinstance(each, str) and not is_text(each):
             raise JSONError(f"the text at {_path(place)} holds half of a character (a lone surrogate)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io, ui
+from torch import Tensor, nn
 
 from ..ldm_backend.checkpoints.checkpoint import check_readable
 from ..ldm_backend.checkpoints.single_file import DTYPES, config_to_json, fill_single_file
@@ -108,12 +109,8 @@ class LDMCheckpointSave(io.ComfyNode):
         check_belongs(vae, inner.ldm_config)
         vae.file.check()
         unet = saved_weights(model)
-        decoder = {key: tensor.cpu() for key, tensor in vae.first_stage_model.state_dict().items()}
-        conditioner = (
-            None
-            if inner.conditioner is None
-            else {key: tensor.cpu() for key, tensor in inner.conditioner.state_dict().items()}
-        )
+        decoder = _on_cpu(vae.first_stage_model)
+        conditioner = None if inner.conditioner is None else _on_cpu(inner.conditioner)
         texts = {"weights": inner.ldm_source["weights"], **_metadata(cls.hidden)}
 
         def write(file: Path) -> None:
@@ -125,6 +122,10 @@ class LDMCheckpointSave(io.ComfyNode):
         # Clients without a browser fetch what is listed as a file; editors show the text.
         file = {"filename": output.path.name, "subfolder": output.subfolder, "type": "output"}
         return io.NodeOutput(ui={"text": (name,), "checkpoints": [file]})
+
+
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.cpu() for key, tensor in module.state_dict().items()}
 
 
 def _metadata(hidden: Any) -> dict[str, str]:

@@ -24,7 +24,7 @@ from .shared.conditioned_latents import conditioned, conditioned_outputs, side_o
 from .shared.inputs import mask_reduction_input, model_input, new_mask_input, vae_input
 from .shared.label_maps import COLOURS, KINDS, label_channels, naming, painted_levels
 from .shared.limits import check_composite, check_conditioning, size_of
-from .shared.masked_pictures import check_masked, masked_channels
+from .shared.masked_pictures import hole_of, masked_channels
 from .shared.wires import checked
 
 
@@ -147,8 +147,7 @@ class LDMInpaintConditioning(io.ComfyNode):
         config = ldm_model_of(model).ldm_config
         check_belongs(vae, config)
         image = image[..., :3]
-        check_masked("LDM Inpaint Conditioning", vae, config, image)
-        filled = filled_pixels(mask.to(image.device), (len(image), image.shape[1], image.shape[2]))
+        filled = hole_of("LDM Inpaint Conditioning", vae, config, image, mask)
         c = masked_channels(vae, config, image, filled, mask_reduction)
         return io.NodeOutput(*conditioned(config, c), image.shape[2], image.shape[1])
 
@@ -265,8 +264,6 @@ class LDMSemanticRegion(io.ComfyNode):
         size = size_of(map)
         check_composite("LDM Semantic Region", size, map.device)
         if map.shape[3] == 1:
-            raise InputError(
-                f"map has {map.shape[3]} channel; expected the 3 of LDM Semantic Region: connect its IMAGE."
-            )
+            raise InputError("map has 1 channel; expected the 3 of LDM Semantic Region: connect its IMAGE.")
         where = naming("map", lambda: filled_pixels(masks.to(map.device), (size.images, size.height, size.width)))
         return io.NodeOutput(torch.where(where[..., None], colour.to(map), map[..., :3]))

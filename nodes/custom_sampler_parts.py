@@ -186,9 +186,7 @@ class LDMNoise(io.ComfyNode):
                 "i, whatever the batch size. RandomNoise draws the whole batch from one seed."
             ),
             search_aliases=["RandomNoise", "seed", "NOISE"],
-            inputs=[
-                seed_input("Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on."),
-            ],
+            inputs=[seed_input()],
             outputs=[
                 io.Noise.Output(display_name="NOISE", tooltip="For the input noise of SamplerCustomAdvanced."),
             ],

@@ -15,7 +15,7 @@ from ..ldm_backend.memory.estimates import Size
 from ..ldm_backend.sampling.noise import StepNoise, draw_noise
 from ..ldm_backend.sampling.samplers import grid_of
 from .host.model import ModelPatcher, intermediate_device, ldm_model_of, loaded
-from .host.progress import step_callback
+from .host.progress import StepsAndTiles
 from .host.schema import make_schema
 from .shared.inputs import grid_input, model_input, seed_input, steps_input
 from .shared.latent_batch import INFO_KEY
@@ -119,7 +119,7 @@ class LDMInpaint(io.ComfyNode):
                 inner.schedule,
                 moves,
                 StepNoise(seeds, shape),
-                step_callback(model, steps * resamples, cls.hidden.unique_id),
+                StepsAndTiles(model, steps * resamples, cls.hidden.unique_id).step,
             )
         settings = {"sampler": "repaint", "steps": steps, "grid": grid, "jump_length": jump_length}
         info = inner.ldm_source | settings | {"resamples": resamples}

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..ldm_backend.editing.inversion import evaluations_of, invert_ddim
 from ..ldm_backend.sampling.samplers import grid_of
 from .host.model import ModelPatcher, intermediate_device, ldm_model_of, loaded
-from .host.progress import step_callback
+from .host.progress import StepsAndTiles
 from .host.schema import make_schema
 from .shared.inputs import grid_input, model_input, steps_input
 from .shared.latent_batch import INFO_KEY, LABELS_KEY, SEED_KEY
@@ -86,7 +86,7 @@ class LDMDDIMInversion(io.ComfyNode):
                 inner.schedule,
                 pairs,
                 iterations,
-                step_callback(model, evaluations_of(steps, iterations), cls.hidden.unique_id),
+                StepsAndTiles(model, evaluations_of(steps, iterations), cls.hidden.unique_id).step,
             )
         kept = {key: value for key, value in latent.items() if key not in _NO_LONGER}
         return io.NodeOutput(kept | {"samples": x_T.to(intermediate_device())})

@@ -38,7 +38,7 @@ class LDMLatentNoise(io.ComfyNode):
             ),
             search_aliases=["seed", "empty latent", "x_T"],
             inputs=[
-                seed_input("Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on."),
+                seed_input(),
                 side_input("width"),
                 side_input("height"),
                 batch_input(),

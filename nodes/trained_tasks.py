@@ -10,7 +10,6 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ldm_backend.conditioning.low_resolution import low_resolution
-from ..ldm_backend.conditioning.masked_image import filled_pixels
 from ..ldm_backend.conditioning.pictures import grown
 from ..ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
 from ..ldm_backend.sampling.noise import seeds_of
@@ -32,7 +31,7 @@ from .shared.inputs import (
     steps_input,
     vae_input,
 )
-from .shared.masked_pictures import cells_of, check_masked, masked_channels
+from .shared.masked_pictures import cells_of, hole_of, masked_channels
 from .shared.wires import checked
 
 
@@ -61,7 +60,7 @@ class LDMSuperResolution(io.ComfyNode):
                         "blurred. An alpha channel is dropped."
                     ),
                 ),
-                seed_input("Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on."),
+                seed_input(),
                 steps_input(STEPS, "Steps of the sampler. 20 suit dpmpp and unipc; the original ran 100 of ddim."),
                 sampler_input(SAMPLER),
                 grid_input(),
@@ -142,7 +141,7 @@ class LDMInpaintModel(io.ComfyNode):
                     ),
                 ),
                 new_mask_input(),
-                seed_input("Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on."),
+                seed_input(),
                 steps_input(STEPS, "Steps of the sampler. 20 suit dpmpp and unipc; the original ran 50 of ddim."),
                 sampler_input(SAMPLER),
                 grid_input(),
@@ -182,8 +181,7 @@ class LDMInpaintModel(io.ComfyNode):
         task, config = "LDM Inpaint Model", ldm_model_of(model).ldm_config
         check_belongs(vae, config)
         image = image[..., :3]
-        check_masked(task, vae, config, image)
-        filled = filled_pixels(mask.to(image.device), (len(image), image.shape[1], image.shape[2]))
+        filled = hole_of(task, vae, config, image, mask)
         chosen = [index for index, one in enumerate(filled) if bool(one.any())]
         if not chosen:
             return io.NodeOutput(image)

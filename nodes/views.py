@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ldm_backend.errors import InputError
-from ..ldm_backend.memory.estimates import Size, image_bytes
+from ..ldm_backend.memory.estimates import image_bytes
 from ..ldm_backend.views.code_view import CodeView, view_codes
 from ..ldm_backend.views.contact_sheet import LINES, contact_sheet, plan
 from .host.model import intermediate_device
@@ -19,7 +19,7 @@ from .host.schema import make_schema
 from .host.vae import LDMVAE, loaded_first_stage
 from .shared.inputs import vae_input
 from .shared.latent_batch import own_labels
-from .shared.limits import check_pictures, check_view
+from .shared.limits import check_pictures, check_view, size_of
 from .shared.wires import checked
 
 GROUP = "view"
@@ -82,7 +82,7 @@ class LDMContactSheet(io.ComfyNode):
             layout = plan(n, height, width, columns, LINES)
             return image_bytes(1, layout.sheet_height, layout.sheet_width)
 
-        check_pictures("LDM Contact Sheet", Size(images.shape[0], images.shape[1], images.shape[2]), cost)
+        check_pictures("LDM Contact Sheet", size_of(images), cost)
         captions = labels or [str(index) for index in range(images.shape[0])]
         return io.NodeOutput(contact_sheet(images, captions, columns).to(intermediate_device()))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import comfy.model_management
 import comfy.utils
 import latent_preview
@@ -12,22 +10,14 @@ from comfy.model_patcher import ModelPatcher
 from ...ldm_backend.sampling.samplers import StepInfo
 
 
-def step_callback(model: ModelPatcher, steps: int, node_id: str | None) -> Callable[[StepInfo], None]:
-    """A callback that reports each step to the host.
+class StepsAndTiles:
+    """Reports steps, and the tiles that a step goes through, to the host; `step` and `tile` are callbacks.
 
     Args:
         model: Whose latent format says how to preview; the host's --preview-method decides whether.
         steps: Length of the progress bar.
         node_id: Node that shows it.
-
-    Returns:
-        A function that raises the host's InterruptProcessingException once the user has cancelled.
     """
-    return StepsAndTiles(model, steps, node_id).step
-
-
-class StepsAndTiles:
-    """Reports steps, and the tiles that a step goes through, to the host; arguments as for `step_callback`."""
 
     def __init__(self, model: ModelPatcher, steps: int, node_id: str | None) -> None:
         self._bar = comfy.utils.ProgressBar(steps, node_id=node_id)

@@ -305,13 +305,11 @@ def ldm_vae_of(vae: Any, name: str = "vae") -> LDMVAE:
     return vae
 
 
-def loaded_first_stage(vae: Any, shape: torch.Size) -> FirstStage:
-    """The networks of a VAE of ours on `vae.device`, with enough free memory to decode a batch of this latent shape.
+def loaded_first_stage(vae: LDMVAE, shape: torch.Size) -> FirstStage:
+    """The networks of a VAE on `vae.device`, with enough free memory to decode a batch of this latent shape.
 
     Raises:
-        InputError: As `ldm_vae_of`.
         CheckpointError: The file of the weights was changed since it was loaded.
     """
-    ours = ldm_vae_of(vae)
-    ours.load(ours.memory_used_decode(shape, torch.float32))
-    return ours.first_stage_model
+    vae.load(vae.memory_used_decode(shape, torch.float32))
+    return vae.first_stage_model

@@ -91,7 +91,11 @@ def grid_input(default: str = AUTO) -> io.Combo.Input:
     )
 
 
-def seed_input(tooltip: str, default: int = 3, name: str = "seed") -> io.Int.Input:
+def seed_input(
+    tooltip: str = "Seed of the first image. The next images of the batch take seed + 1, seed + 2 and so on.",
+    default: int = 3,
+    name: str = "seed",
+) -> io.Int.Input:
     """A seed with the browser's control after each run."""
     return io.Int.Input(name, default=default, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip)
 

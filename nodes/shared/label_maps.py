@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...ldm_backend.conditioning.segmentation import as_labels, default_palette, labels_from_colours
-from ...ldm_backend.config.conditioning import SegmentationConfig
 from ...ldm_backend.errors import InputError
+from ...ldm_backend.networks.spatial_rescaler import SpatialRescaler
 from ...ldm_backend.pipeline import latent_size
 from ..host.model import LDMModel
 from .limits import check_labels, size_of
@@ -47,14 +47,10 @@ def label_channels(model: LDMModel, levels: np.ndarray, kind: str) -> Tensor:
     Raises:
         InputError: A colour or number that is no label of the model, or sides that the networks cannot halve.
     """
-    config, conditioner = model.ldm_config.conditioning, model.conditioner
-    if not isinstance(config, SegmentationConfig) or conditioner is None:
-        raise InputError(
-            f"model: the MODEL is for {model.ldm_config.task} and sees no map of labels. Load one for semantic "
-            "synthesis."
-        )
+    conditioner = cast(SpatialRescaler, model.conditioner)  # every model of this task has one
+    n_labels = conditioner.config.n_labels
     naming("image", lambda: latent_size(model.ldm_config, *levels.shape[1:3]))  # refuses other sides
-    labels = naming("image", lambda: as_labels(_numbers(levels, kind, config.n_labels), config.n_labels))
+    labels = naming("image", lambda: as_labels(_numbers(levels, kind, n_labels), n_labels))
     return conditioner(labels).float()
 
 

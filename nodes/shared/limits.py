@@ -77,8 +77,6 @@ def noise_refusal(node: type[io.ComfyNode], task: str, size: Size, **values: Any
 
 def check_path(task: str, shape: Sequence[int], frames: int) -> None:
     """Raise TooLargeError unless a walk of `frames` between each two latents of (N, C, h, w) fits."""
-    if len(shape) != 4:  # the walk itself says what it expects
-        return
     size = Size(shape[0] * frames, shape[2], shape[3], "frames", "latent cells")
 
     def cost(n: int, height: int, width: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ldm_backend.conditioning.masked_image import masked_image
+from ...ldm_backend.conditioning.masked_image import filled_pixels, masked_image
 from ...ldm_backend.conditioning.pictures import as_pictures, grown, reflected
 from ...ldm_backend.config.model import LDMConfig
 from ...ldm_backend.kernels.fp32 import fp32
@@ -21,13 +21,22 @@ def cells_of(config: LDMConfig, height: int, width: int) -> tuple[int, int]:
     return grown(height, unit) // scale, grown(width, unit) // scale
 
 
-def check_masked(task: str, vae: LDMVAE, config: LDMConfig, image: Tensor) -> None:
-    """Raise TooLargeError unless IMAGEs (N, H, W, C) can be composited and encoded; `task` is named."""
+def hole_of(task: str, vae: LDMVAE, config: LDMConfig, image: Tensor, mask: Tensor) -> Tensor:
+    """Which pixels of IMAGEs (N, H, W, C) a MASK means.
+
+    Returns:
+        (N, H, W) bool on the device of the image.
+
+    Raises:
+        TooLargeError: The images cannot be composited and encoded; `task` is named.
+        InputError: A mask of another size.
+    """
     images, height, width = image.shape[:3]
     check_composite(task, Size(images, height, width), image.device)
     scale = config.first_stage.downscale
     high, wide = cells_of(config, height, width)
     vae.check_encode(Size(images, scale * high, scale * wide))
+    return filled_pixels(mask.to(image.device), (images, height, width))
 
 
 def masked_channels(vae: LDMVAE, config: LDMConfig, image: Tensor, filled: Tensor, reduction: str) -> Tensor:
@@ -36,8 +45,8 @@ def masked_channels(vae: LDMVAE, config: LDMConfig, image: Tensor, filled: Tenso
     Args:
         vae: Of the model.
         config: Of the model.
-        image: (N, H, W, C) IMAGE of 1 or 3 channels, checked by `check_masked`.
-        filled: (N, H, W) bool, True where the picture is to be made anew.
+        image: (N, H, W, C) IMAGE of 1 or 3 channels.
+        filled: Its hole, from `hole_of`: True where the picture is to be made anew.
         reduction: One of `MASK_REDUCTIONS`.
 
     Returns:

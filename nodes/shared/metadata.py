@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...ldm_backend.errors import first_names, short_repr
+from ...ldm_backend.json_text import MAX_LEVELS, MAX_NUMBER
 from ..host.outputs import extra_values
 
 _LOG = logging.getLogger("comfyui_ldm")
@@ -24,8 +25,6 @@ MOST_IN_HEADER = 6 * 2**20
 
 _MOST_TEXTS = 64
 _MOST_IN_A_NAME = 79  # Latin letters of the name of a text in a PNG
-_MOST_LEVELS = 100  # of lists and objects in each other; as the reader of `ldm run`
-_MOST_NUMBER = 10**308  # likewise
 
 
 class _LeftOutError(ValueError):
@@ -109,8 +108,8 @@ def _check(value: Any, most: int) -> None:
         if most < 0:
             raise _LeftOutError("it is too large")
         if isinstance(each, dict | list | tuple):
-            if level >= _MOST_LEVELS:
-                raise _LeftOutError(f"lists and objects lie in each other, more than {_MOST_LEVELS} levels deep")
+            if level >= MAX_LEVELS:
+                raise _LeftOutError(f"lists and objects lie in each other, more than {MAX_LEVELS} levels deep")
             if isinstance(each, dict):
                 if not all(isinstance(key, str) for key in each):
                     raise _LeftOutError("an object in it has keys that are no texts")
@@ -119,7 +118,7 @@ def _check(value: Any, most: int) -> None:
         elif isinstance(each, str):
             if not each.isascii() and any("\ud800" <= letter <= "\udfff" for letter in each):
                 raise _LeftOutError("a text in it holds half of a character (a lone surrogate)")
-        elif isinstance(each, int) and not -_MOST_NUMBER <= each <= _MOST_NUMBER:
+        elif isinstance(each, int) and not -MAX_NUMBER <= each <= MAX_NUMBER:
             raise _LeftOutError("a number in it has more than 308 digits")
         elif each is not None and not isinstance(each, int | float):
             raise _LeftOutError(f"it holds a {type(each).__name__}, which is none of JSON's kinds")

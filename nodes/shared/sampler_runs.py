@@ -12,7 +12,7 @@ from ...ldm_backend.sampling.noise import StepNoise
 from ...ldm_backend.sampling.samplers import adds_noise, sample
 from ...ldm_backend.sampling.schedule import Pairs
 from ..host.model import ModelPatcher, intermediate_device, loaded
-from ..host.progress import step_callback
+from ..host.progress import StepsAndTiles
 from .latent_batch import INFO_KEY, image_seeds
 from .limits import check_sampling
 
@@ -59,7 +59,7 @@ def run_sampler(
             pairs,
             eta=eta,
             step_noise=step_noise,
-            callback=step_callback(model, len(pairs), node_id),
+            callback=StepsAndTiles(model, len(pairs), node_id).step,
         )
     return latent | {"samples": x_0.to(intermediate_device()), INFO_KEY: dict(inner.ldm_source)}
 
@@ -70,7 +70,7 @@ def check_noisy(x_T: Tensor) -> None:  # noqa: N803 - the papers' name
     Raises:
         InputError: Nothing but zeros.
     """
-    if x_T.numel() and not x_T.any():
+    if not x_T.any():
         raise InputError(
             "The latent is empty: all its values are 0. This sampler draws no noise of its own and expects noise. "
             "Connect LDM Latent Noise, or give the empty latent to KSampler or SamplerCustomAdvanced."

@@ -8,27 +8,11 @@ from pathlib import Path
 
 import pytest
 from false_leads import leads_nowhere
-from model_folder import write_model_folder
+from model_folder import TINY, write_model_folder
 
 import ldm_backend
-from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
 from ldm_backend.errors import LDMError
 from ldm_headless import cli
-
-TINY = LDMConfig(
-    unet=UNetConfig(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        attention_head_dim=8,
-        norm_num_groups=4,
-    ),
-    first_stage=VQConfig(
-        sample_size=32, block_out_channels=(8, 8, 16), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=4
-    ),
-)
 
 
 @pytest.fixture(autouse=True)

@@ -72,6 +72,17 @@ class Graph:
     def ddim(self, model: Node, latent: Node, steps: int = 5, eta: float = 0.0, grid: str = "leading") -> Node:
         return self.add("LDMDDIMSampler", model=model[0], latent=latent[0], steps=steps, eta=eta, grid=grid)
 
+    def conditioned(self, loader: Node, made: Node, eta: float = 0.0) -> Node:
+        """Four steps of ddim in SamplerCustomAdvanced, of a conditioning and the latent that comes with it."""
+        return self.add(
+            "SamplerCustomAdvanced",
+            noise=self.add("LDMNoise", seed=5)[0],
+            guider=self.add("BasicGuider", model=loader[0], conditioning=made[0])[0],
+            sampler=self.add("LDMSamplerSelect", sampler="ddim", eta=eta)[0],
+            sigmas=self.add("LDMSigmas", model=loader[0], steps=4, grid="trailing", strength=1.0)[0],
+            latent_image=made[1],
+        )
+
     def save(self, images: Node) -> Node:
         return self.add("SaveImage", images=images[0], filename_prefix="test")
 

@@ -15,18 +15,11 @@ COLOURED = colours_of_labels(LABELS, default_palette(5))
 GREY = np.repeat(LABELS[..., None], 3, axis=2).astype(np.uint8)
 
 
-def drawn(graph: Any, image: Any, labels: str, output: int = 0) -> Any:
+def drawn(graph: Any, image: Any, labels: str) -> Any:
     """The picture of a map through SamplerCustomAdvanced, by SaveImage."""
     loader = graph.checkpoint(TASK)
-    made = graph.add("LDMSemanticLabels", model=loader[0], image=image[output], labels=labels)
-    sampled = graph.add(
-        "SamplerCustomAdvanced",
-        noise=graph.add("LDMNoise", seed=5)[0],
-        guider=graph.add("BasicGuider", model=loader[0], conditioning=made[0])[0],
-        sampler=graph.add("LDMSamplerSelect", sampler="ddim", eta=1.0)[0],
-        sigmas=graph.add("LDMSigmas", model=loader[0], steps=4, grid="trailing", strength=1.0)[0],
-        latent_image=made[1],
-    )
+    made = graph.add("LDMSemanticLabels", model=loader[0], image=image[0], labels=labels)
+    sampled = graph.conditioned(loader, made, eta=1.0)
     return graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=sampled[0]))
 
 

@@ -54,10 +54,10 @@ def test_image_i_of_a_batch_has_seed_plus_i(graph, run, small, conditional, asse
     assert_same_images(run(graph)[node.id], expected)
 
 
-def parts(graph: Any, image: Any, conditioning: str = "LDMSuperResolutionConditioning") -> tuple[Any, Any]:
+def parts(graph: Any, image: Any) -> tuple[Any, Any]:
     """The loader and the conditioning with its latent."""
     loader = graph.checkpoint(TASK)
-    return loader, graph.add(conditioning, model=loader[0], image=image[0])
+    return loader, graph.add("LDMSuperResolutionConditioning", model=loader[0], image=image[0])
 
 
 def cropped(graph: Any, loader: Any, latent: Any, made: Any) -> Any:
@@ -74,14 +74,7 @@ def ksampler(graph: Any, loader: Any, positive: Any, negative: Any, latent: Any,
 def test_parts_give_the_same_picture(graph, run, small, conditional, assert_same_images):
     """With the pack's sampler, sigmas and noise in the host's SamplerCustomAdvanced."""
     loader, made = parts(graph, small)
-    sampled = graph.add(
-        "SamplerCustomAdvanced",
-        noise=graph.add("LDMNoise", seed=5)[0],
-        guider=graph.add("BasicGuider", model=loader[0], conditioning=made[0])[0],
-        sampler=graph.add("LDMSamplerSelect", sampler="ddim", eta=0.0)[0],
-        sigmas=graph.add("LDMSigmas", model=loader[0], steps=4, grid="trailing", strength=1.0)[0],
-        latent_image=made[1],
-    )
+    sampled = graph.conditioned(loader, made)
     node = cropped(graph, loader, sampled, made)
     expected = ldm_backend.upscale(conditional[TASK], PIXELS[None], [5], steps=4, sampler="ddim", grid="trailing")
     assert_same_images(run(graph)[node.id], expected)

@@ -81,24 +81,17 @@ def test_a_picture_of_a_batch_depends_on_no_other(graph, run, picture, put_pictu
     assert_same_images(found[1:], expected)
 
 
-def conditioned(graph: Any, picture: Any, mask: Any, **settings: Any) -> tuple[Any, Any]:
+def conditioned(graph: Any, picture: Any, mask: Any) -> tuple[Any, Any]:
     loader = graph.checkpoint(TASK)
     wires = {"model": loader[0], "vae": loader[1], "image": picture[0], "mask": mask[0]}
-    return loader, graph.add("LDMInpaintConditioning", **wires, **({"mask_reduction": "any"} | settings))
+    return loader, graph.add("LDMInpaintConditioning", **wires, mask_reduction="any")
 
 
 def test_parts_give_the_same_picture(graph, run, picture, put_picture, conditional, assert_same_images):
     """With the pack's sampler, sigmas and noise in SamplerCustomAdvanced, cropped and composited."""
     mask = mask_of(graph, put_picture, HOLE)
     loader, made = conditioned(graph, picture, mask)
-    sampled = graph.add(
-        "SamplerCustomAdvanced",
-        noise=graph.add("LDMNoise", seed=5)[0],
-        guider=graph.add("BasicGuider", model=loader[0], conditioning=made[0])[0],
-        sampler=graph.add("LDMSamplerSelect", sampler="ddim", eta=0.0)[0],
-        sigmas=graph.add("LDMSigmas", model=loader[0], steps=4, grid="trailing", strength=1.0)[0],
-        latent_image=made[1],
-    )
+    sampled = graph.conditioned(loader, made)
     large = graph.add("LDMVQDecode", vae=loader[1], latent=sampled[0])
     image = graph.add("ImageCrop", image=large[0], width=made[2], height=made[3], x=0, y=0)
     wires = {"image": picture[0], "inpainted": image[0], "mask": mask[0]}

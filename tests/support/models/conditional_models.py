@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from compvis_writer import DATA, compvis_state_dict
-from model_folder import write_model_folder
+from model_folder import TINY, write_model_folder
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,46 +21,34 @@ from ldm_backend.config.conditioning import (
     SegmentationConfig,
     conditioning_to_json,
 )
-from ldm_backend.config.model import LDMConfig, ScheduleConfig, UNetConfig, VQConfig
+from ldm_backend.config.model import LDMConfig, ScheduleConfig
 from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.spatial_rescaler import SpatialRescaler
 from ldm_backend.networks.unet import UNet
 
-_VQ = VQConfig(
-    sample_size=32, block_out_channels=(8, 8, 16), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=4
-)
-_UNET = UNetConfig(
-    sample_size=8,
-    block_out_channels=(8, 16),
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    layers_per_block=1,
-    attention_head_dim=8,
-    norm_num_groups=4,
-)
 SUPER_RESOLUTION = LDMConfig(
-    unet=replace(_UNET, in_channels=6),
-    first_stage=_VQ,
+    unet=replace(TINY.unet, in_channels=6),
+    first_stage=TINY.first_stage,
     schedule=ScheduleConfig(beta_end=0.0155),
     conditioning=LowResolutionConfig(),
 )
 INPAINTING = LDMConfig(
     unet=replace(
-        _UNET,
+        TINY.unet,
         in_channels=7,
         attention_head_dim=None,
         num_attention_heads=2,
         downsample_type="resnet",
         upsample_type="resnet",
     ),
-    first_stage=replace(_VQ, mid_block_add_attention=False),
+    first_stage=replace(TINY.first_stage, mid_block_add_attention=False),
     schedule=ScheduleConfig(beta_end=0.0205),
     conditioning=MaskedImageConfig(),
 )
 # The UNet has the shapes of that for super-resolution: only the conditioning tells the two apart.
 SEMANTIC = LDMConfig(
-    unet=replace(_UNET, in_channels=6),
-    first_stage=_VQ,
+    unet=replace(TINY.unet, in_channels=6),
+    first_stage=TINY.first_stage,
     schedule=ScheduleConfig(beta_end=0.0205),
     conditioning=SegmentationConfig(n_labels=5),
 )

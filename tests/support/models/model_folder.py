@@ -8,9 +8,24 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ldm_backend.config.model import LDMConfig
+from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
 from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
+
+TINY = LDMConfig(
+    unet=UNetConfig(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=8,
+        norm_num_groups=4,
+    ),
+    first_stage=VQConfig(
+        sample_size=32, block_out_channels=(8, 8, 16), layers_per_block=1, num_vq_embeddings=64, norm_num_groups=4
+    ),
+)
 
 
 def write_model_folder(folder: Path, config: LDMConfig) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from generated import manifest
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -37,8 +38,7 @@ def draw(path: Path, *size: int, seed: int = 0, **saving: Any) -> np.ndarray:
 
 def lines(out: Path) -> dict[str, dict[str, Any]]:
     """Of the manifest, by the names of the pictures."""
-    found = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-    return {line["file"]: line for line in found}
+    return {line["file"]: line for line in manifest(out)}
 
 
 def pixels_of(out: Path, name: str) -> np.ndarray:

@@ -21,15 +21,11 @@ def keys_of(values: list[bytes], kind: bytes = b"}") -> bytes:
     return kind + b"(" + good + pairs + b"u"
 
 
-def whole(number: int) -> bytes:
-    return plain(number)
-
-
 @bad(
     "holds a table with keys|refused|cannot be read|expected a tensor|unexpected keys|do not fit",
-    whole_numbers=keys_of([whole(n * PRIME) for n in range(1, MANY)]),
-    ordered=keys_of([whole(n * PRIME) for n in range(1, MANY)], b"ccollections\nOrderedDict\n)R"),
-    below_0=keys_of([whole(-n * PRIME) for n in range(1, MANY)]),
+    whole_numbers=keys_of([plain(n * PRIME) for n in range(1, MANY)]),
+    ordered=keys_of([plain(n * PRIME) for n in range(1, MANY)], b"ccollections\nOrderedDict\n)R"),
+    below_0=keys_of([plain(-n * PRIME) for n in range(1, MANY)]),
     fractions=keys_of([plain(float(2**n % PRIME)) for n in range(1000)] * 100),
     the_same_key=keys_of([text("b")] * MANY),
     long_texts=keys_of([text("b" * 4000 + str(n)) for n in range(900)]),
@@ -94,7 +90,7 @@ def nested(levels: int, kind: str) -> str:
     exponent_below='{"norm_eps": -1e400}',
     exponent_of_digits='{"norm_eps": 1e' + "9" * 10_000 + "}",
     fraction_of_digits='{"sample_size": 0.' + "1" * 10**6 + "}",
-    same_key='{"sample_size": 1, ' * 1 + '"sample_size": 2}',
+    same_key='{"sample_size": 1, "sample_size": 2}',
     hundred_thousand_keys=json.dumps({f"key{n}": n for n in range(MANY // 2)}),
     deep_lists=f'{{"a": {nested(50_000, "lists")}}}',
     deep_objects=f'{{"a": {nested(50_000, "objects")}}}',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .configurations import configured, single_file
@@ -13,10 +13,11 @@ from .tensors import with_header
 GOOD = {"format": "comfyui-ldm.1", "ldm_config": configured(lambda _: None)}
 
 
-def rewritten(file: Path, header: bytes) -> None:
+def rewrite(file: Path, change: Callable[[bytes], bytes]) -> None:
     """Another header before the same numbers."""
     data = file.read_bytes()
-    file.write_bytes(with_header(header, data[8 + int.from_bytes(data[:8], "little") :]))
+    end = 8 + int.from_bytes(data[:8], "little")
+    file.write_bytes(with_header(change(data[8:end]), data[end:]))
 
 
 @bad(
@@ -55,15 +56,12 @@ def metadata_of_a_single_file(f: Path, texts: Mapping[str, str]) -> Path:
 )
 def metadata_that_are_no_texts(f: Path, metadata: object) -> Path:
     file = single_file(f, GOOD)
-    data = file.read_bytes()
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    rewritten(file, json.dumps(header | {"__metadata__": metadata}).encode())
+    rewrite(file, lambda header: json.dumps(json.loads(header) | {"__metadata__": metadata}).encode())
     return file
 
 
 @bad("cannot be read", half_of_a_character=b"\\ud800", no_utf8=b"\xff\xfe", control=b"\x01", quote=b'"')
 def metadata_that_are_no_json(f: Path, text: bytes) -> Path:
     file = single_file(f, GOOD | {"workflow": "MARK"})
-    data = file.read_bytes()
-    rewritten(file, data[8 : 8 + int.from_bytes(data[:8], "little")].replace(b"MARK", text))
+    rewrite(file, lambda header: header.replace(b"MARK", text))
     return file

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
 from collections.abc import Callable
+from json import dumps
 from pathlib import Path
 
 from .archives import GOOD, call, pickled, put
@@ -135,16 +135,12 @@ def archive_with_two_views(f: Path, make: Callable[[bytes, bytes], bytes]) -> No
     file.write_bytes(make(file.read_bytes(), other_archive(f)))
 
 
-def text_of(entry: object) -> str:
-    return json.dumps(entry)
-
-
 @bad(
     "cannot be read|do not fit|refused",
-    tensor=f'{{"{KEY}":{text_of(described())},"{KEY}":{text_of(described([1], [0, 4]))}}}',
-    tensor_in_escapes=f'{{"{KEY}":{text_of(described())},"conv_in\\u002eweight":{text_of(described())}}}',
-    metadata=f'{{"__metadata__":{{"a":"1"}},"__metadata__":{{"a":"2"}},"{KEY}":{text_of(described())}}}',
-    metadata_as_a_tensor=f'{{"__metadata__":{text_of(described())}}}',
+    tensor=f'{{"{KEY}":{dumps(described())},"{KEY}":{dumps(described([1], [0, 4]))}}}',
+    tensor_in_escapes=f'{{"{KEY}":{dumps(described())},"conv_in\\u002eweight":{dumps(described())}}}',
+    metadata=f'{{"__metadata__":{{"a":"1"}},"__metadata__":{{"a":"2"}},"{KEY}":{dumps(described())}}}',
+    metadata_as_a_tensor=f'{{"__metadata__":{dumps(described())}}}',
     offsets=f'{{"{KEY}":{{"dtype":"F32","shape":[2],"data_offsets":[0,8],"data_offsets":[4,12]}}}}',
     shape=f'{{"{KEY}":{{"dtype":"F32","shape":[2],"shape":[1],"data_offsets":[0,8]}}}}',
     blanks_and_another=f"{{}}{' ' * 100}{{}}",
