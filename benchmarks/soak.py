@@ -15,7 +15,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,8 @@ def soak(host: PrivateHost, prompts: int) -> Soak:
     Raises: SystemExit: a prompt did not end as it must, was lost or was run twice.
     """
     answers: list[Answer] = []
-    executed, accepted = host.log().count("Prompt executed in"), 0
     with ComfyClient(host.url) as client, httpx.Client(base_url=host.url, trust_env=False) as http:
+        executed, accepted = _count_at_rest(host, http), 0
         for number in range(-(-prompts // CYCLE)):
             ids = {}
             for case in cycle(number):
@@ -127,7 +127,9 @@ def soak(host: PrivateHost, prompts: int) -> Soak:
                     ids[prompt_id] = case
             accepted += len(ids)
             _check(http, ids, host.base_directory / "output")
-    _wait_for(lambda: host.log().count("Prompt executed in") - executed, accepted)
+        ran = _count_at_rest(host, http) - executed
+    if ran != accepted:
+        raise SystemExit(f"The host ran {ran} prompts; it had accepted {accepted}.")
     return Soak(answers)
 
 
@@ -182,14 +184,23 @@ def _files(entry: dict[str, Any], output: Path) -> Iterator[Path]:
                 yield output / image["subfolder"] / image["filename"]
 
 
-def _wait_for(count: Callable[[], int], expected: int) -> None:
-    """The host logs the end of a prompt a little after it has told the client."""
-    deadline = time.monotonic() + 10
-    while count() < expected and time.monotonic() < deadline:
+def _count_at_rest(host: PrivateHost, http: httpx.Client) -> int:
+    """How many prompts the host's log has ended, once nothing runs.
+
+    The host empties its queue a little before it logs the end of the last prompt, also of one that somebody left to it
+    before: the count is that which a second does not change.
+
+    Raises: SystemExit: It is not at rest after a minute.
+    """
+    deadline, count, since = time.monotonic() + 60, -1, 0.0
+    while time.monotonic() < deadline:
+        queue, ended = http.get("/queue").json(), host.log().count("Prompt executed in")
+        if ended != count or queue["queue_running"] or queue["queue_pending"]:
+            count, since = ended, time.monotonic()
+        elif time.monotonic() - since > 1:
+            return count
         time.sleep(0.1)
-    time.sleep(0.5)
-    if count() != expected:
-        raise SystemExit(f"The host ran {count()} prompts; it had accepted {expected}.")
+    raise SystemExit("The host still runs prompts that nobody waits for.")
 
 
 def main() -> None:
