@@ -13,6 +13,7 @@ from ..ldm_backend.conditioning.low_resolution import low_resolution
 from ..ldm_backend.conditioning.pictures import grown
 from ..ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
 from ..ldm_backend.sampling.noise import seeds_of
+from ..ldm_backend.tasks.colours import with_colours_of
 from ..ldm_backend.tasks.sampling import SAMPLER, STEPS, Sampling
 from ..ldm_backend.views.images import as_channels
 from .host.loading import check_belongs
@@ -78,8 +79,17 @@ class LDMSuperResolution(io.ComfyNode):
                         "the small picture, a multiple of 8 from 32: less memory, no seam, slightly another picture."
                     ),
                 ),
+                io.Boolean.Input(
+                    "keep_colours",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Gives the result the low frequencies of the small picture: each of its pixels is the average "
+                        "of what it becomes. The model may else shift colours a little. Off, as the original."
+                    ),
+                ),
             ],
-            advanced=("grid", "eta", "tile"),
+            advanced=("grid", "eta", "tile", "keep_colours"),
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="The pictures, four times as wide and high.")],
             hidden=[io.Hidden.unique_id],
         )
@@ -97,6 +107,7 @@ class LDMSuperResolution(io.ComfyNode):
         grid: str,
         eta: float,
         tile: int,
+        keep_colours: bool = False,
     ) -> io.NodeOutput:
         """Enlarge (N, H, W, 3) images in 0..1 to (N, 4 H, 4 W, 3).
 
@@ -112,7 +123,12 @@ class LDMSuperResolution(io.ComfyNode):
         c = low_resolution(image[..., :3], config)
         latents = run_conditioned(model, c, run, cls.hidden.unique_id, tile or None, divisible=True)
         height, width = (side * config.first_stage.downscale for side in image.shape[1:3])
-        return io.NodeOutput(vae.decode(latents)[:, :height, :width])
+        enlarged = vae.decode(latents)[:, :height, :width]
+        if not keep_colours:
+            return io.NodeOutput(enlarged)
+        levels = (enlarged * 255.0).to(torch.uint8).numpy(force=True)  # as the host saves them
+        kept = with_colours_of(c[:, :, : image.shape[1], : image.shape[2]], levels)
+        return io.NodeOutput((torch.from_numpy(kept).float() / 255.0).to(enlarged))
 
 
 class LDMInpaintModel(io.ComfyNode):

@@ -25,6 +25,7 @@ class Settings:
         base_seed: Of which each picture's own seed is made.
         tile: Side in pixels of the small picture; None takes pictures whole where memory allows.
         mask_reduction: Of inpainting, else None.
+        keep_colours: Of super-resolution, else None.
     """
 
     command: str
@@ -36,6 +37,7 @@ class Settings:
     grid: str
     tile: int | None
     mask_reduction: str | None
+    keep_colours: bool | None
     device: str
     precision: str
     first_stage_precision: str
