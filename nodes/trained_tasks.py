@@ -119,9 +119,9 @@ class LDMSuperResolution(io.ComfyNode):
         check_belongs(vae, config)
         run = Sampling(seeds_of(seed, range(len(image))), steps, eta, sampler, grid)
         cells = [grown(side, config.unet.size_multiple) for side in image.shape[1:3]]
-        check_run("LDM Super-Resolution", model, vae, (len(image), *cells), tile or None, divisible=True)
+        check_run("LDM Super-Resolution", model, vae, (len(image), *cells), tile or None)
         c = low_resolution(image[..., :3], config)
-        latents = run_conditioned(model, c, run, cls.hidden.unique_id, tile or None, divisible=True)
+        latents = run_conditioned(model, c, run, cls.hidden.unique_id, tile or None)
         height, width = (side * config.first_stage.downscale for side in image.shape[1:3])
         enlarged = vae.decode(latents)[:, :height, :width]
         if not keep_colours:
@@ -163,8 +163,21 @@ class LDMInpaintModel(io.ComfyNode):
                 grid_input(),
                 eta_input("Only for ddim: noise added at each step. 0: none, as the original ran."),
                 mask_reduction_input(),
+                io.Int.Input(
+                    "tile",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    optional=True,
+                    tooltip=(
+                        "0: pictures whole, and tiles only where memory is short. Else the side of a tile in latent "
+                        "cells of 4 pixels, a multiple of 8 from 32: less memory, no seam, but what fills the mask "
+                        "sees no further than its tile."
+                    ),
+                ),
             ],
-            advanced=("grid", "eta", "mask_reduction"),
+            advanced=("grid", "eta", "mask_reduction", "tile"),
             outputs=[
                 io.Image.Output(
                     display_name="IMAGE", tooltip="The pictures; outside of the mask those that came in, to the bit."
@@ -187,12 +200,13 @@ class LDMInpaintModel(io.ComfyNode):
         grid: str,
         eta: float,
         mask_reduction: str,
+        tile: int = 0,
     ) -> io.NodeOutput:
         """Fill (N, H, W, 3) images in 0..1; one without a masked pixel comes back as it is.
 
         Raises:
-            LDMError: A VAE of another model, a mask of another size, steps, sampler, grid, eta or mask_reduction that
-                do not fit, or more pictures than fit into memory.
+            LDMError: A VAE of another model, a mask of another size, steps, sampler, grid, eta, mask_reduction or
+                tile that do not fit, or more pictures than fit into memory.
         """
         task, config = "LDM Inpaint Model", ldm_model_of(model).ldm_config
         check_belongs(vae, config)
@@ -202,10 +216,10 @@ class LDMInpaintModel(io.ComfyNode):
         if not chosen:
             return io.NodeOutput(image)
         seeds = seeds_of(seed, chosen)
-        check_run(task, model, vae, (len(chosen), *cells_of(config, *image.shape[1:3])), None, divisible=False)
+        check_run(task, model, vae, (len(chosen), *cells_of(config, *image.shape[1:3])), tile or None)
         c = masked_channels(vae, config, image[chosen], filled[chosen], mask_reduction)
         run = Sampling(seeds, steps, eta, sampler, grid)
-        made = vae.decode(run_conditioned(model, c, run, cls.hidden.unique_id, None, divisible=False))
+        made = vae.decode(run_conditioned(model, c, run, cls.hidden.unique_id, tile or None))
         made = as_channels(made[:, : image.shape[1], : image.shape[2]], image.shape[3], dim=-1).to(image)
         result = image.clone()
         result[chosen] = torch.where(filled[chosen][..., None], made, image[chosen])

@@ -58,9 +58,7 @@ def begin(model: LatentDiffusion, task: str, caller: str) -> None:
 
 
 @torch.no_grad()
-def sample_conditioned(
-    model: LatentDiffusion, c: Tensor, run: Sampling, tile: int | None = None, divisible: bool = True
-) -> Tensor:
+def sample_conditioned(model: LatentDiffusion, c: Tensor, run: Sampling, tile: int | None = None) -> Tensor:
     """Draw a latent for each image of a conditioning; none depends on its neighbours.
 
     Args:
@@ -68,7 +66,6 @@ def sample_conditioned(
         c: (N, C, h, w) what the UNet sees beside the noise, anywhere.
         run: With a seed for each image.
         tile: Latent cells of a tile's side; None takes the whole, and tiles only where that does not fit into memory.
-        divisible: Tiles are allowed: what happens in one needs nothing that is far away.
 
     Returns:
         (N, z, h, w) float32 latents on the model's device.
@@ -84,8 +81,8 @@ def sample_conditioned(
     if tile is not None:
         check_tile(tile, model.unet.size_multiple)
     free = free_bytes(model.device) - kernel_bytes(model.unet)
-    check_conditioned("Sampling", model.config, model.unet.dtype.itemsize, c.shape, free, tile, divisible)
-    denoiser = Conditioned(evaluation(model), model.config, c.to(model.device), tile, divisible)
+    check_conditioned("Sampling", model.config, model.unet.dtype.itemsize, c.shape, free, tile)
+    denoiser = Conditioned(evaluation(model), model.config, c.to(model.device), tile)
     try:
         return draw(denoiser, model.schedule, run)
     finally:
@@ -102,7 +99,6 @@ class Conditioned:
         config: Of the model.
         c: (N, C, h, w) on the device to work on, for the images of the latents in their order.
         tile: As for `sample_conditioned`.
-        divisible: likewise.
         report: Called after each tile of an evaluation with how many are done, and how many there are.
     """
 
@@ -112,14 +108,13 @@ class Conditioned:
         config: LDMConfig,
         c: Tensor,
         tile: int | None = None,
-        divisible: bool = True,
         report: Callable[[int, int], None] | None = None,
     ) -> None:
         self._predict, self._report = predict, report
         self._unit, self.z_channels = config.unet.size_multiple, config.first_stage.z_channels
         self.c = c.float()
         self._tile = tile
-        self._smaller = [one for one in _tiles(config) if one < max(c.shape[2:])] if divisible else []
+        self._smaller = [one for one in _tiles(config) if one < max(c.shape[2:])]
 
     def __call__(self, x_t: Tensor, t: float) -> Tensor:
         """What the UNet predicts for (N, z, h, w) latents at timestep t.
@@ -184,7 +179,6 @@ def check_conditioned(
     shape: Sequence[int],
     free: int,
     tile: int | None = None,
-    divisible: bool = True,
 ) -> None:
     """Refuse what cannot be sampled, before anything is allocated; sides in pixels of the picture that it becomes.
 
@@ -195,13 +189,12 @@ def check_conditioned(
         shape: (N, C, h, w) of the conditioning or of the latents; C does not count.
         free: Bytes that there are.
         tile: As for `sample_conditioned`.
-        divisible: likewise.
 
     Raises:
         TooLargeError: With the nearest sizes that fit.
     """
     scale = config.first_stage.downscale
-    most = tile or (min(_tiles(config), default=None) if divisible else None)
+    most = tile or min(_tiles(config), default=None)
 
     def cost(n: int, height: int, width: int) -> int:
         cells = (height // scale, width // scale)

@@ -23,7 +23,8 @@ class Settings:
         command: "ldm upscale" or "ldm inpaint".
         checkpoint: As in `generation.job.Settings`, and so are those from device to ldm.
         base_seed: Of which each picture's own seed is made.
-        tile: Side in pixels of the small picture; None takes pictures whole where memory allows.
+        tile: Side in latent cells, of super-resolution the pixels of the small picture; None takes pictures whole where
+            memory allows.
         mask_reduction: Of inpainting, else None.
         keep_colours: Of super-resolution, else None.
     """

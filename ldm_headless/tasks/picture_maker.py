@@ -117,13 +117,13 @@ class PictureMaker:
                 self._on_step(unit.name, info)
 
         run: dict[str, Any] = {
-            "seeds": [unit.seed], "steps": s.steps, "eta": s.eta, "sampler": s.sampler, "grid": s.grid,
+            "seeds": [unit.seed], "steps": s.steps, "eta": s.eta, "sampler": s.sampler, "grid": s.grid, "tile": s.tile,
             "callback": after_step,
         }  # fmt: skip
         batch = [each[None] for each in arrays]
         if s.command == UPSCALE:
             colours = bool(s.keep_colours)
-            return ldm_backend.upscale(self._model, batch[0], tile=s.tile, keep_colours=colours, **run)[0]
+            return ldm_backend.upscale(self._model, batch[0], keep_colours=colours, **run)[0]
         return ldm_backend.inpaint(self._model, batch[0], batch[1], mask_reduction=str(s.mask_reduction), **run)[0]
 
 

@@ -16,9 +16,7 @@ from ..host.progress import StepsAndTiles
 from ..host.vae import LDMVAE
 
 
-def check_run(
-    task: str, model: ModelPatcher, vae: LDMVAE, size: tuple[int, ...], tile: int | None, divisible: bool
-) -> None:
+def check_run(task: str, model: ModelPatcher, vae: LDMVAE, size: tuple[int, ...], tile: int | None) -> None:
     """Refuse what cannot be drawn and decoded, before anything is allocated.
 
     Args:
@@ -27,7 +25,6 @@ def check_run(
         vae: Its VAE.
         size: (N, h, w) of the latents.
         tile: Latent cells of a tile's side; None takes the whole, and tiles only where that does not fit into memory.
-        divisible: Tiles are allowed.
 
     Raises:
         InputError: A tile that cannot be one.
@@ -40,13 +37,11 @@ def check_run(
     free = reachable_memory(model.load_device) - kernel_bytes(unet)
     images, height, width = size
     latents = torch.Size((images, config.first_stage.z_channels, height, width))
-    check_conditioned(task, config, unet.dtype.itemsize, latents, free, tile, divisible)
+    check_conditioned(task, config, unet.dtype.itemsize, latents, free, tile)
     vae.check_decode(latents)
 
 
-def run_conditioned(
-    model: ModelPatcher, c: Tensor, run: Sampling, node_id: str | None, tile: int | None, divisible: bool
-) -> Tensor:
+def run_conditioned(model: ModelPatcher, c: Tensor, run: Sampling, node_id: str | None, tile: int | None) -> Tensor:
     """Draw a latent for each image of a conditioning.
 
     Args:
@@ -55,7 +50,6 @@ def run_conditioned(
         run: With a seed for each image, and without a callback.
         node_id: Node that shows the progress.
         tile: As for `check_run`.
-        divisible: likewise.
 
     Returns:
         (N, z, h, w) float32 latents on the model's device.
@@ -67,5 +61,5 @@ def run_conditioned(
     sides = [side if tile is None else min(side, tile) for side in c.shape[2:]]
     with loaded(model, torch.Size((*c.shape[:2], *sides))) as inner:
         device = model.load_device
-        denoiser = Conditioned(inner.predict, inner.ldm_config, c.to(device), tile, divisible, progress.tile)
+        denoiser = Conditioned(inner.predict, inner.ldm_config, c.to(device), tile, progress.tile)
         return draw(denoiser, inner.schedule, replace(run, callback=progress.step))
