@@ -14,13 +14,13 @@ from ..ldm_backend.conditioning.pictures import grown
 from ..ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
 from ..ldm_backend.sampling.noise import seeds_of
 from ..ldm_backend.tasks.colours import with_colours_of
-from ..ldm_backend.tasks.sampling import SAMPLER, STEPS, Sampling
+from ..ldm_backend.tasks.sampling import SAMPLER, STEPS
 from ..ldm_backend.views.images import as_channels
 from .host.loading import check_belongs
 from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
 from .host.vae import LDMVAE
-from .shared.conditioned_runs import check_run, run_conditioned
+from .shared.conditioned_runs import Sampling, check_run, run_conditioned
 from .shared.inputs import (
     eta_input,
     grid_input,

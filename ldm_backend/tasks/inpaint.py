@@ -12,10 +12,10 @@ from ..conditioning.pictures import as_pictures, reflected
 from ..config.conditioning import INPAINTING
 from ..errors import InputError
 from ..kernels.fast_conv import empty_caches
-from ..pipeline import LatentDiffusion, decode_to_uint8
+from ..pipeline import LatentDiffusion, decode_to_uint8, sample_latents
 from ..sampling.samplers import AUTO, Callback
 from ..views.images import as_channels
-from .sampling import SAMPLER, STEPS, Sampling, begin, sample_conditioned
+from .sampling import SAMPLER, STEPS, begin
 
 
 def inpaint(
@@ -77,8 +77,9 @@ def inpaint(
     unit = model.unet.size_multiple * model.first_stage.downscale
     hole = reflected(filled[chosen][:, None], unit)[:, 0]  # also of what is mirrored the hole must not be seen
     c = masked_image(model.first_stage, reflected(pictures[chosen], unit), hole, mask_reduction)
-    run = Sampling([seeds[index] for index in chosen], steps, eta, sampler, grid, callback)
-    made = decode_to_uint8(model, sample_conditioned(model, c, run, tile))
+    taken = [seeds[index] for index in chosen]
+    z = sample_latents(model, taken, steps, eta, sampler, grid, callback, conditioning=c, tile=tile)
+    made = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     made = as_channels(torch.from_numpy(made[:, : images.shape[1], : images.shape[2]]), images.shape[3], dim=-1).numpy()
     result[chosen] = np.where(filled[chosen].numpy(force=True)[..., None], made, images[chosen])

@@ -9,10 +9,10 @@ import numpy as np
 from ..conditioning.low_resolution import low_resolution
 from ..config.conditioning import SUPER_RESOLUTION
 from ..kernels.fast_conv import empty_caches
-from ..pipeline import LatentDiffusion, decode_to_uint8
+from ..pipeline import LatentDiffusion, decode_to_uint8, sample_latents
 from ..sampling.samplers import AUTO, Callback
 from .colours import with_colours_of
-from .sampling import SAMPLER, STEPS, Sampling, begin, sample_conditioned
+from .sampling import SAMPLER, STEPS, begin
 
 
 def upscale(
@@ -60,7 +60,7 @@ def upscale(
     """
     begin(model, SUPER_RESOLUTION, "upscale")
     c = low_resolution(images, model.config)
-    z = sample_conditioned(model, c, Sampling(seeds, steps, eta, sampler, grid, callback), tile)
+    z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, conditioning=c, tile=tile)
     enlarged = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     height, width = (side * model.first_stage.downscale for side in images.shape[1:3])

@@ -12,8 +12,8 @@ import ldm_backend
 from ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
 from ldm_backend.errors import LDMError, SamplingError, TooLargeError
 from ldm_backend.networks.precision import resolve
+from ldm_backend.networks.tiles import check_tile
 from ldm_backend.sampling.samplers import StepInfo
-from ldm_backend.tasks.tiles import check_tile
 
 from ..errors import GenerationError, JobError
 from ..files.pictures import read_mask, read_picture

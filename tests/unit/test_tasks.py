@@ -18,10 +18,10 @@ from ldm_backend.conditioning.low_resolution import low_resolution
 from ldm_backend.errors import CheckpointError, InputError, SamplingError, ScheduleError, TooLargeError
 from ldm_backend.memory import chunks
 from ldm_backend.memory.estimates import evaluation_bytes
+from ldm_backend.networks import conditioned
+from ldm_backend.networks.conditioned import Conditioned
+from ldm_backend.networks.tiles import averaged_over_tiles, check_tile, starts
 from ldm_backend.sampling.noise import draw_noise
-from ldm_backend.tasks import sampling
-from ldm_backend.tasks.sampling import Conditioned
-from ldm_backend.tasks.tiles import averaged_over_tiles, check_tile, starts
 
 RNG = np.random.default_rng(1)
 Model = ldm_backend.LatentDiffusion
@@ -285,8 +285,8 @@ def test_tiles_leave_no_seam_in_the_picture(upscaler):
 
 def test_where_memory_runs_out_tiles_take_over(upscaler, monkeypatch, caplog):
     """The picture is that of the tiles that are named in the log."""
-    monkeypatch.setattr(sampling, "_TILES", (32, 16))
-    monkeypatch.setattr(sampling, "check_fits", lambda *_: None)
+    monkeypatch.setattr(conditioned, "_TILES", (32, 16))
+    monkeypatch.setattr(conditioned, "check_fits", lambda *_: None)
     small, forward = pixels(2, 24, 40, 3), type(upscaler.unet).forward
     asked = ldm_backend.upscale(upscaler, small, [1, 2], steps=2, tile=16)
 
@@ -339,8 +339,8 @@ def test_a_tile_as_large_as_the_holed_picture_is_the_whole(inpainter, holed):
 
 
 def test_where_memory_runs_out_tiles_take_over_for_a_hole(inpainter, holed, monkeypatch, caplog):
-    monkeypatch.setattr(sampling, "_TILES", (32, 16))
-    monkeypatch.setattr(sampling, "check_fits", lambda *_: None)
+    monkeypatch.setattr(conditioned, "_TILES", (32, 16))
+    monkeypatch.setattr(conditioned, "check_fits", lambda *_: None)
     image, mask = holed
     forward = type(inpainter.unet).forward
     asked = ldm_backend.inpaint(inpainter, image, mask, [1], steps=2, tile=16)
@@ -416,14 +416,14 @@ def test_inputs_that_are_none(upscaler, inpainter, synthesiser):
 
 
 def test_what_cannot_fit_is_refused_before_anything_runs(upscaler, inpainter, monkeypatch):
-    monkeypatch.setattr(sampling, "free_bytes", lambda _: 200 * 2**20)
+    monkeypatch.setattr(pipeline, "free_bytes", lambda _: 200 * 2**20)
     monkeypatch.setattr(type(upscaler.unet), "forward", lambda *_: pytest.fail("it was sampled"))
     c = torch.zeros(1, 3, 1, 1).expand(1, 3, 4096, 4096)
     with pytest.raises(TooLargeError, match=r"Sampling: 1 image of 16384x16384 pixels .* What fits: 1 image of"):
-        sampling.sample_conditioned(upscaler, c, sampling.Sampling([1]))
+        pipeline.sample_latents(upscaler, [1], 2, conditioning=c)
     c = torch.zeros(1, 4, 1, 1).expand(1, 4, 4096, 4096)
     with pytest.raises(TooLargeError, match="Sampling: 1 image of 16384x16384"):
-        sampling.sample_conditioned(inpainter, c, sampling.Sampling([1]), tile=64)
+        pipeline.sample_latents(inpainter, [1], 2, conditioning=c, tile=64)
 
 
 def test_a_changed_file_is_noticed(folders, upscaler):
