@@ -24,7 +24,7 @@ from .memory.mapped import release_pages
 from .memory.sizes import latent_size
 from .networks import skip_init
 from .networks.conditioned import Conditioned, check_conditioned, check_conditioning
-from .networks.decoding import decoded
+from .networks.decoding import check_decoding, decoded
 from .networks.deep_cache import DeepCache
 from .networks.first_stage import FirstStage, build_first_stage
 from .networks.precision import resolve, set_first_stage_precision, set_precision
@@ -217,6 +217,7 @@ def sample_latents(
     else:
         size = (conditioning.shape[2], conditioning.shape[3])
         denoiser = _conditioned(model, conditioning, tile)
+    check_decoding(model.first_stage, len(seeds), size, model.device)
     shape = (model.config.first_stage.z_channels, *size)
     try:
         return sample_seeds(

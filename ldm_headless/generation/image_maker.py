@@ -152,8 +152,8 @@ def machine_name(device: str) -> str:
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
     """Identifies what `load` would build: the weight files, which weights of them, and the configuration."""
-    ends = (checkpoint.unet_file, checkpoint.first_stage_file)
-    files = [sha256_of(file) for end in ends for file in weight_files(end)]
+    ends = (checkpoint.unet_file, checkpoint.first_stage_file, checkpoint.conditioner_file)
+    files = [sha256_of(file) for end in ends if end is not None for file in weight_files(end)]
     text = json.dumps([files, checkpoint.weights, config_to_json(checkpoint.config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -71,7 +71,8 @@ def run_conditioned(model: ModelPatcher, c: Tensor, run: Sampling, node_id: str 
     sides = [side if tile is None else min(side, tile) for side in c.shape[2:]]
     with loaded(model, torch.Size((*c.shape[:2], *sides))) as inner:
         denoiser = Conditioned(inner.predict, inner.ldm_config, c.to(model.load_device), tile, progress.tile)
+        shape = (inner.ldm_config.first_stage.z_channels, c.shape[2], c.shape[3])
         return sample_seeds(
-            run.sampler, denoiser, run.seeds, (inner.ldm_config.first_stage.z_channels, *c.shape[2:]), inner.schedule,
-            run.steps, device=model.load_device, grid=run.grid, eta=run.eta, callback=progress.step,
+            run.sampler, denoiser, run.seeds, shape, inner.schedule, run.steps,
+            device=model.load_device, grid=run.grid, eta=run.eta, callback=progress.step,
         )  # fmt: skip
