@@ -25,9 +25,9 @@ def write_upscaler(folder: Path) -> None:
     from ldm_backend.config.presets import SUPER_RESOLUTION_4X as CONFIG
 
     torch.manual_seed(0)
-    parts = (UNet2DModel, CONFIG.unet), (VQModel, CONFIG.first_stage), (DDIMScheduler, CONFIG.schedule)
-    classes: tuple[tuple[Any, Any], ...] = parts
-    unet, vq, scheduler = (cls.from_config(config.to_dict()) for cls, config in classes)
+    unet: Any = UNet2DModel.from_config(CONFIG.unet.to_dict())
+    vq: Any = VQModel.from_config(CONFIG.first_stage.to_dict())
+    scheduler: Any = DDIMScheduler.from_config(CONFIG.schedule.to_dict())
     torch.nn.init.normal_(vq.quantize.embedding.weight)  # see common.write_weights
     LDMSuperResolutionPipeline(vq, unet, scheduler).save_pretrained(folder)
 
