@@ -61,7 +61,7 @@ def made_small(kind: str, truth: np.ndarray, number: int) -> np.ndarray:
     """The small picture of a portrait, uint8 (SIDE / SCALE, SIDE / SCALE, 3)."""
     if kind == "degraded":
         return np.array(demo_module("upscaler_data").degrade(truth, np.random.default_rng(number)))
-    return np.array(Image.fromarray(truth).reduce(SCALE))
+    return averaged(truth)
 
 
 def detail(image: np.ndarray, truth: np.ndarray) -> float:
@@ -81,12 +81,14 @@ class Score:
 
     Args:
         psnr: to the truth, dB.
+        kept: PSNR of the picture, plainly made small, to the small picture that it was made of, dB.
         detail: see there.
         seconds: that it took.
         evaluations: of the UNet.
     """
 
     psnr: float
+    kept: float
     detail: float
     seconds: float = 0.0
     evaluations: int = 0
@@ -95,21 +97,30 @@ class Score:
 Scores = dict[str, list[Score]]  # by row, one for each portrait
 
 
-def scored(image: np.ndarray, truth: np.ndarray, seconds: float = 0.0, evaluations: int = 0) -> Score:
+def averaged(image: np.ndarray) -> np.ndarray:
+    """Means of SCALE x SCALE pixels, rounded."""
+    return np.array(Image.fromarray(image).reduce(SCALE))
+
+
+def scored(
+    image: np.ndarray, small: np.ndarray, truth: np.ndarray, seconds: float = 0.0, evaluations: int = 0
+) -> Score:
     """The score of a picture."""
-    return Score(psnr(image[None], truth[None])[0], detail(image, truth), seconds, evaluations)
+    near, kept = psnr(image[None], truth[None])[0], psnr(averaged(image)[None], small[None])[0]
+    return Score(near, kept, detail(image, truth), seconds, evaluations)
 
 
 def enlarged(model: ldm_backend.LatentDiffusion, small: np.ndarray, truth: np.ndarray, number: int) -> dict[str, Score]:
     """Scores of all settings, another first for each portrait, and of what needs no diffusion."""
     large = Image.fromarray(small).resize(truth.shape[1::-1], Image.Resampling.BICUBIC)
-    found = {BICUBIC: scored(np.asarray(large), truth), FIRST_STAGE: scored(through_first_stage(model, truth), truth)}
+    plain = {BICUBIC: np.asarray(large), FIRST_STAGE: through_first_stage(model, truth)}
+    found = {name: scored(image, small, truth) for name, image in plain.items()}
     first = number % len(SETTINGS)
     for setting in (*SETTINGS[first:], *SETTINGS[:first]):
         steps: list[object] = []
         start = time.perf_counter()
         image = ldm_backend.upscale(model, small[None], [number], callback=steps.append, **setting)[0]
-        found[label(setting)] = scored(image, truth, time.perf_counter() - start, len(steps))
+        found[label(setting)] = scored(image, small, truth, time.perf_counter() - start, len(steps))
     return found
 
 
@@ -124,19 +135,17 @@ def table(scores: Scores) -> list[str]:
     names = [*map(label, SETTINGS), BICUBIC, FIRST_STAGE]
     base = scores[label(ORIGINAL)]
     lines = [
-        "| | evaluations | s a picture | PSNR, dB | minus the original's, dB | detail |",
-        "|---|---:|---|---|---|---|",
+        "| | evaluations | s a picture | PSNR, dB | minus the original's, dB | small PSNR, dB | detail |",
+        "|---|---:|---|---|---|---|---|",
     ]
     for name in names:
         ones = scores[name]
         seconds = spread([one.seconds for one in ones], ".1f") if ones[0].evaluations else ""
-        gain = (
-            ""
-            if ones is base
-            else spread([one.psnr - other.psnr for one, other in zip(ones, base, strict=True)], "+.2f")
-        )
-        quality, fine = spread([one.psnr for one in ones], ".2f"), spread([one.detail for one in ones], ".2f")
-        lines.append(f"| {name} | {ones[0].evaluations or ''} | {seconds} | {quality} | {gain} | {fine} |")
+        gains = [one.psnr - other.psnr for one, other in zip(ones, base, strict=True)]
+        gain = "" if ones is base else spread(gains, "+.2f")
+        quality, kept = spread([one.psnr for one in ones], ".2f"), spread([one.kept for one in ones], ".1f")
+        cells = ones[0].evaluations or "", seconds, quality, gain, kept, spread([one.detail for one in ones], ".2f")
+        lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
     return lines
 
 
@@ -147,6 +156,7 @@ def report(scores: dict[str, Scores], portraits: int) -> str:
         f"drawn portraits of {SIDE} pixels that it was not trained on, enlarged from {SIDE // SCALE} pixels one by "
         "one, fp32, CPU. Median (least to most) over the portraits. PSNR is to the portrait as it was drawn; *minus "
         "the original's* is of the same portrait, above 0 where it comes nearer than 100 steps of DDIM with eta 1. "
+        "*Small PSNR* is that of the result, made small again plainly, to the small picture: low where colours shift. "
         "*Detail* is the contrast between neighbouring pixels over that of the truth: PSNR rewards blur, this does not."
     )
     lines = ["# Quality of super-resolution by sampler and steps", "", head, ""]
