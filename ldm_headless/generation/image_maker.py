@@ -15,8 +15,8 @@ from ldm_backend.checkpoints.shards import weight_files
 from ldm_backend.checkpoints.single_file import config_to_json
 from ldm_backend.config.conditioning import UNCONDITIONAL, check_task
 from ldm_backend.hub.models import local_path
+from ldm_backend.memory.sizes import latent_size
 from ldm_backend.networks.precision import FORMATS, resolve
-from ldm_backend.pipeline import latent_size
 from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of
 from ldm_backend.sampling.schedule import Schedule
 from ldm_backend.throughput import best_batch
