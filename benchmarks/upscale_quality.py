@@ -23,6 +23,7 @@ from common import DEMO_SCRIPTS, demo_module, machine, psnr, spread
 from PIL import Image
 
 import ldm_backend
+from ldm_backend.tasks.colours import with_colours_of
 from ldm_backend.views.images import from_uint8, to_uint8
 
 DEMO = DEMO_SCRIPTS / "upscaler-4x"
@@ -61,7 +62,7 @@ def made_small(kind: str, truth: np.ndarray, number: int) -> np.ndarray:
     """The small picture of a portrait, uint8 (SIDE / SCALE, SIDE / SCALE, 3)."""
     if kind == "degraded":
         return np.array(demo_module("upscaler_data").degrade(truth, np.random.default_rng(number)))
-    return averaged(truth)
+    return np.array(Image.fromarray(truth).reduce(SCALE))
 
 
 def detail(image: np.ndarray, truth: np.ndarray) -> float:
@@ -81,7 +82,7 @@ class Score:
 
     Args:
         psnr: to the truth, dB.
-        kept: PSNR of the picture, plainly made small, to the small picture that it was made of, dB.
+        kept: likewise, with the low frequencies of the small picture, as `keep_colours` of `upscale` gives it.
         detail: see there.
         seconds: that it took.
         evaluations: of the UNet.
@@ -97,23 +98,19 @@ class Score:
 Scores = dict[str, list[Score]]  # by row, one for each portrait
 
 
-def averaged(image: np.ndarray) -> np.ndarray:
-    """Means of SCALE x SCALE pixels, rounded."""
-    return np.array(Image.fromarray(image).reduce(SCALE))
-
-
 def scored(
     image: np.ndarray, small: np.ndarray, truth: np.ndarray, seconds: float = 0.0, evaluations: int = 0
 ) -> Score:
     """The score of a picture."""
-    near, kept = psnr(image[None], truth[None])[0], psnr(averaged(image)[None], small[None])[0]
-    return Score(near, kept, detail(image, truth), seconds, evaluations)
+    kept = with_colours_of(from_uint8(small[None]), image[None])
+    near, nearer = (psnr(one, truth[None])[0] for one in (image[None], kept))
+    return Score(near, nearer, detail(image, truth), seconds, evaluations)
 
 
 def enlarged(model: ldm_backend.LatentDiffusion, small: np.ndarray, truth: np.ndarray, number: int) -> dict[str, Score]:
     """Scores of all settings, another first for each portrait, and of what needs no diffusion."""
     large = Image.fromarray(small).resize(truth.shape[1::-1], Image.Resampling.BICUBIC)
-    plain = {BICUBIC: np.asarray(large), FIRST_STAGE: through_first_stage(model, truth)}
+    plain = {BICUBIC: np.array(large), FIRST_STAGE: through_first_stage(model, truth)}
     found = {name: scored(image, small, truth) for name, image in plain.items()}
     first = number % len(SETTINGS)
     for setting in (*SETTINGS[first:], *SETTINGS[:first]):
@@ -132,20 +129,22 @@ def through_first_stage(model: ldm_backend.LatentDiffusion, truth: np.ndarray) -
 
 def table(scores: Scores) -> list[str]:
     """A line for each setting: median (least to most) over the portraits; differences are of the same portrait."""
-    names = [*map(label, SETTINGS), BICUBIC, FIRST_STAGE]
     base = scores[label(ORIGINAL)]
+    gain = "minus the original's"
     lines = [
-        "| | evaluations | s a picture | PSNR, dB | minus the original's, dB | small PSNR, dB | detail |",
-        "|---|---:|---|---|---|---|---|",
+        f"| | evaluations | s a picture | PSNR, dB | {gain} | colours kept: PSNR, dB | {gain} | detail |",
+        "|---|---:|---|---|---|---|---|---|",
     ]
-    for name in names:
+    for name in (*map(label, SETTINGS), BICUBIC, FIRST_STAGE):
         ones = scores[name]
-        seconds = spread([one.seconds for one in ones], ".1f") if ones[0].evaluations else ""
-        gains = [one.psnr - other.psnr for one, other in zip(ones, base, strict=True)]
-        gain = "" if ones is base else spread(gains, "+.2f")
-        quality, kept = spread([one.psnr for one in ones], ".2f"), spread([one.kept for one in ones], ".1f")
-        cells = ones[0].evaluations or "", seconds, quality, gain, kept, spread([one.detail for one in ones], ".2f")
-        lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
+        cells = [str(ones[0].evaluations), spread([one.seconds for one in ones], ".1f")]
+        if not ones[0].evaluations:
+            cells = ["", ""]
+        for measure in ("psnr", "kept"):
+            values, others = ([getattr(one, measure) for one in row] for row in (ones, base))
+            gains = [value - other for value, other in zip(values, others, strict=True)]
+            cells += [spread(values, ".2f"), "" if ones is base else spread(gains, "+.2f")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {spread([one.detail for one in ones], '.2f')} |")
     return lines
 
 
@@ -156,7 +155,7 @@ def report(scores: dict[str, Scores], portraits: int) -> str:
         f"drawn portraits of {SIDE} pixels that it was not trained on, enlarged from {SIDE // SCALE} pixels one by "
         "one, fp32, CPU. Median (least to most) over the portraits. PSNR is to the portrait as it was drawn; *minus "
         "the original's* is of the same portrait, above 0 where it comes nearer than 100 steps of DDIM with eta 1. "
-        "*Small PSNR* is that of the result, made small again plainly, to the small picture: low where colours shift. "
+        "*Colours kept*: with `keep_colours`, so that a shift of colours as a whole, which costs many dB, is left out. "
         "*Detail* is the contrast between neighbouring pixels over that of the truth: PSNR rewards blur, this does not."
     )
     lines = ["# Quality of super-resolution by sampler and steps", "", head, ""]
