@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,10 @@ class LatentDiffusion:
     def vq(self) -> FirstStage:
         """The first stage, whichever kind it is, under the name that it had before there were two kinds."""
         return self.first_stage
+
+
+# Makes the denoiser of a run, for latents (N, C, h, w), into one that knows more, as `guidance.guided.Guides` does.
+Guidance = Callable[[LatentDiffusion, Denoiser, tuple[int, int, int, int]], Denoiser]
 
 
 def load(
@@ -130,6 +134,7 @@ def generate(
     cache_depth: int = 1,
     height: int | None = None,
     width: int | None = None,
+    guides: Guidance | None = None,
 ) -> np.ndarray:
     """Draw one image for each seed; the defaults are the model card's recipe.
 
@@ -146,18 +151,23 @@ def generate(
         cache_depth: Levels that run at each step nevertheless, 1..levels; counts only with an interval above 1.
         height: Of the images in pixels, a multiple of what the networks halve; None takes the training size.
         width: likewise.
+        guides: What is known or wanted of the images, see `guidance.guided.Guides`.
 
     Returns:
         uint8 (N, H, W, 3); (N, H, W, 1) of a model of grey pictures.
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
-        InputError: No seeds, a seed or cache setting out of range, or a model of another task.
+        InputError: No seeds, a seed or cache setting out of range, a model of another task, or a guide that does not
+            fit to the images.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
-    z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth, height, width)
+    z = sample_latents(
+        model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth, height, width,
+        guides,
+    )  # fmt: skip
     images = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     return images
@@ -175,6 +185,7 @@ def sample_latents(
     cache_depth: int = 1,
     height: int | None = None,
     width: int | None = None,
+    guides: Guidance | None = None,
 ) -> Tensor:
     """What `generate` decodes; its arguments and errors.
 
@@ -188,6 +199,10 @@ def sample_latents(
     check_memory(model, len(seeds), whole=cache_interval > 1, size=size)
     denoiser = evaluation(model) if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
     shape = (model.config.unet.in_channels, *size)
+    if guides is not None:
+        if not callable(guides):
+            raise InputError(f"guides is {short_repr(guides)}; expected guidance.guided.Guides of these.")
+        denoiser = guides(model, denoiser, (len(seeds), *shape))
     try:
         return sample_seeds(
             sampler, denoiser, seeds, shape, model.schedule, steps,
@@ -195,6 +210,7 @@ def sample_latents(
         )  # fmt: skip
     finally:
         empty_caches(model.unet)
+        empty_caches(model.first_stage)  # of guides
 
 
 def latent_size(config: LDMConfig, height: int | None, width: int | None) -> tuple[int, int]:
