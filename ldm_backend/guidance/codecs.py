@@ -58,9 +58,9 @@ class LinearCodec:
     """
 
     def __init__(self, first_stage: FirstStage) -> None:
-        fitted, place = fit_latent_rgb(first_stage), place_of(first_stage)
-        self._weight = torch.tensor(fitted.weight, dtype=torch.float64, device=place)  # (C, 3)
-        self._bias = torch.tensor(fitted.bias, dtype=torch.float64, device=place)
+        fitted = fit_latent_rgb(first_stage)
+        self._weight = torch.tensor(fitted.weight, dtype=torch.float64)  # (C, 3)
+        self._bias = torch.tensor(fitted.bias, dtype=torch.float64)
         self._inverse = torch.linalg.pinv(self._weight)
         self._config = first_stage.config
 
