@@ -88,11 +88,11 @@ def restore(
     scale = factor if task == UPSCALE and isinstance(factor, int) and factor > 0 else 1
     unit = model.unet.size_multiple * model.first_stage.downscale
     grown = _grown(images, unit // math.gcd(unit, scale))
+    filled = None if masks is None else filled_pixels(masks, (len(images), *images.shape[1:3])).numpy(force=True)
     known: Measurement
     if task == UPSCALE:
         known = LowResolution(grown, factor, filter, noise=noise)
-    elif masks is not None:
-        filled = filled_pixels(masks, (len(images), *images.shape[1:3])).numpy(force=True)
+    elif filled is not None:
         known = KnownPixels(grown, _grown(filled[..., None], unit)[..., 0], noise=noise)
     elif blur is not None:
         known = Blurred(grown, blur, noise=noise)
@@ -104,7 +104,7 @@ def restore(
     )  # fmt: skip
     made = decode_to_uint8(model, z)[:, : images.shape[1] * scale, : images.shape[2] * scale]
     empty_caches(model.first_stage)
-    if masks is not None and not noise:
+    if filled is not None and not noise:
         original = as_channels(torch.from_numpy(images), made.shape[3], dim=-1).numpy()
         made = np.where(filled[..., None], made, original)
     return np.ascontiguousarray(made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -196,14 +196,14 @@ def test_a_latent_without_signal_is_left_alone(tiny):
 LOW = LowResolution(PICTURES[:, ::4, ::4], 4)
 REFUSED: dict[str, tuple[Any, str]] = {
     "none": (lambda: Guides(), r"guides is \[\]"),
-    "a measurement": (lambda: Guides(LOW), "guides is .* expected Projection"),
+    "a measurement": (lambda: Guides(cast("Any", LOW)), "guides is .* expected Projection"),
     "start after end": (lambda: Projection(LOW, start=0.6, end=0.5), "start is 0.6 and end 0.5"),
     "nan start": (lambda: Projection(LOW, start=float("nan")), "start is nan"),
     "every": (lambda: Projection(LOW, every=0), "every is 0"),
-    "projection on a loss": (lambda: Projection(MeanColour((1, 0, 0))), "expected a measurement"),
+    "projection on a loss": (lambda: Projection(cast("Any", MeanColour((1, 0, 0)))), "expected a measurement"),
     "projection too strong": (lambda: Projection(LOW, 1.5), "strength is 1.5"),
     "codec": (lambda: Projection(LOW, codec="taesd"), "codec is 'taesd'"),
-    "gradient of nothing": (lambda: LossGradient(len), "expected a loss such as MeanColour"),
+    "gradient of nothing": (lambda: LossGradient(cast("Any", len)), "expected a loss such as MeanColour"),
     "no strength": (lambda: LossGradient(LOW, 0.0), "strength is 0.0"),
     "nan strength": (lambda: ScoreGradient(LOW, float("nan")), "strength is nan"),
     "inner": (lambda: LossGradient(LOW, inner=0), "inner is 0"),
