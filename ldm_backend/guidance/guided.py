@@ -35,13 +35,13 @@ _PIXEL_VARIANCE = 0.25
 def damping(alpha_cumprod: float, variance: float, strength: float = 1.0) -> float:
     """The share of a correction that is added, 1 where the measurement is exact.
 
-    A prediction is uncertain by about r^2 = v (1 - a_t): the variance of a normal variable of variance v after x_t was
-    seen, for v = 1. Of two estimates the best mean weighs each by the other's variance: r^2 / (r^2 + variance). So the
-    early steps follow the measurement, and the last ones, which would copy its noise, do not.
+    A prediction is uncertain by about r^2 = v (1 - a_t), since what is left of a normal variable's variance of 1 after
+    x_t was seen is 1 - a_t. Of two estimates the best mean weighs each by the other's variance: r^2 / (r^2 + variance).
+    So the early steps follow the measurement, and the last ones, which would copy its noise, do not.
 
     Args:
         alpha_cumprod: a_t of the evaluation.
-        variance: Of the noise in the measurement, for pictures in [-1, 1].
+        variance: Of what the noise in the measurement adds to a picture, see `Bound`.
         strength: Factor of the result.
 
     Source: the weights of IIGDM (Song et al., ICLR 2023, Pseudoinverse-guided diffusion models), eq. 8.

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..conditioning.masked_image import filled_pixels
 from ..errors import InputError, check_choice, short_repr
 from ..views.images import as_channels
-from .operators import BOX, FILTERS, blurring, gaussian, landweber, shrinking
+from .operators import BOX, FILTERS, blurring, gaussian, landweber, noise_gain, shrinking
 from .space import Space, of_part
 
 # The loss of each picture of a part of the batch: (n, C, H, W) in [-1, 1] and which of the batch they are, to (n,).
@@ -33,7 +33,8 @@ class Bound:
     Attributes:
         difference: y - A x of (n, C, H, W) pictures x in [-1, 1], and which of the batch they are.
         inverse: A+.
-        variance: Of the noise in y, for pictures in [-1, 1].
+        variance: Of what A+ makes of the noise in y, for each number of a picture that y determines; pictures are in
+            [-1, 1].
     """
 
     difference: Callable[[Tensor, slice], Tensor]
@@ -75,8 +76,11 @@ class Measurement(ABC):
         difference = self.bound(space).difference
         return lambda x, part: 0.5 * difference(x, part).square().flatten(1).sum(1)
 
-    def _bound(self, difference: Callable[[Tensor, slice], Tensor], inverse: Callable[[Tensor], Tensor]) -> Bound:
-        return Bound(difference, inverse, (2.0 * self.noise) ** 2)
+    def _bound(
+        self, difference: Callable[[Tensor, slice], Tensor], inverse: Callable[[Tensor], Tensor], gain: float
+    ) -> Bound:
+        """With noise whose variance A+ makes so many times as large: tr(A+ A+^T) / tr(A+ A)."""
+        return Bound(difference, inverse, gain * (2.0 * self.noise) ** 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +107,7 @@ class LowResolution(Measurement):
         """See `Measurement`; the inverse answers in smooth pictures, see `operators.shrinking`."""
         y = space.pictures(self.images, "The low-resolution picture", self.factor)
         shrink, enlarge = shrinking(space.height, space.width, self.factor, self.filter)
-        return self._bound(lambda x, part: of_part(y, part) - shrink(x), enlarge)
+        return self._bound(lambda x, part: of_part(y, part) - shrink(x), enlarge, enlarge.squares() / y[0, 0].numel())
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +137,7 @@ class KnownPixels(Measurement):
                 "mask, or leave its picture out."
             )
         known = (~filled[:, None]).float().to(space.device)
-        return self._bound(lambda x, part: (of_part(y, part) - x) * known[part].to(x), lambda d: d)
+        return self._bound(lambda x, part: (of_part(y, part) - x) * known[part].to(x), lambda d: d, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +160,7 @@ class GreyPicture(Measurement):
         y = space.pictures(self.images, "The grey picture", channels=1)
         channels = space.channels
         return self._bound(
-            lambda x, part: of_part(y, part) - as_channels(x, 1), lambda d: d.expand(-1, channels, -1, -1)
+            lambda x, part: of_part(y, part) - as_channels(x, 1), lambda d: d.expand(-1, channels, -1, -1), channels
         )
 
 
@@ -191,7 +195,7 @@ class Blurred(Measurement):
             )
         blur = blurring(space.height, space.width, kernel)
         inverse = landweber(blur, (space.height, space.width), self.steps)
-        return self._bound(lambda x, part: of_part(y, part) - blur(x), inverse)
+        return self._bound(lambda x, part: of_part(y, part) - blur(x), inverse, noise_gain(blur, inverse, y.shape[2:]))
 
 
 def _kernel_of(kernel: float | np.ndarray | Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,11 @@ class Separable:
     def adjoint(self, y: Tensor) -> Tensor:
         """(N, C, h, w) to (N, C, H, W)."""
         return _joined([rows.to(y).T @ y @ columns.to(y) for rows, columns in self.terms])
+
+    def squares(self) -> float:
+        """The sum of the squares of all numbers of its matrix, where it has a single term."""
+        ((rows, columns),) = self.terms
+        return float(rows.square().sum() * columns.square().sum())
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -132,6 +137,21 @@ def landweber(operator: Separable, size: tuple[int, int], steps: int) -> Callabl
         return x
 
     return inverse
+
+
+def noise_gain(operator: Separable, inverse: Callable[[Tensor], Tensor], size: Sequence[int]) -> float:
+    """tr(A+ A+^T) / tr(A+ A): how many times as large as in y the variance of noise is in what y determines of x.
+
+    Both traces are those that one white picture shows (Hutchinson's estimate), always the same one.
+
+    Args:
+        operator: A, of pictures to pictures of the same size.
+        inverse: A+.
+        size: (height, width) of these.
+    """
+    white = torch.randn((1, 1, *size), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    answer = inverse(white)
+    return float(answer.square().sum() / (white * operator(answer)).sum())
 
 
 def _squared_norm(operator: Separable, size: tuple[int, int]) -> float:

@@ -146,6 +146,27 @@ def test_noise_makes_a_correction_smaller_towards_the_end():
     assert damping(0.5, 0.01, 0.5) == pytest.approx(damping(0.5, 0.01) / 2)
 
 
+def test_noise_counts_for_as_much_as_the_inverse_makes_of_it(space):
+    """A low-resolution pixel determines one of f^2 dimensions, and fills all: f^2 times, a third more by being smooth."""
+    x = torch.rand(2, 24, 32, 3)
+
+    def gain(measurement: Measurement) -> float:
+        return measurement.bound(space).variance / 0.2**2
+
+    low = [gain(LowResolution(x[:, ::f, ::f], f, noise=0.1)) for f in (1, 2, 4)]
+    assert low[0] == pytest.approx(1.0)
+    assert 4.0 < low[1] < 4.0 * 1.4
+    assert 16.0 < low[2] < 16.0 * 1.4
+    assert gain(KnownPixels(x, np.eye(24, 32), noise=0.1)) == pytest.approx(1.0)
+    assert gain(GreyPicture(x, noise=0.1)) == pytest.approx(3.0)
+    one = torch.ones((1, 1))
+    blurred = [gain(Blurred(x, kernel, noise=0.1)) for kernel in (one, 0.5, 1.0, 2.0)]
+    assert blurred[0] == pytest.approx(1.0)
+    assert blurred == sorted(blurred)
+    assert gain(Blurred(x, 2.0, steps=3, noise=0.1)) < gain(Blurred(x, 2.0, steps=100, noise=0.1))
+    assert LowResolution(x, 1).bound(space).variance == 0.0
+
+
 PICTURE = torch.rand(2, 24, 32, 3)
 NAN = PICTURE.clone()
 NAN[1, 3, 4, 0] = torch.nan
