@@ -147,7 +147,7 @@ def test_noise_makes_a_correction_smaller_towards_the_end():
 
 
 def test_noise_counts_for_as_much_as_the_inverse_makes_of_it(space):
-    """A low-resolution pixel determines one of f^2 dimensions, and fills all: f^2 times, a third more by being smooth."""
+    """A low-resolution pixel determines one of f^2 numbers and fills all: f^2 times, a third more by being smooth."""
     x = torch.rand(2, 24, 32, 3)
 
     def gain(measurement: Measurement) -> float:
