@@ -3,7 +3,8 @@
     model = ldm_backend.load("path/to/ldm-celebahq-256")
     images = ldm_backend.generate(model, seeds=[3], steps=200, eta=0.0)  # uint8 (1, 256, 256, 3)
 
-Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`.
+Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`. Restoring pictures without such a model:
+`restore`; other guides of a run are in `guidance`.
 
 Read on in this order: checkpoints.checkpoint, sampling (noise, schedule, samplers), networks (unet, vq),
 views.images; pipeline wires them. Below these are kernels, memory and config.
@@ -17,13 +18,15 @@ from .errors import LDMError
 
 if TYPE_CHECKING:
     from .checkpoints.first_stage import load_first_stage
+    from .guidance.restoration import restore
     from .pipeline import LatentDiffusion, generate, load
     from .tasks.inpaint import inpaint
     from .tasks.synthesis import synthesise
     from .tasks.upscale import upscale
 
 __all__ = [
-    "LDMError", "LatentDiffusion", "errors", "generate", "inpaint", "load", "load_first_stage", "synthesise", "upscale",
+    "LDMError", "LatentDiffusion", "errors", "generate", "inpaint", "load", "load_first_stage", "restore", "synthesise",
+    "upscale",
 ]  # fmt: skip
 
 # Imported at first use: `errors` alone must not cost the seconds that torch takes to import.
@@ -33,6 +36,7 @@ _HOMES = {
     "inpaint": "tasks.inpaint",
     "load": "pipeline",
     "load_first_stage": "checkpoints.first_stage",
+    "restore": "guidance.restoration",
     "synthesise": "tasks.synthesis",
     "upscale": "tasks.upscale",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,10 @@ class LatentDiffusion:
     def vq(self) -> FirstStage:
         """The first stage, whichever kind it is, under the name that it had before there were two kinds."""
         return self.first_stage
+
+
+# Makes the denoiser of a run, for latents (N, C, h, w), into one that knows more, as `guidance.guided.Guides` does.
+Guidance = Callable[[LatentDiffusion, Denoiser, tuple[int, int, int, int]], Denoiser]
 
 
 def load(
@@ -134,6 +138,7 @@ def generate(
     width: int | None = None,
     conditioning: Tensor | None = None,
     tile: int | None = None,
+    guides: Guidance | None = None,
 ) -> np.ndarray:
     """Draw one image for each seed; the defaults are the model card's recipe.
 
@@ -154,33 +159,23 @@ def generate(
             of `ldm_backend.conditioning` make it; its size is that of the latents. None is for unconditional models.
         tile: Only with a conditioning: side of a tile in latent cells, averaged at each step. None takes images whole,
             and tiles only where that does not fit into memory, which is said in the log.
+        guides: What is known or wanted of the images, see `guidance.guided.Guides`.
 
     Returns:
         uint8 (N, H, W, 3); (N, H, W, 1) of a model of grey pictures.
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
-        InputError: No seeds, a seed, cache setting or tile out of range, or a conditioning that is missing, too much
-            or of another shape.
+        InputError: No seeds, a seed, cache setting or tile out of range, a conditioning that is missing, too much or of
+            another shape, or a guide that does not fit to the images.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
     z = sample_latents(
-        model,
-        seeds,
-        steps,
-        eta,
-        sampler,
-        grid,
-        callback,
-        cache_interval,
-        cache_depth,
-        height,
-        width,
-        conditioning,
-        tile,
-    )
+        model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth, height, width,
+        conditioning, tile, guides,
+    )  # fmt: skip
     images = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     return images
@@ -200,6 +195,7 @@ def sample_latents(
     width: int | None = None,
     conditioning: Tensor | None = None,
     tile: int | None = None,
+    guides: Guidance | None = None,
 ) -> Tensor:
     """What `generate` decodes; its arguments and errors.
 
@@ -219,6 +215,10 @@ def sample_latents(
         denoiser = _conditioned(model, conditioning, tile)
     check_decoding(model.first_stage, len(seeds), size, model.device)
     shape = (model.config.first_stage.z_channels, *size)
+    if guides is not None:
+        if not callable(guides):
+            raise InputError(f"guides is {short_repr(guides)}; expected guidance.guided.Guides of these.")
+        denoiser = guides(model, denoiser, (len(seeds), *shape))
     try:
         return sample_seeds(
             sampler, denoiser, seeds, shape, model.schedule, steps,
@@ -226,6 +226,7 @@ def sample_latents(
         )  # fmt: skip
     finally:
         empty_caches(model.unet)
+        empty_caches(model.first_stage)  # of guides
 
 
 def _check_goes_together(conditioned: bool, tile: int | None, others: tuple[int, int | None, int | None]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import SamplingError
 from .prediction import Prediction, clipped, prediction_of, thresholded
 from .schedule import Schedule
-from .step import Denoiser, runs_ahead
+from .step import Correcting, Denoiser, runs_ahead
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Evaluations:
     the reason of the run's end stays what it is.
 
     Args:
-        denoiser: The model.
+        denoiser: The model; where it is `Correcting`, clean latents are those that it has corrected.
         schedule: Tables; its configuration says what the model gives.
         steps: Of the whole run, for the message.
     """
@@ -44,6 +44,7 @@ class Evaluations:
     def __init__(self, denoiser: Denoiser, schedule: Schedule, steps: int) -> None:
         self._denoiser, self._schedule, self._steps = denoiser, schedule, steps
         self._unchecked: _Evaluation | None = None
+        self._correcting = denoiser if isinstance(denoiser, Correcting) else None
 
     def __enter__(self) -> Evaluations:
         return self
@@ -97,7 +98,7 @@ class Evaluations:
             ScheduleError: As `prediction_of`.
         """
         pred_x0, eps = prediction_of(self._schedule, self.output(x_t, t, index), x_t, t)
-        return Prediction(clipped(self._schedule.config, pred_x0), eps)
+        return Prediction(self.corrected(clipped(self._schedule.config, pred_x0), t), eps)
 
     def predict_x0(self, x_t: Tensor, t: float, index: int) -> Tensor:
         """One evaluation, for the solvers: the clean latent, thresholded where the configuration says so.
@@ -108,7 +109,11 @@ class Evaluations:
             (N, C, H, W) float32 latents.
         """
         pred_x0 = prediction_of(self._schedule, self.output(x_t, t, index), x_t, t).pred_x0
-        return thresholded(self._schedule.config, pred_x0)
+        return self.corrected(thresholded(self._schedule.config, pred_x0), t)
+
+    def corrected(self, pred_x0: Tensor, t: float) -> Tensor:
+        """The clean latent of the last evaluation as the model corrects it, where it does."""
+        return pred_x0 if self._correcting is None else self._correcting.corrected(pred_x0, t)
 
     def _check(self) -> None:
         """Wait for the evaluation that is not yet checked, if there is one, and raise if it is not finite."""

@@ -59,11 +59,11 @@ def sample_plms(
             history = [output, *history[:3]]
             if index == 0 and t_prev != CLEAN:
                 # No history yet: the mean of the outputs at both ends of the step, as in Heun's method.
-                guess, _ = _transfer(schedule, x_t, output, t, t_prev)
+                guess, _ = _transfer(model, schedule, x_t, output, t, t_prev)
                 output = 0.5 * (output + model.output(guess, t_prev, index))
             else:
                 output = _combined(history)
-            x_t, pred_x0 = _transfer(schedule, x_t, output, t, t_prev)
+            x_t, pred_x0 = _transfer(model, schedule, x_t, output, t, t_prev)
             if callback is not None:
                 callback(StepInfo(index, len(pairs), t, x_t, pred_x0))
     return x_t
@@ -74,8 +74,11 @@ def _combined(history: list[Tensor]) -> Tensor:
     return torch.stack([weight * output for weight, output in zip(weights, history, strict=True)]).sum(dim=0)
 
 
-def _transfer(schedule: Schedule, x_t: Tensor, output: Tensor, t: float, t_prev: float) -> tuple[Tensor, Tensor]:
+def _transfer(
+    model: Evaluations, schedule: Schedule, x_t: Tensor, output: Tensor, t: float, t_prev: float
+) -> tuple[Tensor, Tensor]:
     """The latent at t_prev and the clean latent, if the network gives `output`: DDIM without fresh noise."""
     c = ddim_coefficients(schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev), 0.0)
     pred_x0, eps = prediction_of(schedule, output, x_t, t)
+    pred_x0 = model.corrected(pred_x0, t)
     return c.signal_prev * pred_x0 + c.direction * eps, pred_x0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,19 @@ from .schedule import CLEAN, Pairs
 # What the network gives for (N, C, H, W) float32 latents x_t at timestep t, a whole number or, on the grid "log_snr",
 # not: the noise in them, or what else the schedule's `prediction_type` says.
 Denoiser = Callable[[Tensor, float], Tensor]
+
+
+@runtime_checkable
+class Correcting(Protocol):
+    """A denoiser that also corrects the clean latent that its output implies, as guides do.
+
+    DDIM and PLMS go on with the noise as it was predicted, as where the clean latent is clipped.
+    """
+
+    def corrected(self, pred_x0: Tensor, t: float) -> Tensor:
+        """The clean latent (N, C, H, W) of the evaluation just made, at timestep t, corrected."""
+        ...
+
 
 # (lambda, D) of earlier evaluations, the newest first: half the log-SNR and the clean latent predicted there.
 History = list[tuple[float, Tensor]]

@@ -60,7 +60,10 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "tasks": {
             "conditioning", "config", "errors", "kernels", "memory", "pipeline", "sampling", "views",
         },
-        "__init__": {"checkpoints", "errors", "pipeline", "tasks"},
+        "guidance": {
+            "conditioning", "config", "errors", "kernels", "memory", "networks", "pipeline", "sampling", "views",
+        },
+        "__init__": {"checkpoints", "errors", "guidance", "pipeline", "tasks"},
     },
     "ldm_headless": {
         "errors": set(),
