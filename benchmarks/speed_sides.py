@@ -68,6 +68,7 @@ class Ours:
 
     def __init__(self, clock: Clock) -> None:
         import ldm_backend.pipeline
+        import ldm_backend.sampling.noise
         import ldm_backend.sampling.samplers
 
         self.backend = ldm_backend
