@@ -240,7 +240,9 @@ def test_a_gradient_that_does_not_fit_is_refused_with_what_would(tiny, monkeypat
     guides = [kind(LOW)]
     needed = Guided(tiny.unet, tiny.schedule, tiny.first_stage, guides, (3, 3, 8, 8), tiny.unet)._cost(1)
     monkeypatch.setattr(costs, "free_bytes", lambda device: needed - 1)
-    with pytest.raises(TooLargeError, match=r"A gradient .* 1 image of 32x32 pixels would take .* Projection"):
+    with pytest.raises(
+        TooLargeError, match=r"A gradient through the decoder: 1 image of 32x32 .* would take .* Projection"
+    ):
         run(tiny, guides, SEEDS)
     run(tiny, [Projection(LOW)], SEEDS, steps=1)
     monkeypatch.setattr(costs, "free_bytes", lambda device: 2**29)
