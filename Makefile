@@ -65,7 +65,7 @@ demo: $(RUN_STAMP) $(HOST_STAMP) ## Make the demo portrait through a real ComfyU
 test: $(DEV_STAMP) $(HOST_STAMP) ## Run all tests; ARGS=... goes to pytest
 	$(PYTEST) $(ARGS)
 
-test-fast: $(DEV_STAMP) ## Run the tests that fit into a work in progress, under two minutes: no host, full size, compiling or killing
+test-fast: $(DEV_STAMP) ## Run the tests that fit into a work in progress, a few minutes: no host, full size, compiling or killing
 	$(PYTEST) -m "not (host or full_size or slow)" tests/unit tests/parity $(ARGS)
 
 test-hosts: $(DEV_STAMP) $(HOSTS_VENV)/.installed $(if $(DYNAMIC_VRAM),dynamic-host) ## Run the host tests on the oldest supported ComfyUI, or on HOST=<dir>

@@ -9,8 +9,9 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 
 SIDES = ("ours", "diffusers")
 PACKAGES = ("torch", "safetensors", "diffusers", "accelerate")
+DEMO_SCRIPTS = Path(__file__).parents[1] / "demo"
 MIB = 2**20
 
 
@@ -62,8 +64,8 @@ def write_weights(folder: Path) -> None:
 
 
 @contextmanager
-def scratch_weights(within: str = ".") -> Iterator[Path]:
-    """A scratch folder with such weights in its subfolder `within`.
+def scratch_weights(within: str = ".", write: Callable[[Path], None] = write_weights) -> Iterator[Path]:
+    """A scratch folder with weights in its subfolder `within`, which `write`, at the top of a module, fills.
 
     They are gigabytes, so they go also when SIGTERM ends this program, as `timeout` does; after SIGKILL the next one
     clears them away. Another process writes them, so that neither its memory nor its draws of random numbers are this
@@ -74,7 +76,7 @@ def scratch_weights(within: str = ".") -> Iterator[Path]:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = ScratchFolder()
     try:
-        process = get_context("spawn").Process(target=write_weights, args=(folder.path / within,), daemon=True)
+        process = get_context("spawn").Process(target=write, args=(folder.path / within,), daemon=True)
         process.start()
         process.join()
         if process.exitcode:
@@ -82,6 +84,13 @@ def scratch_weights(within: str = ".") -> Iterator[Path]:
         yield folder.path
     finally:
         folder.remove()
+
+
+def demo_module(name: str) -> Any:
+    """A module of demo/, whose scripts are no package."""
+    if str(DEMO_SCRIPTS) not in sys.path:
+        sys.path.append(str(DEMO_SCRIPTS))
+    return import_module(name)
 
 
 def spread(values: Sequence[float], form: str) -> str:

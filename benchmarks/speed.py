@@ -55,8 +55,8 @@ class Bench:
         """Whole pictures of these sides, drawn in turns, after a warm-up of one step on both."""
         for worker in self.workers.values():
             worker.run("image", 1)
-        steps = self.arguments.image_steps
-        return [images_in_turns(self.workers, order(number, sides), steps) for number in range(self.arguments.images)]
+        drawn = dict.fromkeys(sides, ("image", (self.arguments.image_steps,), TURN))
+        return [images_in_turns(self.workers, order(number, sides), drawn) for number in range(self.arguments.images)]
 
 
 def order(number: int, sides: tuple[str, ...] = SIDES) -> tuple[str, ...]:

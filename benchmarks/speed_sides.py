@@ -1,4 +1,4 @@
-"""The two programs that speed.py compares, and the process that each of them runs in.
+"""The two programs that speed.py compares, and the processes that they, and those of upscale.py, run in.
 
 A program imports in `__init__`, loads in `load`; its other methods are tasks, each returning what it made as an array.
 A whole picture takes minutes, in which a machine may change its pace: two sides draw theirs in turns of a few steps.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -189,14 +190,14 @@ class Result(NamedTuple):
     working_set: float  # MiB resident at most during the task, above what was resident before it
 
 
-def serve(side: str, threads: int | None, connection: Connection) -> None:
+def serve(program_class: type, threads: int | None, connection: Connection) -> None:
     """Body of the measured process: run tasks until told to end."""
     import torch
 
     if threads:
         torch.set_num_threads(threads)
     clock = Clock(connection)
-    program: Any = PROGRAMS[side](clock)
+    program: Any = program_class(clock)
     connection.send(torch.get_num_threads())
     imports = resident()
     while task := connection.recv():
@@ -212,19 +213,20 @@ def serve(side: str, threads: int | None, connection: Connection) -> None:
 
 
 class Worker(AbstractContextManager["Worker"]):
-    """A fresh process with one of the two programs in it, weights loaded; idle between tasks.
+    """A fresh process with one of the programs in it, weights loaded; idle between tasks.
 
     Args:
-        side: one of PROGRAMS.
+        side: one of `programs`.
         folder: of the weights.
         threads: of torch; None leaves its default.
+        programs: classes at the top of a module, by side.
     """
 
-    def __init__(self, side: str, folder: Path, threads: int | None) -> None:
+    def __init__(self, side: str, folder: Path, threads: int | None, programs: Mapping[str, type] = PROGRAMS) -> None:
         context = multiprocessing.get_context("spawn")
         self.side = side
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(side, threads, theirs), daemon=True)
+        self.process = context.Process(target=serve, args=(programs[side], threads, theirs), daemon=True)
         self.process.start()
         theirs.close()  # so that the end of the process is noticed
         self.threads = self.receive("import")
@@ -257,16 +259,21 @@ class Worker(AbstractContextManager["Worker"]):
         self.process.join()
 
 
-def images_in_turns(workers: dict[str, Worker], sides: tuple[str, ...], steps: int) -> dict[str, Result]:
-    """The same picture on each side, in turns of TURN steps; who was first in a round is last in the next.
+Message = tuple[str, tuple[Any, ...], int]  # a task, its arguments, and the steps of a turn
+
+
+def images_in_turns(
+    workers: Mapping[str, Worker], sides: tuple[str, ...], messages: Mapping[str, Message]
+) -> dict[str, Result]:
+    """A picture on each side, in turns of some steps; who was first in a round is last in the next.
 
     Args:
         workers: by side.
         sides: which, and who begins.
-        steps: of the picture.
+        messages: by side, what draws its picture.
     """
     results: dict[str, Result] = {}
-    message: dict[str, Any] = dict.fromkeys(sides, ("image", (steps,), TURN))
+    message: dict[str, Any] = dict(messages)
     while len(results) < len(sides):
         for side in [side for side in sides if side not in results]:
             workers[side].connection.send(message[side])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checkpoints.checkpoint import Checkpoint, load_into, read_checkpoint
 from .checkpoints.file_marks import FileMark
-from .config.conditioning import UNCONDITIONAL, SegmentationConfig, check_task
+from .config.conditioning import SegmentationConfig
 from .config.model import LDMConfig
 from .errors import InputError, short_repr
 from .hub.models import local_path
@@ -21,8 +21,10 @@ from .memory.chunks import Chunks
 from .memory.estimates import Size, check_fits, evaluation_bytes, image_bytes, sampling_bytes
 from .memory.free_memory import free_bytes
 from .memory.mapped import release_pages
+from .memory.sizes import latent_size
 from .networks import skip_init
-from .networks.decoding import decoded
+from .networks.conditioned import Conditioned, check_conditioned, check_conditioning
+from .networks.decoding import check_decoding, decoded
 from .networks.deep_cache import DeepCache
 from .networks.first_stage import FirstStage, build_first_stage
 from .networks.precision import resolve, set_first_stage_precision, set_precision
@@ -134,6 +136,8 @@ def generate(
     cache_depth: int = 1,
     height: int | None = None,
     width: int | None = None,
+    conditioning: Tensor | None = None,
+    tile: int | None = None,
     guides: Guidance | None = None,
 ) -> np.ndarray:
     """Draw one image for each seed; the defaults are the model card's recipe.
@@ -151,6 +155,10 @@ def generate(
         cache_depth: Levels that run at each step nevertheless, 1..levels; counts only with an interval above 1.
         height: Of the images in pixels, a multiple of what the networks halve; None takes the training size.
         width: likewise.
+        conditioning: (N, C, h, w) what a model of another task sees beside the noise, for each image, as the functions
+            of `ldm_backend.conditioning` make it; its size is that of the latents. None is for unconditional models.
+        tile: Only with a conditioning: side of a tile in latent cells, averaged at each step. None takes images whole,
+            and tiles only where that does not fit into memory, which is said in the log.
         guides: What is known or wanted of the images, see `guidance.guided.Guides`.
 
     Returns:
@@ -158,15 +166,15 @@ def generate(
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
-        InputError: No seeds, a seed or cache setting out of range, a model of another task, or a guide that does not
-            fit to the images.
+        InputError: No seeds, a seed, cache setting or tile out of range, a conditioning that is missing, too much or of
+            another shape, or a guide that does not fit to the images.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
     z = sample_latents(
         model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth, height, width,
-        guides,
+        conditioning, tile, guides,
     )  # fmt: skip
     images = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
@@ -185,6 +193,8 @@ def sample_latents(
     cache_depth: int = 1,
     height: int | None = None,
     width: int | None = None,
+    conditioning: Tensor | None = None,
+    tile: int | None = None,
     guides: Guidance | None = None,
 ) -> Tensor:
     """What `generate` decodes; its arguments and errors.
@@ -192,13 +202,19 @@ def sample_latents(
     Returns:
         (N, C, h, w) float32 latents on the model's device.
     """
-    check_task(model.task, UNCONDITIONAL, "generate")
+    check_conditioning(conditioning, model.config, len(seeds))
+    _check_goes_together(conditioning is not None, tile, (cache_interval, height, width))
     for file in model.files:
         file.check()
-    size = latent_size(model.config, height, width)
-    check_memory(model, len(seeds), whole=cache_interval > 1, size=size)
-    denoiser = evaluation(model) if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
-    shape = (model.config.unet.in_channels, *size)
+    if conditioning is None:
+        size = latent_size(model.config, height, width)
+        check_memory(model, len(seeds), whole=cache_interval > 1, size=size)
+        denoiser = evaluation(model) if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
+    else:
+        size = (conditioning.shape[2], conditioning.shape[3])
+        denoiser = _conditioned(model, conditioning, tile)
+    check_decoding(model.first_stage, len(seeds), size, model.device)
+    shape = (model.config.first_stage.z_channels, *size)
     if guides is not None:
         if not callable(guides):
             raise InputError(f"guides is {short_repr(guides)}; expected guidance.guided.Guides of these.")
@@ -213,27 +229,22 @@ def sample_latents(
         empty_caches(model.first_stage)  # of guides
 
 
-def latent_size(config: LDMConfig, height: int | None, width: int | None) -> tuple[int, int]:
-    """Latent cells of an image of that many pixels; None takes the side of the training images.
+def _check_goes_together(conditioned: bool, tile: int | None, others: tuple[int, int | None, int | None]) -> None:
+    """Raise InputError for what counts only with a conditioning, or only without: `others` are those of the latter."""
+    if not conditioned and tile is not None:
+        raise InputError(f"tile is {short_repr(tile)}, and no conditioning is given; expected both or none.")
+    if conditioned and others != (1, None, None):
+        raise InputError(
+            f"cache_interval, height and width are {short_repr(others)}; with a conditioning, which says the size, "
+            "expected 1, None and None: leave them out."
+        )
 
-    Raises:
-        InputError: A side that the networks cannot halve as often as they do.
-    """
-    downscale = config.first_stage.downscale
-    unit = config.unet.size_multiple * downscale
-    cells = []
-    for name, side in (("height", height), ("width", width)):
-        if side is None:
-            cells.append(config.unet.sample_size)
-            continue
-        if isinstance(side, bool) or not isinstance(side, int) or side < 1 or side % unit:
-            lower = side // unit * unit if isinstance(side, int) else 0
-            fits = f"{lower} or {lower + unit}" if lower > 0 else unit
-            raise InputError(
-                f"{name} is {short_repr(side)}; this model needs a multiple of {unit} pixels: take {fits}."
-            )
-        cells.append(side // downscale)
-    return cells[0], cells[1]
+
+def _conditioned(model: LatentDiffusion, c: Tensor, tile: int | None) -> Denoiser:
+    """The UNet that sees `c`, if a run with it fits into memory."""
+    free = free_bytes(model.device) - kernel_bytes(model.unet)
+    check_conditioned("Sampling", model.config, model.unet.dtype.itemsize, c.shape, free, tile)
+    return Conditioned(evaluation(model), model.config, c.to(model.device), tile)
 
 
 def check_memory(model: LatentDiffusion, images: int, whole: bool = False, size: tuple[int, int] | None = None) -> None:

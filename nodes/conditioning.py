@@ -264,6 +264,8 @@ class LDMSemanticRegion(io.ComfyNode):
         size = size_of(map)
         check_composite("LDM Semantic Region", size, map.device)
         if map.shape[3] == 1:
-            raise InputError("map has 1 channel; expected the 3 of LDM Semantic Region: connect its IMAGE.")
+            raise InputError(
+                f"map has {map.shape[3]} channel; expected the 3 of LDM Semantic Region: connect its IMAGE."
+            )
         where = naming("map", lambda: filled_pixels(masks.to(map.device), (size.images, size.height, size.width)))
         return io.NodeOutput(torch.where(where[..., None], colour.to(map), map[..., :3]))

@@ -13,13 +13,14 @@ from ..ldm_backend.conditioning.low_resolution import low_resolution
 from ..ldm_backend.conditioning.pictures import grown
 from ..ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
 from ..ldm_backend.sampling.noise import seeds_of
-from ..ldm_backend.tasks.sampling import SAMPLER, STEPS, Sampling
+from ..ldm_backend.tasks.colours import with_colours_of
+from ..ldm_backend.tasks.sampling import SAMPLER, STEPS
 from ..ldm_backend.views.images import as_channels
 from .host.loading import check_belongs
 from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
 from .host.vae import LDMVAE
-from .shared.conditioned_runs import check_run, run_conditioned
+from .shared.conditioned_runs import Sampling, check_run, run_conditioned
 from .shared.inputs import (
     eta_input,
     grid_input,
@@ -78,8 +79,17 @@ class LDMSuperResolution(io.ComfyNode):
                         "the small picture, a multiple of 8 from 32: less memory, no seam, slightly another picture."
                     ),
                 ),
+                io.Boolean.Input(
+                    "keep_colours",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Gives the result the low frequencies of the small picture: each of its pixels is the average "
+                        "of what it becomes. The model may else shift colours a little. Off, as the original."
+                    ),
+                ),
             ],
-            advanced=("grid", "eta", "tile"),
+            advanced=("grid", "eta", "tile", "keep_colours"),
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="The pictures, four times as wide and high.")],
             hidden=[io.Hidden.unique_id],
         )
@@ -97,6 +107,7 @@ class LDMSuperResolution(io.ComfyNode):
         grid: str,
         eta: float,
         tile: int,
+        keep_colours: bool = False,
     ) -> io.NodeOutput:
         """Enlarge (N, H, W, 3) images in 0..1 to (N, 4 H, 4 W, 3).
 
@@ -108,11 +119,16 @@ class LDMSuperResolution(io.ComfyNode):
         check_belongs(vae, config)
         run = Sampling(seeds_of(seed, range(len(image))), steps, eta, sampler, grid)
         cells = [grown(side, config.unet.size_multiple) for side in image.shape[1:3]]
-        check_run("LDM Super-Resolution", model, vae, (len(image), *cells), tile or None, divisible=True)
+        check_run("LDM Super-Resolution", model, vae, (len(image), *cells), tile or None)
         c = low_resolution(image[..., :3], config)
-        latents = run_conditioned(model, c, run, cls.hidden.unique_id, tile or None, divisible=True)
+        latents = run_conditioned(model, c, run, cls.hidden.unique_id, tile or None)
         height, width = (side * config.first_stage.downscale for side in image.shape[1:3])
-        return io.NodeOutput(vae.decode(latents)[:, :height, :width])
+        enlarged = vae.decode(latents)[:, :height, :width]
+        if not keep_colours:
+            return io.NodeOutput(enlarged)
+        levels = (enlarged * 255.0).to(torch.uint8).numpy(force=True)  # as the host saves them
+        kept = with_colours_of(c[:, :, : image.shape[1], : image.shape[2]], levels)
+        return io.NodeOutput((torch.from_numpy(kept).float() / 255.0).to(enlarged))
 
 
 class LDMInpaintModel(io.ComfyNode):
@@ -147,8 +163,21 @@ class LDMInpaintModel(io.ComfyNode):
                 grid_input(),
                 eta_input("Only for ddim: noise added at each step. 0: none, as the original ran."),
                 mask_reduction_input(),
+                io.Int.Input(
+                    "tile",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    optional=True,
+                    tooltip=(
+                        "0: pictures whole, and tiles only where memory is short. Else the side of a tile in latent "
+                        "cells of 4 pixels, a multiple of 8 from 32: less memory, no seam, but what fills the mask "
+                        "sees no further than its tile."
+                    ),
+                ),
             ],
-            advanced=("grid", "eta", "mask_reduction"),
+            advanced=("grid", "eta", "mask_reduction", "tile"),
             outputs=[
                 io.Image.Output(
                     display_name="IMAGE", tooltip="The pictures; outside of the mask those that came in, to the bit."
@@ -171,12 +200,13 @@ class LDMInpaintModel(io.ComfyNode):
         grid: str,
         eta: float,
         mask_reduction: str,
+        tile: int = 0,
     ) -> io.NodeOutput:
         """Fill (N, H, W, 3) images in 0..1; one without a masked pixel comes back as it is.
 
         Raises:
-            LDMError: A VAE of another model, a mask of another size, steps, sampler, grid, eta or mask_reduction that
-                do not fit, or more pictures than fit into memory.
+            LDMError: A VAE of another model, a mask of another size, steps, sampler, grid, eta, mask_reduction or
+                tile that do not fit, or more pictures than fit into memory.
         """
         task, config = "LDM Inpaint Model", ldm_model_of(model).ldm_config
         check_belongs(vae, config)
@@ -186,10 +216,10 @@ class LDMInpaintModel(io.ComfyNode):
         if not chosen:
             return io.NodeOutput(image)
         seeds = seeds_of(seed, chosen)
-        check_run(task, model, vae, (len(chosen), *cells_of(config, *image.shape[1:3])), None, divisible=False)
+        check_run(task, model, vae, (len(chosen), *cells_of(config, *image.shape[1:3])), tile or None)
         c = masked_channels(vae, config, image[chosen], filled[chosen], mask_reduction)
         run = Sampling(seeds, steps, eta, sampler, grid)
-        made = vae.decode(run_conditioned(model, c, run, cls.hidden.unique_id, None, divisible=False))
+        made = vae.decode(run_conditioned(model, c, run, cls.hidden.unique_id, tile or None))
         made = as_channels(made[:, : image.shape[1], : image.shape[2]], image.shape[3], dim=-1).to(image)
         result = image.clone()
         result[chosen] = torch.where(filled[chosen][..., None], made, image[chosen])

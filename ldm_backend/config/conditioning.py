@@ -17,12 +17,12 @@ from .strict_json import read_fields, write_fields
 UNCONDITIONAL, SUPER_RESOLUTION = "unconditional", "super-resolution"
 INPAINTING, SEMANTIC_SYNTHESIS = "inpainting", "semantic-synthesis"
 
-# What a model of each task does, and what draws from it in Python.
+# What a model of each task does, what draws from it in Python, and the command that does where there is one.
 _TASKS = {
-    UNCONDITIONAL: ("draws pictures from noise alone", "generate"),
-    SUPER_RESOLUTION: ("enlarges small pictures", "upscale"),
-    INPAINTING: ("fills the masked parts of pictures", "inpaint"),
-    SEMANTIC_SYNTHESIS: ("draws pictures from maps of labels", "synthesise"),
+    UNCONDITIONAL: ("draws pictures from noise alone", "generate", "ldm generate"),
+    SUPER_RESOLUTION: ("enlarges small pictures", "upscale", "ldm upscale"),
+    INPAINTING: ("fills the masked parts of pictures", "inpaint", "ldm inpaint"),
+    SEMANTIC_SYNTHESIS: ("draws pictures from maps of labels", "synthesise", None),
 }
 TASKS = tuple(_TASKS)
 
@@ -140,10 +140,11 @@ def check_task(found: str, wanted: str, caller: str) -> None:
         InputError: The two differ.
     """
     if found != wanted:
-        does, function = _TASKS[found]
+        does, function, command = _TASKS[found]
+        here = f"`{command}` draws from it, in Python ldm_backend" if command else "In Python there is ldm_backend"
         raise InputError(
-            f"{caller} takes {_article(wanted)} model, and this one is {_article(found)} model: it {does}. In Python "
-            f"ldm_backend.{function} draws from it."
+            f"{caller} takes {_article(wanted)} model, and this one is {_article(found)} model: it {does}. {here}."
+            f"{function}."
         )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 from ..errors import CheckpointError, first_names, printable
-from ..locations import INDEX_ENDING, STAGE_FOLDERS, WEIGHT_NAMES, variant_of
+from ..locations import CONDITIONER_FOLDER, INDEX_ENDING, STAGE_FOLDERS, WEIGHT_NAMES, variant_of
 
 _SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
 _PLAIN = tuple(name for weights in WEIGHT_NAMES for name in (weights, weights + INDEX_ENDING))
@@ -25,24 +25,25 @@ def choose_files(name: str, names: Collection[str], variant: str | None = None) 
         CheckpointError: Something is missing, there is no such variant, or several may be meant.
     """
     parts = _parts(names)
-    inside = {part: {file.removeprefix(f"{part}/") for file in names if file.startswith(f"{part}/")} for part in parts}
-    variants = {part: {found for file in files if (found := variant_of(file))} for part, files in inside.items()}
-    every = set[str]().union(*variants.values())
+    inside = {part: _inside(part, names) for part in parts}
+    every = set[str]().union(*map(_variants, inside.values()))
     if variant is not None and variant not in every:
         there = f"there are {first_names(every)}" if every else "there are none"
         raise CheckpointError(
             f"{name}: holds no weights of the variant {printable(variant)}; {there}. Leave it out, or give one "
             "that is there."
         )
-    taken = [file for file in ("model_index.json",) if file in names]  # not for us, but diffusers needs it
+    # What says and makes what the UNet sees comes first: an interrupted download is not taken for a model without.
+    # The loader looks whether its conditioner needs weights.
+    taken = [file for file in ("model_index.json", f"{CONDITIONER_FOLDER}/config.json") if file in names]
+    if f"{CONDITIONER_FOLDER}/config.json" in names:
+        taken += _weights(name, CONDITIONER_FOLDER, _inside(CONDITIONER_FOLDER, names), variant)
     missing = []
     for file in ("scheduler/scheduler_config.json", *(f"{part}/config.json" for part in parts)):
         (taken if file in names else missing).append(file)
     for part, files in inside.items():
-        found = _plain_weights(files) if variant not in variants[part] else _variant_weights(files, variant)
-        if not found and variant is None and variants[part]:
-            found = _variant_weights(files, _only_variant(name, part, variants[part]))
-        taken += [f"{part}/{file}" for file in found]
+        found = _weights(name, part, files, variant)
+        taken += found
         if not found:
             missing.append(" or ".join(f"{part}/{weights}" for weights in WEIGHT_NAMES))
     if missing:
@@ -67,6 +68,23 @@ def _parts(names: Collection[str]) -> tuple[str, str]:
     """The folders of the two networks."""
     stage = next((folder for folder in STAGE_FOLDERS if f"{folder}/config.json" in names), STAGE_FOLDERS[0])
     return "unet", stage
+
+
+def _inside(part: str, names: Collection[str]) -> set[str]:
+    return {file.removeprefix(f"{part}/") for file in names if file.startswith(f"{part}/")}
+
+
+def _variants(files: Collection[str]) -> set[str]:
+    return {found for file in files if (found := variant_of(file))}
+
+
+def _weights(name: str, part: str, files: Collection[str], variant: str | None) -> list[str]:
+    """The weights of a part to take, among its files; none if there are none."""
+    variants = _variants(files)
+    found = _plain_weights(files) if variant not in variants else _variant_weights(files, variant)
+    if not found and variant is None and variants:
+        found = _variant_weights(files, _only_variant(name, part, variants))
+    return [f"{part}/{file}" for file in found]
 
 
 def _plain_weights(files: Collection[str]) -> list[str]:

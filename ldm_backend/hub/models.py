@@ -16,6 +16,7 @@ from ..locations import check_free
 from ..whole_files import complete, give_names, write_whole
 from .choice import is_whole
 from .failures import explained
+from .releases import check_on_hub
 from .repository import HubModel, find_model
 from .transfer import check_nothing_else, fetch, locked, matches
 
@@ -53,6 +54,16 @@ def local_path(path: str | Path, revision: str | None = None) -> Path:
         return snapshot or _into_cache(hub, find_model(hub, name, revision), revision)
 
 
+def check_name(name: str) -> None:
+    """Raise CheckpointError unless this can be the name of a model on the hub."""
+    check_on_hub(name)
+    if not _REPO_ID.fullmatch(name):
+        raise CheckpointError(
+            f"{printable(name)}: not the name of a model on the hub; expected OWNER/NAME. Give one, like "
+            f"{DEFAULT_REPO}."
+        )
+
+
 def download(name: str, out: Path, revision: str | None = None, variant: str | None = None) -> None:
     """Download a model into a folder of its own: whole and verified, or not at all.
 
@@ -69,11 +80,7 @@ def download(name: str, out: Path, revision: str | None = None, variant: str | N
         CheckpointError: `out` exists or cannot be written, the hub cannot be used, or a file is not what the hub
             describes (it is removed).
     """
-    if not _REPO_ID.fullmatch(name):
-        raise CheckpointError(
-            f"{printable(name)}: not the name of a model on the hub; expected OWNER/NAME. Give one, like "
-            f"{DEFAULT_REPO}."
-        )
+    check_name(name)
     _check_revision(name, revision)
     check_free(out)
     hub = _huggingface_hub(name)

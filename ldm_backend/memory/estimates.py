@@ -105,11 +105,11 @@ def tiled_decode_bytes(config: FirstStageConfig, height: int, width: int, tile: 
     """Decoding one latent of this size, in cells, with `tiled_decode`; the picture included; `itemsize` as above."""
     widths = config.block_out_channels
     pixels = height * width * config.downscale**2
-    # Whole are the input and the output of a stage, of the finest level only with attention there; and the tokens of an
-    # attention.
+    # Whole are the input and the output of a stage, of the finest level only with attention there; and of an attention
+    # what comes in and goes out in the same place, keys, and values twice while their groups are joined.
     kept = range(0 if 0 in config.decoder_attention else 1, len(widths))
     stages = max((2 * widths[level] * 4.0**-level for level in kept), default=0.0)
-    tokens = max(_attention_floats(config, level) for level in (len(widths) - 1, *config.decoder_attention))
+    tokens = max(4 * widths[level] * 4.0**-level for level in (len(widths) - 1, *config.decoder_attention))
     side = tile + 8  # with the margins
     one_tile = decoder_bytes(config, 1, min(height, side), min(width, side), itemsize)
     return one_tile + round(SLACK * pixels * (itemsize * max(stages, tokens) + FLOAT * config.out_channels))

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..errors import TooLargeError
 from ..kernels.fp32 import in_fp32
 from ..memory.chunks import Chunks, attempt
-from ..memory.estimates import decoder_bytes, tiled_decode_bytes
+from ..memory.estimates import Size, check_fits, decoder_bytes, tiled_decode_bytes
+from ..memory.free_memory import free_bytes
 from .first_stage import FirstStage
 from .tiled_decode import MIN_TILE, TileCallback, decode_tiled
 
@@ -27,6 +28,32 @@ _ON_A_CARD = 8
 def most_at_once(device: torch.device, elsewhere: int | None = None) -> int | None:
     """How many images a first stage may take at once, if memory allows; `elsewhere` than on a card."""
     return _ON_A_CARD if device.type == "cuda" else elsewhere
+
+
+def check_decoding(first_stage: FirstStage, images: int, size: tuple[int, int], device: torch.device) -> None:
+    """Refuse latents that could not be decoded one by one in the smallest tiles, before a sampler spends its time.
+
+    Args:
+        first_stage: On `device`.
+        images: To decode.
+        size: Of a latent, in cells, high and wide.
+        device: Where to compute. On a card nothing is refused: what does not fit there says so itself.
+
+    Raises:
+        TooLargeError: With the nearest sizes that fit.
+    """
+    if device.type != "cpu":
+        return
+    config, itemsize = first_stage.config, first_stage.dtype.itemsize
+
+    def cost(n: int, height: int, width: int) -> int:
+        cells = (height // config.downscale, width // config.downscale)
+        at_once = decoder_bytes(config, 1, *cells, itemsize)
+        finished = n * height * width * config.out_channels
+        return min(at_once, tiled_decode_bytes(config, *cells, MIN_TILE, itemsize)) + finished
+
+    height, width = (side * config.downscale for side in size)
+    check_fits("Decoding", Size(images, height, width), cost, free_bytes(device))
 
 
 def decoded(

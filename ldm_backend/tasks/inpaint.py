@@ -12,10 +12,10 @@ from ..conditioning.pictures import as_pictures, reflected
 from ..config.conditioning import INPAINTING
 from ..errors import InputError
 from ..kernels.fast_conv import empty_caches
-from ..pipeline import LatentDiffusion, decode_to_uint8
+from ..pipeline import LatentDiffusion, decode_to_uint8, sample_latents
 from ..sampling.samplers import AUTO, Callback
 from ..views.images import as_channels
-from .sampling import SAMPLER, STEPS, Sampling, begin, sample_conditioned
+from .sampling import SAMPLER, STEPS, begin
 
 
 def inpaint(
@@ -28,6 +28,7 @@ def inpaint(
     sampler: str = SAMPLER,
     grid: str = AUTO,
     mask_reduction: str = ANY,
+    tile: int | None = None,
     callback: Callback | None = None,
 ) -> np.ndarray:
     """Make the masked parts of pictures anew, from what is around them.
@@ -46,6 +47,9 @@ def inpaint(
         grid: One of `schedule.GRIDS`, or "auto", see `generate`.
         mask_reduction: "any" marks a latent cell if one of its pixels is masked; "nearest", the original, only if its
             first pixel is, and so does not see strokes that are thinner than a cell.
+        tile: Side of a tile in latent cells; all tiles are averaged at each step, and what is drawn in one sees no
+            further than it. None takes pictures whole, and tiles only where that does not fit into memory, which is
+            said in the log.
         callback: Called with a `StepInfo` after each step; whatever it raises ends the run.
 
     Returns:
@@ -54,7 +58,7 @@ def inpaint(
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
-        InputError: A model of another task, images or masks that are none, or seeds out of range.
+        InputError: A model of another task, images or masks that are none, or seeds or a tile out of range.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
@@ -73,8 +77,9 @@ def inpaint(
     unit = model.unet.size_multiple * model.first_stage.downscale
     hole = reflected(filled[chosen][:, None], unit)[:, 0]  # also of what is mirrored the hole must not be seen
     c = masked_image(model.first_stage, reflected(pictures[chosen], unit), hole, mask_reduction)
-    run = Sampling([seeds[index] for index in chosen], steps, eta, sampler, grid, callback)
-    made = decode_to_uint8(model, sample_conditioned(model, c, run, divisible=False))
+    taken = [seeds[index] for index in chosen]
+    z = sample_latents(model, taken, steps, eta, sampler, grid, callback, conditioning=c, tile=tile)
+    made = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     made = as_channels(torch.from_numpy(made[:, : images.shape[1], : images.shape[2]]), images.shape[3], dim=-1).numpy()
     result[chosen] = np.where(filled[chosen].numpy(force=True)[..., None], made, images[chosen])

@@ -12,9 +12,10 @@ from ..conditioning.segmentation import as_labels
 from ..config.conditioning import SEMANTIC_SYNTHESIS, SegmentationConfig
 from ..errors import InputError
 from ..kernels.fast_conv import empty_caches
-from ..pipeline import LatentDiffusion, decode_to_uint8, latent_size
+from ..memory.sizes import latent_size
+from ..pipeline import LatentDiffusion, decode_to_uint8, sample_latents
 from ..sampling.samplers import AUTO, Callback
-from .sampling import SAMPLER, STEPS, Sampling, begin, sample_conditioned
+from .sampling import SAMPLER, STEPS, begin
 
 
 def synthesise(
@@ -61,7 +62,7 @@ def synthesise(
     c = label_channels(model, labels)
     if len(c) == 1:
         c = c.expand(len(seeds), -1, -1, -1)
-    z = sample_conditioned(model, c, Sampling(seeds, steps, eta, sampler, grid, callback), tile)
+    z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, conditioning=c, tile=tile)
     images = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     return images

@@ -9,9 +9,10 @@ import numpy as np
 from ..conditioning.low_resolution import low_resolution
 from ..config.conditioning import SUPER_RESOLUTION
 from ..kernels.fast_conv import empty_caches
-from ..pipeline import LatentDiffusion, decode_to_uint8
+from ..pipeline import LatentDiffusion, decode_to_uint8, sample_latents
 from ..sampling.samplers import AUTO, Callback
-from .sampling import SAMPLER, STEPS, Sampling, begin, sample_conditioned
+from .colours import with_colours_of
+from .sampling import SAMPLER, STEPS, begin
 
 
 def upscale(
@@ -23,6 +24,7 @@ def upscale(
     sampler: str = SAMPLER,
     grid: str = AUTO,
     tile: int | None = None,
+    keep_colours: bool = False,
     callback: Callback | None = None,
 ) -> np.ndarray:
     """Enlarge pictures, each side by what the first stage halves: four times with the released model.
@@ -41,6 +43,9 @@ def upscale(
         grid: One of `schedule.GRIDS`, or "auto", see `generate`.
         tile: Side of a tile in pixels of `images`; all tiles are averaged at each step. None takes pictures whole, and
             tiles only where that does not fit into memory, which is said in the log.
+        keep_colours: Give the result the low frequencies of `images`: averaged over the pixels that one of `images`
+            becomes, it is that one, within half a level, except where it meets black or white. The model may else
+            shift colours a little. Not the default, which is what the original gives.
         callback: Called with a `StepInfo` after each step; whatever it raises ends the run.
 
     Returns:
@@ -55,8 +60,11 @@ def upscale(
     """
     begin(model, SUPER_RESOLUTION, "upscale")
     c = low_resolution(images, model.config)
-    z = sample_conditioned(model, c, Sampling(seeds, steps, eta, sampler, grid, callback), tile)
+    z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, conditioning=c, tile=tile)
     enlarged = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     height, width = (side * model.first_stage.downscale for side in images.shape[1:3])
-    return np.ascontiguousarray(enlarged[:, :height, :width])
+    enlarged = enlarged[:, :height, :width]
+    if keep_colours:
+        return with_colours_of(c[:, :, : images.shape[1], : images.shape[2]], enlarged)
+    return np.ascontiguousarray(enlarged)

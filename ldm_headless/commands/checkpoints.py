@@ -98,6 +98,7 @@ def download(
     """Download a model, verify it, and print its folder. After an interruption the same command continues."""
     from ldm_backend.hub import models
 
+    models.check_name(repo)
     if revision is None and repo == DEFAULT_REPO:
         revision = DEFAULT_REVISION
     out = to or _model_folder(repo)

@@ -33,6 +33,9 @@ def inpaint(
     mask_reduction: Annotated[
         MaskReduction, typer.Option(help="any: thin strokes count; nearest: as the original.")
     ] = MaskReduction.ANY,
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="Side in latent cells of 4 pixels. Default: the whole, if it fits.")
+    ] = None,
     device: options.DeviceOption = None,
     precision: options.PrecisionOption = Precision.FP32,
     first_stage_precision: options.FirstStageOption = FirstStagePrecision.FP32,
@@ -68,6 +71,7 @@ def inpaint(
         sampler=sampler,
         grid=grid,
         mask_reduction=mask_reduction.value,
+        tile=tile,
         precision=precision.value,
         first_stage_precision=first_stage_precision.value,
         threads=threads,

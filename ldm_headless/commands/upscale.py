@@ -25,6 +25,9 @@ def upscale(
     tile: Annotated[
         int | None, typer.Option(min=1, help="Side in pixels of the small picture. Default: the whole, if it fits.")
     ] = None,
+    keep_colours: Annotated[
+        bool, typer.Option("--keep-colours", help="Results get the low frequencies of the small pictures.")
+    ] = False,
     device: options.DeviceOption = None,
     precision: options.PrecisionOption = Precision.FP32,
     first_stage_precision: options.FirstStageOption = FirstStagePrecision.FP32,
@@ -59,6 +62,7 @@ def upscale(
         sampler=sampler,
         grid=grid,
         tile=tile,
+        keep_colours=keep_colours,
         precision=precision.value,
         first_stage_precision=first_stage_precision.value,
         threads=threads,

@@ -15,8 +15,8 @@ from ldm_backend.checkpoints.shards import weight_files
 from ldm_backend.checkpoints.single_file import config_to_json
 from ldm_backend.config.conditioning import UNCONDITIONAL, check_task
 from ldm_backend.hub.models import local_path
+from ldm_backend.memory.sizes import latent_size
 from ldm_backend.networks.precision import FORMATS, resolve
-from ldm_backend.pipeline import latent_size
 from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of
 from ldm_backend.sampling.schedule import Schedule
 from ldm_backend.throughput import best_batch
@@ -152,8 +152,8 @@ def machine_name(device: str) -> str:
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
     """Identifies what `load` would build: the weight files, which weights of them, and the configuration."""
-    ends = (checkpoint.unet_file, checkpoint.first_stage_file)
-    files = [sha256_of(file) for end in ends for file in weight_files(end)]
+    ends = (checkpoint.unet_file, checkpoint.first_stage_file, checkpoint.conditioner_file)
+    files = [sha256_of(file) for end in ends if end is not None for file in weight_files(end)]
     text = json.dumps([files, checkpoint.weights, config_to_json(checkpoint.config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

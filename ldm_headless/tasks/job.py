@@ -23,8 +23,10 @@ class Settings:
         command: "ldm upscale" or "ldm inpaint".
         checkpoint: As in `generation.job.Settings`, and so are those from device to ldm.
         base_seed: Of which each picture's own seed is made.
-        tile: Side in pixels of the small picture; None takes pictures whole where memory allows.
+        tile: Side in latent cells, of super-resolution the pixels of the small picture; None takes pictures whole where
+            memory allows.
         mask_reduction: Of inpainting, else None.
+        keep_colours: Of super-resolution, else None.
     """
 
     command: str
@@ -36,6 +38,7 @@ class Settings:
     grid: str
     tile: int | None
     mask_reduction: str | None
+    keep_colours: bool | None
     device: str
     precision: str
     first_stage_precision: str

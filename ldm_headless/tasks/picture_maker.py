@@ -12,8 +12,8 @@ import ldm_backend
 from ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION
 from ldm_backend.errors import LDMError, SamplingError, TooLargeError
 from ldm_backend.networks.precision import resolve
+from ldm_backend.networks.tiles import check_tile
 from ldm_backend.sampling.samplers import StepInfo
-from ldm_backend.tasks.tiles import check_tile
 
 from ..errors import GenerationError, JobError
 from ..files.pictures import read_mask, read_picture
@@ -117,12 +117,13 @@ class PictureMaker:
                 self._on_step(unit.name, info)
 
         run: dict[str, Any] = {
-            "seeds": [unit.seed], "steps": s.steps, "eta": s.eta, "sampler": s.sampler, "grid": s.grid,
+            "seeds": [unit.seed], "steps": s.steps, "eta": s.eta, "sampler": s.sampler, "grid": s.grid, "tile": s.tile,
             "callback": after_step,
         }  # fmt: skip
         batch = [each[None] for each in arrays]
         if s.command == UPSCALE:
-            return ldm_backend.upscale(self._model, batch[0], tile=s.tile, **run)[0]
+            colours = bool(s.keep_colours)
+            return ldm_backend.upscale(self._model, batch[0], keep_colours=colours, **run)[0]
         return ldm_backend.inpaint(self._model, batch[0], batch[1], mask_reduction=str(s.mask_reduction), **run)[0]
 
 
@@ -146,6 +147,7 @@ def settings_of(
     threads: int,
     tile: int | None = None,
     mask_reduction: str | None = None,
+    keep_colours: bool | None = None,
 ) -> Settings:
     """The settings of a job, checked as far as is possible without weights. The grid "auto" becomes the sampler's own.
 
@@ -168,6 +170,7 @@ def settings_of(
         grid=grid,
         tile=tile,
         mask_reduction=mask_reduction,
+        keep_colours=keep_colours,
         device=device,
         precision=unet_format,
         first_stage_precision=first_stage_precision,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...ldm_backend.conditioning.segmentation import as_labels, default_palette, labels_from_colours
 from ...ldm_backend.errors import InputError
+from ...ldm_backend.memory.sizes import latent_size
 from ...ldm_backend.networks.spatial_rescaler import SpatialRescaler
-from ...ldm_backend.pipeline import latent_size
 from ..host.model import LDMModel
 from .limits import check_labels, size_of
 

@@ -64,7 +64,7 @@ def trained(task: str) -> dict[str, Any]:
     if task == "super-resolution":
         made = prompt.add("LDMSuperResolution", **wires, **settings, tile=32)(0)
     elif task == "inpainting":
-        made = prompt.add("LDMInpaintModel", **wires, **settings, mask=hole, mask_reduction="any")(0)
+        made = prompt.add("LDMInpaintModel", **wires, **settings, mask=hole, mask_reduction="any", tile=32)(0)
     else:
         ground = prompt.add("LDMSemanticRegion", mask=mask, name="person")(0)
         labels = prompt.add("LDMSemanticRegion", mask=hole, name="car", map=ground)(0)

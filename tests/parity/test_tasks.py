@@ -28,8 +28,8 @@ import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ldm_backend.checkpoints.conversion import convert_to_folder
 from ldm_backend.conditioning.low_resolution import low_resolution
+from ldm_backend.pipeline import sample_latents
 from ldm_backend.sampling.noise import StepNoise, draw_noise
-from ldm_backend.tasks.sampling import Sampling, sample_conditioned
 
 pytestmark = pytest.mark.parity
 
@@ -143,9 +143,9 @@ def test_the_default_of_upscale_is_diffusers_solver(models):
 def test_latents_of_upscale(models):
     both, small = models["super-resolution"], RNG.integers(0, 256, (1, 16, 16, 3), np.uint8)
     c = low_resolution(small, SUPER_RESOLUTION)
-    run = Sampling([9], STEPS, 0.0, "ddim", "leading")
     with torch.no_grad():
-        found = both.vq.decode(sample_conditioned(both.ours, c, run)).sample
+        z = sample_latents(both.ours, [9], STEPS, 0.0, "ddim", "leading", conditioning=c)
+        found = both.vq.decode(z).sample
     torch.testing.assert_close(found, both.ddim(c, 9), rtol=0, atol=1e-4)
 
 

@@ -52,6 +52,7 @@ def released(tmp_path) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]]:
     return tmp_path, state, data
 
 
+@pytest.mark.slow
 @QUIET
 @given(name=NAMES | LIKE_KNOWN)
 def test_an_unknown_tensor_is_an_error_in_every_layout(tiny_folder, released, name):

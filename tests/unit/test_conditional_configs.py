@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from compvis_writer import DATA
 from conditional_models import CONFIGS, INPAINTING, RELEASES, SEMANTIC, SUPER_RESOLUTION, released_yaml
+from typer.main import get_command
 
+import ldm_backend
 from ldm_backend.checkpoints.single_file import FORMAT, config_from_metadata, config_to_json
 from ldm_backend.config.compvis_yaml import compvis_model_from_yaml, read_compvis_model
 from ldm_backend.config.conditioning import SegmentationConfig, check_task
@@ -17,6 +20,7 @@ from ldm_backend.config.model import LDMConfig, UNetConfig
 from ldm_backend.config.presets import PRESETS
 from ldm_backend.errors import ConfigError, InputError, LDMError
 from ldm_backend.networks.unet import UNet
+from ldm_headless import cli
 
 
 @pytest.mark.parametrize("name", RELEASES)
@@ -190,9 +194,29 @@ def test_a_model_of_another_task_is_refused_in_words():
     with pytest.raises(
         InputError,
         match=r"generate takes an unconditional model, and this one is a super-resolution model: it enlarges small "
-        r"pictures\. In Python ldm_backend\.upscale draws from it\.",
+        r"pictures\. `ldm upscale` draws from it, in Python ldm_backend\.upscale\.",
     ):
         check_task("super-resolution", "unconditional", "generate")
+
+
+@pytest.mark.parametrize(
+    ("task", "way"),
+    [
+        ("unconditional", "`ldm generate` draws from it, in Python ldm_backend.generate."),
+        ("super-resolution", "`ldm upscale` draws from it, in Python ldm_backend.upscale."),
+        ("inpainting", "`ldm inpaint` draws from it, in Python ldm_backend.inpaint."),
+        ("semantic-synthesis", "In Python there is ldm_backend.synthesise."),
+    ],
+)
+def test_the_refusal_names_what_draws_from_a_model(task, way):
+    """The command, where there is one, that the parser has; the function, which is there."""
+    other = "inpainting" if task != "inpainting" else "unconditional"
+    with pytest.raises(InputError) as caught:
+        check_task(task, other, "somebody")
+    assert str(caught.value).endswith(way)
+    commands = vars(get_command(cli.app))["commands"]
+    assert set(re.findall("`ldm ([a-z]+)`", way)) <= set(commands)
+    assert callable(getattr(ldm_backend, way.rstrip(".").rpartition(".")[2]))
 
 
 def test_defaults_of_a_unet_stay_unconditional():

@@ -93,6 +93,7 @@ def test_mapped_weights_end_with_their_file(tiny_folder, how, environment):
     assert (run.returncode, run.stdout) == (-signal.SIGBUS, "changed ")
 
 
+@pytest.mark.slow
 def test_copied_weights_of_all_layouts(tiny_folder, tmp_path, monkeypatch):
     """None of a network's tensors lies in a file, whatever it was."""
     single = tmp_path / "single.safetensors"

@@ -180,6 +180,7 @@ def test_sizes(tiny_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "bad").exists()
 
 
+@pytest.mark.slow
 def test_more_than_a_thousand_steps(tiny_folder: Path, tmp_path: Path) -> None:
     """For a model with as many timesteps, and refused for others."""
     options = (tiny_folder, "--seeds", "0", "--steps", "1001", "--device", "cpu", "--out", tmp_path / "out")

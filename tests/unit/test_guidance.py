@@ -20,12 +20,12 @@ from ldm_backend.guidance.guided import Guided, Guides
 from ldm_backend.guidance.guides import Guide, LossGradient, Projection, ScoreGradient
 from ldm_backend.guidance.losses import AnyLoss, MeanColour, Style
 from ldm_backend.guidance.measurements import Blurred, GreyPicture, KnownPixels, LowResolution
+from ldm_backend.networks.conditioned import Conditioned
 from ldm_backend.networks.deep_cache import DeepCache
 from ldm_backend.pipeline import evaluation, sample_latents
 from ldm_backend.sampling.noise import draw_noise
 from ldm_backend.sampling.samplers import SAMPLERS, sample_seeds
 from ldm_backend.sampling.schedule import Schedule
-from ldm_backend.tasks.sampling import Conditioned
 
 Model = ldm_backend.LatentDiffusion
 RNG = np.random.default_rng(5)

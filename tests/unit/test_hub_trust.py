@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import COMMIT, REPO, HubServer
-from huggingface_hub import constants, file_download
+from hub_server import COMMIT, REPO, HubServer, ask_here
 
 from ldm_backend.errors import CheckpointError
 from ldm_backend.hub import transfer
@@ -32,12 +31,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
     """The hub that huggingface_hub asks in this process, with files of no meaning; its cache is empty."""
     with HubServer(tmp_path / "absent") as server:
         server.files, server.described = dict(SMALL), dict(SMALL)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        for module in (constants, file_download):  # before 1.0 the latter had a copy
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        ask_here(server.url, tmp_path / "cache", monkeypatch)
         yield server
 
 

@@ -65,6 +65,22 @@ def test_the_pictures_are_those_of_the_backend(
         assert entries[name]["input_sha256"] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
+def test_tiles_are_those_of_the_backend(model: Path, tmp_path: Path) -> None:
+    picture = draw(tmp_path / "a.png", 24, 60, 3)
+    mask = np.zeros((24, 60), np.uint8)
+    mask[6:20, 5:55] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    files = (tmp_path / "a.png", tmp_path / "mask.png")
+    assert inpaint(model, tmp_path / "out", *files, "--tile", "8")[0] == 0
+    entry, loaded = lines(tmp_path / "out")["a.png"], ldm_backend.load(model, "cpu")
+    expected = ldm_backend.inpaint(loaded, picture[None], mask, [entry["seed"]], steps=2, tile=8)[0]
+    assert entry["tile"] == 8
+    assert np.array_equal(pixels_of(tmp_path / "out", "a.png"), expected)
+    status, text = inpaint(model, tmp_path / "other", *files, "--tile", "7")
+    assert status == 2
+    assert "tile is 7; expected a multiple of 2 latent cells, at least 8" in text
+
+
 def test_a_picture_depends_on_no_neighbour(model: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
     """To the byte: one by one, or all of a folder; the same command then makes nothing."""
     pictures, masks = folders

@@ -14,7 +14,7 @@ from resident import MIB
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
-from ldm_backend.config.presets import CELEBAHQ_256
+from ldm_backend.config.presets import CELEBAHQ_256, PRESETS
 from ldm_backend.errors import InputError, TooLargeError
 from ldm_backend.memory import free_memory
 from ldm_backend.memory.estimates import (
@@ -24,11 +24,15 @@ from ldm_backend.memory.estimates import (
     check_fits,
     decoder_bytes,
     encoder_bytes,
+    evaluation_bytes,
     in_words,
     largest,
     tiled_decode_bytes,
     unet_bytes,
 )
+from ldm_backend.networks import decoding
+from ldm_backend.networks.conditioned import check_conditioned
+from ldm_backend.networks.decoding import check_decoding
 from ldm_backend.throughput import best_batch
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +77,28 @@ def test_memory_of_an_evaluation_grows_with_images_and_area_alone():
     assert grown(3, 64, 64) == pytest.approx(3 * one, rel=1e-6)
     assert grown(1, 128, 128) == pytest.approx(4 * one, rel=1e-6)
     assert grown(1, 64, 64, 2) == pytest.approx(one / 2, rel=1e-6)
+
+
+def test_a_picture_of_2048_pixels_fits_into_6_gb():
+    """By the estimates for the released model for super-resolution, besides its weights and the program."""
+    config = PRESETS["super-resolution-4x"]
+    weights = 4 * (113_622_563 + 55_322_782)
+    free = 6 * 10**9 - weights - 400 * MIB
+    check_conditioned("Sampling", config, 4, (1, 3, 512, 512), free)
+    needed = evaluation_bytes(config.unet, 1, 512, 512), tiled_decode_bytes(config.first_stage, 512, 512, 64)
+    assert max(needed) < free
+    # What was measured of each, beyond weights and program.
+    assert needed[0] > 2.1e9
+    assert needed[1] > 2.6e9
+
+
+def test_what_cannot_be_decoded_is_refused_before_it_is_sampled(tiny, monkeypatch):
+    monkeypatch.setattr(decoding, "free_bytes", lambda _: 150 * MIB)
+    monkeypatch.setattr(type(tiny.unet), "forward", lambda *_: pytest.fail("it was sampled"))
+    with pytest.raises(TooLargeError, match=r"Decoding: 1 image of 8192x8192 pixels .* What fits: 1 image of"):
+        ldm_backend.generate(tiny, [1], steps=1, height=8192, width=8192)
+    monkeypatch.setattr(decoding, "free_bytes", lambda _: 0)
+    check_decoding(tiny.first_stage, 1, (9999, 9999), torch.device("cuda"))
 
 
 def test_memory_of_the_first_stage_follows_its_format():

@@ -101,6 +101,7 @@ def test_all_samplers_have_a_budget():
     assert {sampler for sampler, _ in SAMPLED} == set(SAMPLERS)
 
 
+@pytest.mark.slow
 def test_pictures_with_and_without_cache_are_those_of_the_cpu(on_card, tiny):
     """One level, in few pixels: where a value lies at the border between two."""
     for interval in (1, 2):
@@ -197,6 +198,7 @@ def test_the_budget_notices_one_more(log, on_card, extra, field):
         assert any("test_on_a_card.py" in act.where for act in part.acts)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_launches_of_the_networks_of_full_size(log):
     """Of weights that nobody has set, at a small size."""

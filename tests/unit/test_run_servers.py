@@ -314,6 +314,7 @@ def changed(value: Any, random_: random.Random) -> Any:
     return random_.choice(_ODD)
 
 
+@pytest.mark.slow
 def test_random_answers_end_in_a_message(monkeypatch: pytest.MonkeyPatch, ldm: Ldm, tmp_path: Path) -> None:
     monkeypatch.setattr("ldm_headless.run.server_runner._MAX_ATTEMPTS", 1)
     outputs = {"2": {"images": [ref("a_1_.png")], "text": ["t"], "audio": [ref("a_1_.png", type="temp")]}}

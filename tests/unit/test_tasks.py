@@ -18,10 +18,10 @@ from ldm_backend.conditioning.low_resolution import low_resolution
 from ldm_backend.errors import CheckpointError, InputError, SamplingError, ScheduleError, TooLargeError
 from ldm_backend.memory import chunks
 from ldm_backend.memory.estimates import evaluation_bytes
+from ldm_backend.networks import conditioned
+from ldm_backend.networks.conditioned import Conditioned
+from ldm_backend.networks.tiles import averaged_over_tiles, check_tile, starts
 from ldm_backend.sampling.noise import draw_noise
-from ldm_backend.tasks import sampling
-from ldm_backend.tasks.sampling import Conditioned
-from ldm_backend.tasks.tiles import averaged_over_tiles, check_tile, starts
 
 RNG = np.random.default_rng(1)
 Model = ldm_backend.LatentDiffusion
@@ -285,8 +285,8 @@ def test_tiles_leave_no_seam_in_the_picture(upscaler):
 
 def test_where_memory_runs_out_tiles_take_over(upscaler, monkeypatch, caplog):
     """The picture is that of the tiles that are named in the log."""
-    monkeypatch.setattr(sampling, "_TILES", (32, 16))
-    monkeypatch.setattr(sampling, "check_fits", lambda *_: None)
+    monkeypatch.setattr(conditioned, "_TILES", (32, 16))
+    monkeypatch.setattr(conditioned, "check_fits", lambda *_: None)
     small, forward = pixels(2, 24, 40, 3), type(upscaler.unet).forward
     asked = ldm_backend.upscale(upscaler, small, [1, 2], steps=2, tile=16)
 
@@ -305,11 +305,58 @@ def test_where_memory_runs_out_tiles_take_over(upscaler, monkeypatch, caplog):
     assert "Going on with tiles of 16 cells" in log[1]
 
 
-def test_inpainting_is_never_cut_into_tiles(inpainter, monkeypatch):
-    def short(*_: Any) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.fixture(scope="module")
+def holed() -> tuple[np.ndarray, np.ndarray]:
+    """A picture of soft noise, and a mask with a block that spans tiles and strokes everywhere."""
+    coarse = np.random.default_rng(2).integers(0, 256, (1, 12, 48, 3), np.uint8)
+    image = coarse.repeat(8, 1).repeat(8, 2)
+    mask = np.zeros((1, 96, 384), bool)
+    mask[:, 20:80, 60:330] = mask[:, 40] = mask[:, :, 350:352] = True
+    return image, mask
+
+
+def test_tiles_leave_no_seam_in_a_hole(inpainter, holed):
+    """As for super-resolution, inside of the hole; near to the whole picture, and every other pixel as it was."""
+    image, mask = holed
+    whole, tiled, other = (
+        ldm_backend.inpaint(inpainter, image, mask, [seed], steps=4, tile=tile)
+        for seed, tile in ((1, None), (1, 24), (2, None))
+    )
+    assert (tiled != whole).any()
+    assert np.array_equal(tiled[~mask], image[~mask])
+    inside = (slice(None), slice(20, 80), slice(60, 330))
+    edges = sorted({4 * edge for start in starts(96, 24, 6, 2) for edge in (start, start + 24)} - {0, 384})
+    at, elsewhere = seams(tiled[inside], whole[inside], [edge - 60 for edge in edges if 60 < edge < 330])
+    assert at < 1.25 * elsewhere + 0.05
+    near, far = (np.abs(one[mask].astype(int) - whole[mask]).mean() for one in (tiled, other))
+    assert near < far / 2
+
+
+def test_a_tile_as_large_as_the_holed_picture_is_the_whole(inpainter, holed):
+    image, mask = (one[:, :, :64] for one in holed)
+    whole = ldm_backend.inpaint(inpainter, image, mask, [1], steps=2)
+    assert np.array_equal(ldm_backend.inpaint(inpainter, image, mask, [1], steps=2, tile=24), whole)
+
+
+def test_where_memory_runs_out_tiles_take_over_for_a_hole(inpainter, holed, monkeypatch, caplog):
+    monkeypatch.setattr(conditioned, "_TILES", (32, 16))
+    monkeypatch.setattr(conditioned, "check_fits", lambda *_: None)
+    image, mask = holed
+    forward = type(inpainter.unet).forward
+    asked = ldm_backend.inpaint(inpainter, image, mask, [1], steps=2, tile=16)
+
+    def short(unet: Any, x: Tensor, t: float) -> Tensor:
+        if x.shape[2] * x.shape[3] > 16 * 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(unet, x, t)
 
     monkeypatch.setattr(type(inpainter.unet), "forward", short)
+    with caplog.at_level("WARNING"):
+        found = ldm_backend.inpaint(inpainter, image, mask, [1], steps=2)
+    assert np.abs(found.astype(int) - asked).max() <= 1
+    assert np.array_equal(found[~mask], image[~mask])
+    assert "Going on with tiles of 16 cells, averaged at each step" in caplog.text
+    monkeypatch.setattr(type(inpainter.unet), "forward", lambda *_: short(None, torch.empty(1, 1, 99, 99), 0.0))
     with pytest.raises(TooLargeError, match="UNet"):
         ldm_backend.inpaint(inpainter, pixels(1, 600, 600, 3), np.ones((600, 600), bool), [1], steps=2)
 
@@ -354,6 +401,8 @@ def test_inputs_that_are_none(upscaler, inpainter, synthesiser):
         ldm_backend.upscale(upscaler, pixels(1, 8, 8, 4), [1])
     with pytest.raises(InputError, match="tile is 3"):
         ldm_backend.upscale(upscaler, pixels(1, 8, 8, 3), [1], tile=3)
+    with pytest.raises(InputError, match="tile is 6; expected a multiple of 2 latent cells, at least 8"):
+        ldm_backend.inpaint(inpainter, LARGE[:1], MASKS[:1], [1], tile=6)
     with pytest.raises(InputError, match="masks have shape"):
         ldm_backend.inpaint(inpainter, pixels(1, 8, 8, 3), np.zeros((8, 9), bool), [1])
     with pytest.raises(InputError, match="float64; expected uint8"):
@@ -367,14 +416,14 @@ def test_inputs_that_are_none(upscaler, inpainter, synthesiser):
 
 
 def test_what_cannot_fit_is_refused_before_anything_runs(upscaler, inpainter, monkeypatch):
-    monkeypatch.setattr(sampling, "free_bytes", lambda _: 200 * 2**20)
+    monkeypatch.setattr(pipeline, "free_bytes", lambda _: 200 * 2**20)
     monkeypatch.setattr(type(upscaler.unet), "forward", lambda *_: pytest.fail("it was sampled"))
     c = torch.zeros(1, 3, 1, 1).expand(1, 3, 4096, 4096)
     with pytest.raises(TooLargeError, match=r"Sampling: 1 image of 16384x16384 pixels .* What fits: 1 image of"):
-        sampling.sample_conditioned(upscaler, c, sampling.Sampling([1]))
-    c = torch.zeros(1, 4, 1, 1).expand(1, 4, 1024, 1024)
-    with pytest.raises(TooLargeError, match="Sampling: 1 image of 4096x4096"):
-        sampling.sample_conditioned(inpainter, c, sampling.Sampling([1]), divisible=False)
+        pipeline.sample_latents(upscaler, [1], 2, conditioning=c)
+    c = torch.zeros(1, 4, 1, 1).expand(1, 4, 4096, 4096)
+    with pytest.raises(TooLargeError, match="Sampling: 1 image of 16384x16384"):
+        pipeline.sample_latents(inpainter, [1], 2, conditioning=c, tile=64)
 
 
 def test_a_changed_file_is_noticed(folders, upscaler):

@@ -35,6 +35,8 @@ def enlarged(graph: Any, image: Any, **settings: Any) -> Any:
         {"sampler": "ddim", "eta": 1.0, "grid": "compvis", "steps": 4},
         {"sampler": "plms", "grid": "leading"},
         {"tile": 8},
+        {"keep_colours": True},
+        {"keep_colours": True, "tile": 8, "sampler": "ddim", "eta": 1.0},
     ],
 )
 def test_pictures_are_the_backends(graph, run, small, conditional, settings):

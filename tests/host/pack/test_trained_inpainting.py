@@ -56,6 +56,24 @@ def test_pictures_are_the_backends(graph, run, picture, put_picture, conditional
     assert not np.array_equal(found[0][HOLE], PIXELS[HOLE])
 
 
+def test_tiles_are_the_backends(graph, run, put_picture, conditional):
+    """To the bit, another picture than the whole one, and outside of the mask that which came in."""
+    pixels, hole = np.tile(PIXELS, (2, 4, 1)), np.tile(HOLE, (2, 4))
+    put_picture("wide.png", pixels)
+    image, mask = graph.add("LoadImage", image="wide.png"), mask_of(graph, put_picture, hole, "wide-hole")
+    whole, tiled = (filled(graph, image, mask, **more) for more in ({}, {"tile": 8}))
+    expected = ldm_backend.inpaint(conditional[TASK], pixels[None], hole, [5], steps=3, tile=8)
+    found = run(graph)
+    assert np.array_equal(found[tiled.id], expected)
+    assert not np.array_equal(found[whole.id], expected)
+    assert np.array_equal(found[tiled.id][0][~hole], pixels[~hole])
+
+
+def test_a_tile_that_cannot_be_one_is_refused(graph, refusal, picture, put_picture, conditional):
+    filled(graph, picture, mask_of(graph, put_picture, HOLE), tile=6)
+    assert "tile is 6; expected a multiple of 2 latent cells, at least 8" in refusal(graph, "LDMInpaintModel")
+
+
 @pytest.mark.parametrize("hole", [np.zeros_like(HOLE), np.ones_like(HOLE), STROKE], ids=["nothing", "all", "stroke"])
 def test_masks_at_the_ends(graph, run, picture, put_picture, conditional, hole):
     node = filled(graph, picture, mask_of(graph, put_picture, hole))

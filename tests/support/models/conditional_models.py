@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import ldm_backend
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
+from ldm_backend.checkpoints.conversion import convert_to_folder
 from ldm_backend.config.conditioning import (
     LowResolutionConfig,
     MaskedImageConfig,
@@ -101,6 +104,14 @@ def write_conditional_folder(folder: Path, config: LDMConfig) -> Path:
         (folder / "conditioner" / "config.json").write_text(json.dumps(conditioning_to_json(config.conditioning)))
     if conditioner:
         save_file(conditioner, folder / "conditioner" / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def write_pipeline_folder(folder: Path) -> Path:
+    """A tiny upscaler, as diffusers' pipeline reads it."""
+    with TemporaryDirectory() as scratch:
+        tiny = write_conditional_folder(Path(scratch) / "tiny", SUPER_RESOLUTION)
+        convert_to_folder(read_checkpoint(tiny), folder)
     return folder
 
 

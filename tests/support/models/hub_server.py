@@ -18,9 +18,22 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants, file_download
+
 REPO = "someone/tiny-ldm"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHUNK = 10 * 2**20  # huggingface_hub writes to disk in pieces of this size, so a cut loses up to as much
+
+
+def ask_here(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have huggingface_hub ask that server in this process, with that cache."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    for module in (constants, file_download):  # before 1.0 the latter had a copy
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", url + template, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @dataclass(frozen=True)

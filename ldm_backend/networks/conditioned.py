@@ -1,0 +1,156 @@
+"""A UNet that sees further channels behind those of the noisy latent (CompVis' concat), whole or in tiles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..config.conditioning import UNCONDITIONAL, check_task, purpose_of
+from ..config.model import LDMConfig
+from ..errors import InputError, TooLargeError, short_repr
+from ..memory.estimates import FLOAT, Size, check_fits, evaluation_bytes, image_bytes, latents_bytes
+from .tiles import averaged_over_tiles, check_tile
+
+logger = logging.getLogger("comfyui_ldm")
+
+# Sides of tiles in latent cells, tried from the largest where the whole does not fit. The models were trained at 64.
+_TILES = (256, 192, 128, 96, 64)
+
+
+class Conditioned:
+    """A network with its conditioning, as a sampler calls it; see `sampling.step.Denoiser`.
+
+    An image that does not fit into memory alone goes through it in tiles.
+
+    Args:
+        predict: What the network says of (N, C, h, w) latents that its conditioning is joined to, and a timestep.
+        config: Of the model.
+        c: (N, C, h, w) on the device to work on, for the images of the latents in their order.
+        tile: Latent cells of a tile's side; None takes the whole, and tiles only where that does not fit into memory.
+        report: Called after each tile of an evaluation with how many are done, and how many there are.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[Tensor, float], Tensor],
+        config: LDMConfig,
+        c: Tensor,
+        tile: int | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._predict, self._report = predict, report
+        self._unit = config.unet.size_multiple
+        self._c = c.float()
+        self._tile = tile
+        self._smaller = [one for one in _tiles(config) if one < max(c.shape[2:])]
+
+    def __call__(self, x_t: Tensor, t: float) -> Tensor:
+        """What the UNet predicts for (N, z, h, w) latents at timestep t.
+
+        Raises:
+            TooLargeError: Not even tiles fit into memory.
+        """
+        while True:
+            try:
+                return self._evaluate(x_t, t)
+            except TooLargeError as error:
+                smaller = [one for one in self._smaller if one < (self._tile or max(x_t.shape[2:]))]
+                if not smaller:
+                    raise
+                self._tile = smaller[0]
+                logger.warning(
+                    "%s Going on with tiles of %d cells, averaged at each step: the picture is a little different.",
+                    *(error, self._tile),
+                )
+
+    def _evaluate(self, x_t: Tensor, t: float) -> Tensor:
+        def predict(x: Tensor, c: Tensor) -> Tensor:
+            return self._predict(torch.cat([x, c], dim=1), t)
+
+        if self._tile is None or self._tile >= max(x_t.shape[2:]):
+            return predict(x_t, self._c)
+        return averaged_over_tiles(predict, x_t, self._c, self._tile, self._unit, self._report)
+
+
+def _tiles(config: LDMConfig) -> list[int]:
+    return [tile for tile in _TILES if tile % config.unet.size_multiple == 0]
+
+
+def check_conditioning(c: Tensor | None, config: LDMConfig, images: int) -> None:
+    """Refuse what is no conditioning for a model, or none where it needs one.
+
+    Args:
+        c: What it is to see beside the noise.
+        config: Of the model.
+        images: That are to be drawn.
+
+    Raises:
+        InputError: Given to a model that sees nothing, missing, or of another shape, type or number.
+    """
+    channels, unit = config.unet.in_channels - config.first_stage.z_channels, config.unet.size_multiple
+    if c is None:
+        check_task(config.task, UNCONDITIONAL, "generate without a conditioning")
+        return
+    if config.conditioning is None:
+        raise InputError(
+            f"A conditioning is given, and this model takes none: it {purpose_of(config.task)}. Leave it out, or load "
+            "the model that it was made for."
+        )
+    wanted = f"({images}, {channels}, h, w) with h and w multiples of {unit}"
+    if not isinstance(c, Tensor) or not c.is_floating_point() or c.ndim != 4:
+        what = f"{c.dtype} of shape {tuple(c.shape)}" if isinstance(c, Tensor) else short_repr(c)
+        raise InputError(
+            f"The conditioning is {what}; expected float {wanted}, since this model {purpose_of(config.task)}. What "
+            "ldm_backend.conditioning has makes it."
+        )
+    if len(c) != images:
+        raise InputError(f"There are {images} seeds for {len(c)} images; expected one for each.")
+    if c.shape[1] != channels or 0 in c.shape[2:] or c.shape[2] % unit or c.shape[3] % unit:
+        raise InputError(
+            f"The conditioning has shape {tuple(c.shape)}; expected {wanted}. What ldm_backend.conditioning has makes "
+            "it so."
+        )
+    if not bool(torch.isfinite(c).all()):
+        odd = int((~torch.isfinite(c)).sum())
+        raise InputError(f"The conditioning holds NaN or infinity {odd} times; expected finite numbers: make it anew.")
+
+
+def check_conditioned(
+    task: str,
+    config: LDMConfig,
+    itemsize: int,
+    shape: Sequence[int],
+    free: int,
+    tile: int | None = None,
+) -> None:
+    """Refuse what cannot be sampled, before anything is allocated; sides in pixels of the picture that it becomes.
+
+    Args:
+        task: For the message.
+        config: Of the model.
+        itemsize: Bytes of a number of the network's format.
+        shape: (N, C, h, w) of the conditioning or of the latents; C does not count.
+        free: Bytes that there are.
+        tile: As for `Conditioned`.
+
+    Raises:
+        InputError: A tile that cannot be one.
+        TooLargeError: With the nearest sizes that fit.
+    """
+    if tile is not None:
+        check_tile(tile, config.unet.size_multiple)
+    scale = config.first_stage.downscale
+    most = tile or min(_tiles(config), default=None)
+
+    def cost(n: int, height: int, width: int) -> int:
+        cells = (height // scale, width // scale)
+        high, wide = (min(side, most) if most else side for side in cells)
+        conditioning = FLOAT * n * config.unet.in_channels * cells[0] * cells[1]
+        one = evaluation_bytes(config.unet, 1, high, wide, itemsize)
+        return latents_bytes(config, n, *cells) + conditioning + one + image_bytes(n, height, width)
+
+    size = Size(shape[0], shape[2] * scale, shape[3] * scale)
+    check_fits(task, size, cost, free, config.unet.size_multiple * scale)
