@@ -70,15 +70,23 @@ def gradient(first_stage: FirstStage, loss: BoundLoss, z: Tensor, part: slice, x
             f"The loss of a guide is NaN or infinite for {int((~torch.isfinite(value)).sum())} of {len(z)} pictures. "
             "Check what it computes of pictures in [-1, 1]."
         )
-    keep = x is not None
-    (found,) = torch.autograd.grad(value.sum(), z if x is None else x, retain_graph=keep)
-    return found
+    (of_z,) = torch.autograd.grad(value.sum(), z)
+    if x is None:
+        return of_z
+    # On the way through the UNet it has the size of latents, or a network in fp16 would round it to zero.
+    (found,) = torch.autograd.grad(z, x, normalised(of_z), retain_graph=True)
+    return found * _sizes(of_z)
 
 
 def normalised(g: Tensor) -> Tensor:
     """A gradient divided by its root mean square, for each image by itself; zero stays zero."""
-    size = g.square().mean((1, 2, 3), keepdim=True).sqrt()
+    size = _sizes(g)
     return torch.where(size > 0.0, g / size.clamp_min(torch.finfo(g.dtype).tiny), torch.zeros_like(g))
+
+
+def _sizes(g: Tensor) -> Tensor:
+    """(N, 1, 1, 1) root mean square of each image."""
+    return g.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
 def descended(z: Tensor, gradient_of: Callable[[Tensor], Tensor], length: float, inner: int) -> Tensor:

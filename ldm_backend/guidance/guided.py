@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError, SamplingError, short_repr
 from ..memory.chunks import Chunks
+from ..networks.conditioned import Conditioned
 from ..networks.decoding import most_at_once
 from ..networks.deep_cache import DeepCache
 from ..networks.first_stage import FirstStage
@@ -60,14 +61,12 @@ class Guided:
     solvers, which know clean latents alone, and for DDPM both are the same.
 
     Args:
-        denoiser: The network. A `ScoreGradient` calls it with any part of the batch.
+        denoiser: The network, or `Conditioned`. A `ScoreGradient` calls it with any part of the batch.
         schedule: Tables of the model.
         first_stage: Of the model, on the device to work on.
         guides: At least one; score gradients work first, then gradients of losses, then projections.
         shape: (N, C, h, w) of the latents of the run.
         unet: That the denoiser calls, for its share of the memory of score gradients; None where it is another one.
-        c: (N, C', h, w) further channels that the network sees behind those of the latents; None where it has none, or
-            where the denoiser joins them itself, which must then take the whole batch: no score gradient.
 
     Raises:
         InputError: A guide does not fit to the pictures of the run, or needs a gradient that cannot be.
@@ -82,7 +81,6 @@ class Guided:
         guides: Sequence[Guide],
         shape: Sequence[int],
         unet: UNet | None = None,
-        c: Tensor | None = None,
     ) -> None:
         if not guides or not all(isinstance(guide, Projection | LossGradient | ScoreGradient) for guide in guides):
             raise InputError(
@@ -93,7 +91,7 @@ class Guided:
                 "guides hold a ScoreGradient, whose gradient goes through the whole UNet, and cache_interval is above "
                 "1; set it to 1, or take a LossGradient."
             )
-        self._denoiser, self._schedule, self._first_stage, self._c = denoiser, schedule, first_stage, c
+        self._denoiser, self._schedule, self._first_stage = denoiser, schedule, first_stage
         scale = first_stage.downscale
         space = Space(first_stage, shape[0], shape[2] * scale, shape[3] * scale)
         self._cost = check_gradients(guides, space, unet)
@@ -120,7 +118,7 @@ class Guided:
         self._count(t)
         scores = [one for one in self._scores if one[0] in self._active]
         if not scores or self._schedule.alpha_cumprod(t) == 0.0:  # then x_t is all noise, whatever the picture
-            return self._denoiser(self._joined(x_t), t)
+            return self._denoiser(x_t, t)
         return self._in_parts(x_t, lambda part: self._scored(x_t, t, part, scores))
 
     @torch.no_grad()
@@ -157,20 +155,16 @@ class Guided:
         for guide in inside:
             self._seen[guide] += 1
 
-    def _joined(self, x: Tensor, part: slice | None = None) -> Tensor:
-        if self._c is None:
-            return x
-        return torch.cat([x, (self._c if part is None else self._c[part]).to(x)], dim=1)
-
     def _in_parts(self, x: Tensor, work: Callable[[slice], Tensor]) -> Tensor:
         return self._chunks.whole(work, x.shape, x.device, self._cost, most_at_once(x.device, elsewhere=1))
 
     def _scored(self, x_t: Tensor, t: float, part: slice, scores: list[tuple[ScoreGradient, BoundLoss]]) -> Tensor:
         """The network's output, its noise corrected as LDM appendix C says, see `ScoreGradient`."""
         a_t = self._schedule.alpha_cumprod(t)
+        denoiser = self._denoiser.part(part) if isinstance(self._denoiser, Conditioned) else self._denoiser
         with with_gradients():
             x = tracked(x_t[part])
-            output = self._denoiser(self._joined(x, part), t)
+            output = denoiser(x, t)
             z = prediction_of(self._schedule, output, x, t).pred_x0
             total = torch.zeros_like(x)
             for guide, loss in scores:
@@ -209,11 +203,9 @@ class Guides:
     def __init__(self, *guides: Guide) -> None:
         self._guides = guides
 
-    def __call__(
-        self, model: LatentDiffusion, denoiser: Denoiser, shape: tuple[int, int, int, int], c: Tensor | None = None
-    ) -> Guided:
+    def __call__(self, model: LatentDiffusion, denoiser: Denoiser, shape: tuple[int, int, int, int]) -> Guided:
         """The denoiser of one run, guided; arguments and errors are those of `Guided`."""
-        return Guided(denoiser, model.schedule, model.first_stage, self._guides, shape, model.unet, c)
+        return Guided(denoiser, model.schedule, model.first_stage, self._guides, shape, model.unet)
 
 
 def factor_of_score(prediction_type: str, a_t: float) -> float:

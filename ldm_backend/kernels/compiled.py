@@ -26,7 +26,8 @@ _LIMITS: dict[str, Any] = {"cache_size_limit": 4096, "accumulated_cache_size_lim
 class Compiled:
     """An evaluation that is compiled at its first call, and again for each new shape.
 
-    Not in float32 on the CPU: there the layers of `fast_conv` are faster than what is made of them by compiling.
+    Not in float32 on the CPU: there the layers of `fast_conv` are faster than what is made of them by compiling. Nor
+    where a gradient is taken: that would be compiled once more, and the way back too.
     torch keeps what it compiled in a folder of its own (TORCHINDUCTOR_CACHE_DIR), where the next process finds it. On
     cards the kernels are chosen by trying them out, and weights are laid out as these read them. Launching them as one
     graph is left to `cuda_graphs`.
@@ -61,7 +62,7 @@ class Compiled:
             return self._plain(network, x, t)
 
     def _wanted(self, network: Any, x: Tensor) -> bool:
-        if x.device.type == "cpu" and network.dtype == torch.float32:
+        if (x.device.type == "cpu" and network.dtype == torch.float32) or (torch.is_grad_enabled() and x.requires_grad):
             return False
         shape = (x.shape, x.dtype, x.device)
         if shape in self._shapes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -65,6 +66,12 @@ class Conditioned:
                     "%s Going on with tiles of %d cells, averaged at each step: the picture is a little different.",
                     *(error, self._tile),
                 )
+
+    def part(self, images: slice) -> Conditioned:
+        """The same for some images of the batch."""
+        one = copy(self)
+        one._c = self._c[images]
+        return one
 
     def _evaluate(self, x_t: Tensor, t: float) -> Tensor:
         def predict(x: Tensor, c: Tensor) -> Tensor:

@@ -211,6 +211,22 @@ def test_gradients_work_within_inference_mode_where_the_weights_were_made_outsid
     assert all(weight.grad is None for weight in tiny.first_stage.parameters())
 
 
+@pytest.mark.parametrize(("precision", "agreement"), [("bf16", 0.98), ("fp16", 0.999)])
+def test_a_network_in_half_precision_has_the_same_gradient(tiny, tmp_path, monkeypatch, precision, agreement):
+    """Though that of a mean over many pixels is far below what fp16 can hold. Nothing is compiled for it."""
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    short = ldm_backend.load(write_model_folder(tmp_path / "model", TINY), "cpu", precision=precision, compiled=True)
+    x, found = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3)), []
+    wanted = AnyLoss(lambda picture: 1e-6 * picture.square().mean((1, 2, 3)))
+    for model in (tiny, short):
+        loss = wanted.loss(space_of(model.first_stage))
+        with with_gradients():
+            at = tracked(x)
+            found.append(gradient(model.first_stage, loss, model.unet(at, 300), WHOLE, at).flatten(1))
+    assert torch.cosine_similarity(*found).min() > agreement
+    assert float(found[1].norm()) == pytest.approx(float(found[0].norm()), rel=0.05)
+
+
 def test_weights_of_inference_mode_are_refused_before_the_run(tmp_path: Path):
     with torch.inference_mode():
         model = ldm_backend.load(write_model_folder(tmp_path / "model", TINY), device="cpu")
