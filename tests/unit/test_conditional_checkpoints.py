@@ -170,7 +170,8 @@ def test_what_draws_from_noise_alone_refuses_them(tmp_path, task):
     config = CONFIGS[task]
     ckpt = write_ckpt(tmp_path, config)
     functions = {"super-resolution": "upscale", "inpainting": "inpaint", "semantic-synthesis": "synthesise"}
-    with pytest.raises(InputError, match=rf"generate without a conditioning takes.*{task} model.*ldm_backend\.{functions[task]}"):
+    words = rf"generate without a conditioning takes.*{task} model.*ldm_backend\.{functions[task]}"
+    with pytest.raises(InputError, match=words):
         ldm_backend.generate(ldm_backend.load(ckpt, "cpu", config=config), [1], 2)
     with pytest.raises(InputError, match=f"verify takes an unconditional model, and this one is an? {task} model"):
         verify_checkpoint(ckpt, "cpu", config=config)
