@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,23 @@ from torch import nn
 
 
 class Budget:
-    """Wall-clock budget of a stage. Schedules follow its progress, so a slow or busy machine still ends in order.
+    """Time budget of a stage. Schedules follow its progress, so a slow or busy machine still ends in order.
 
     Args:
         minutes: Length of the stage.
         used: Seconds that earlier runs of the stage have used.
+        clock: What the seconds are of: the wall's, or `time.process_time`, which counts those of the CPU.
     """
 
-    def __init__(self, minutes: float, used: float = 0.0) -> None:
+    def __init__(self, minutes: float, used: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = 60 * minutes
-        self._start = time.monotonic() - used
+        self._clock = clock
+        self._start = clock() - used
 
     @property
     def used(self) -> float:
         """Seconds used so far, earlier runs included."""
-        return time.monotonic() - self._start
+        return self._clock() - self._start
 
     @property
     def progress(self) -> float:

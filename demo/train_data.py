@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,21 +20,22 @@ HELD_OUT = 256  # drawn from seeds after the training portraits; they only measu
 log = logging.getLogger("comfyui_ldm.demo")
 
 
-def load_portraits(work: Path, first: int, count: int) -> np.ndarray:
-    """Returns the portraits of seeds `first` .. `first + count - 1`, uint8 (count, SIZE, SIZE, 3), drawn once.
+def load_portraits(work: Path, first: int, count: int, size: int = SIZE) -> np.ndarray:
+    """Returns the portraits of seeds `first` .. `first + count - 1`, uint8 (count, size, size, 3), drawn once.
 
     The file is mapped into memory, not read.
     """
-    path = work / f"portraits-{SIZE}-{first}-{count}.npy"
+    path = work / f"portraits-{size}-{first}-{count}.npy"
     if not path.is_file():
         log.info("drawing %d portraits into %s", count, path)
-        partial = path.with_suffix(".part")
-        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3))
+        unfinished = path.with_suffix(".part")
+        images = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+        draw = partial(draw_portrait, size=size)
         with get_context("spawn").Pool(os.cpu_count()) as pool:
-            for i, image in enumerate(pool.imap(draw_portrait, range(first, first + count), chunksize=64)):
+            for i, image in enumerate(pool.imap(draw, range(first, first + count), chunksize=64)):
                 images[i] = image
         images.flush()
-        os.replace(partial, path)
+        os.replace(unfinished, path)
     return np.load(path, mmap_mode="r")
 
 

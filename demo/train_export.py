@@ -24,8 +24,7 @@ from ldm_backend.networks.vq import VQModel
 
 CARD = Path(__file__).with_name("model_card.md")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = {
-    "_class_name": "LDMPipeline",
+CLASSES = {
     "scheduler": ["diffusers", "DDIMScheduler"],
     "unet": ["diffusers", "UNet2DModel"],
     "vqvae": ["diffusers", "VQModel"],
@@ -39,22 +38,39 @@ def export(work: Path, out: Path) -> None:
 
     It also samples 16 portraits into samples.png in the work folder.
     """
-    state = read_state(work / "diffusion.pt")
-    if not state:
-        raise SystemExit(f"{work}: no diffusion.pt; train the diffusion stage first.")
-    vq_weights = torch.load(work / "vqvae.pt", weights_only=True)
+    state, vq_weights = trained_weights(work)
     config = LDMConfig(unet=UNET_CONFIG, first_stage=VQ_CONFIG, schedule=SCHEDULE)
-    _write_json(out / "model_index.json", INDEX)
-    _write_json(out / "unet" / "config.json", config.unet.to_dict())
-    _write_json(out / "vqvae" / "config.json", config.first_stage.to_dict())
-    _write_json(out / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
-    _write_weights(out / "unet" / WEIGHTS, state["ema"])
-    _write_weights(out / "vqvae" / WEIGHTS, vq_weights)
-    _replace(out / "README.md", _card(work, state, vq_weights).encode())
-    _write_checksums(out)
+    write_model(out, "LDMPipeline", config, state["ema"], vq_weights)
+    write_card(out, CARD, _numbers(work, state, vq_weights))
     log.info("wrote %s at diffusion step %d", out, state["step"])
     sample_sheet(out, work / "samples.png")
     log.info("look at %s", work / "samples.png")
+
+
+def trained_weights(work: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Returns the newest state of the diffusion model, and the finished first stage."""
+    state = read_state(work / "diffusion.pt")
+    if not state:
+        raise SystemExit(f"{work}: no diffusion.pt; train the diffusion stage first.")
+    return state, torch.load(work / "vqvae.pt", weights_only=True)
+
+
+def write_model(
+    out: Path, pipeline: str, config: LDMConfig, unet: dict[str, torch.Tensor], vqvae: dict[str, torch.Tensor]
+) -> None:
+    """Writes configuration and weights, for a pipeline class of diffusers."""
+    _write_json(out / "model_index.json", {"_class_name": pipeline, **CLASSES})
+    _write_json(out / "unet" / "config.json", config.unet.to_dict())
+    _write_json(out / "vqvae" / "config.json", config.first_stage.to_dict())
+    _write_json(out / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
+    _write_weights(out / "unet" / WEIGHTS, unet)
+    _write_weights(out / "vqvae" / WEIGHTS, vqvae)
+
+
+def write_card(out: Path, template: Path, numbers: dict[str, str]) -> None:
+    """Writes the card with the figures of a run, and the checksums of all files."""
+    _replace(out / "README.md", template.read_text(encoding="utf-8").format(**numbers).encode())
+    _write_checksums(out)
 
 
 def sample_sheet(folder: Path, path: Path, count: int = 16, steps: int = 50) -> None:
@@ -63,24 +79,31 @@ def sample_sheet(folder: Path, path: Path, count: int = 16, steps: int = 50) -> 
     contact_sheet(images).save(path)
 
 
-def _card(work: Path, state: dict, vq_weights: dict[str, torch.Tensor]) -> str:
-    """Fills the figures of this run into the model card."""
+def _numbers(work: Path, state: dict, vq_weights: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Returns the figures of this run for the model card."""
     vq = VQModel(VQ_CONFIG)
     vq.load_state_dict(vq_weights)
-    first = read_state(work / "first-stage.pt")
-    numbers = {
+    quality = psnr(vq, load_portraits(work, COUNT, HELD_OUT))
+    return {
+        **training_numbers(work, state, vq_weights),
         "portraits": f"{COUNT:,}",
+        "psnr": f"{quality:.1f}",
+        "held_out": str(HELD_OUT),
+    }
+
+
+def training_numbers(work: Path, state: dict, vq_weights: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Returns what the states of any run tell of it."""
+    first = read_state(work / "first-stage.pt")
+    return {
         "vq_parameters": f"{sum(v.numel() for v in vq_weights.values()):,}",
         "vq_steps": f"{first['step']:,}",
         "vq_minutes": f"{first['used'] / 60:.0f}",
-        "psnr": f"{psnr(vq, load_portraits(work, COUNT, HELD_OUT)):.1f}",
-        "held_out": str(HELD_OUT),
         "unet_parameters": f"{sum(v.numel() for v in state['ema'].values()):,}",
         "unet_steps": f"{state['step']:,}",
         "unet_minutes": f"{state['used'] / 60:.0f}",
         "loss": f"{state['loss']:.3f}",
     }
-    return CARD.read_text(encoding="utf-8").format(**numbers)
 
 
 def _write_json(path: Path, data: dict) -> None:

@@ -34,7 +34,8 @@ class LDMCheckpointLoader(io.ComfyNode):
             description=(
                 "Loads a latent diffusion model: an unconditional one such as CompVis/ldm-celebahq-256, or one for "
                 "super-resolution, inpainting or semantic synthesis. Put its file, or the folder that holds unet, "
-                "vqvae and scheduler, into ComfyUI/models/ldm. The small demo model portraits-128 comes with the pack."
+                "vqvae and scheduler, into ComfyUI/models/ldm. Two small demo models come with the pack: portraits-128 "
+                "and upscaler-4x."
             ),
             search_aliases=["latent diffusion", "CelebA-HQ", "unconditional", "load checkpoint"],
             inputs=[

@@ -42,6 +42,16 @@ SNIPPETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "LDMLatentWalk": ("latent-circle", ("Circle through both", "Save animation")),
     "LDMSeedVariations": ("seed-variations", ("Noise near a seed", "Save contact sheet")),
     "LDMContactSheet": ("contact-sheet", ("Contact sheet", "Save contact sheet")),
+    "LDMSuperResolution": ("portrait-x4", ("Portrait", "Four times as large", "Save large portrait")),
+    "LDMSuperResolutionConditioning": (
+        "upscale-ksampler",
+        (
+            "What the model sees",
+            "Noise to latent, four times as large",
+            "Large latent to image",
+            "Save large portrait",
+        ),
+    ),
     "LDMCodeView": ("code-view", ("Codes of the latent", "Codes", "Distance to the nearest code")),
 }
 NODE_WIDTH = 310

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageSequence
 
+import ldm_backend
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
 
 SIDE, GAP = 512, 4
@@ -59,6 +60,16 @@ def stitched(pictures: Sequence[Image.Image]) -> Image.Image:
     return strips([picture.crop((0, 0, half, half)), picture.crop((picture.width - half, 0, *picture.size))])
 
 
+def detail(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Strips of what is in the middle of the pictures, twice as large."""
+
+    def middle(picture: Image.Image) -> Image.Image:
+        width, height = picture.size
+        return picture.crop((round(0.2 * width), round(0.25 * height), round(0.7 * width), round(0.75 * height)))
+
+    return strips([middle(picture) for picture in pictures])
+
+
 def frames(pictures: Sequence[Image.Image]) -> Image.Image:
     """Nine moments of an animation."""
     count = len(pictures)
@@ -76,20 +87,34 @@ FORMS: dict[str, Callable[[Sequence[Image.Image]], Image.Image]] = {
     "inpaint": grid,
     "inversion": stitched,
     "latent-circle": frames,
+    "portrait-x4": strips,
     "save-and-inspect": whole,
     "seed-variations": whole,
     "seed-walk": frames,
+    "upscale": detail,
+    "upscale-ksampler": whole,
 }
+OWN = "example.png"  # what a template loads that is for pictures of users
 
 
 def pictures_of(client: ComfyClient, template: str) -> list[Image.Image]:
-    """What a run of the template leaves, by the numbers of its nodes; of an animation its frames."""
+    """What a run of the template loads and leaves, by the numbers of its nodes; of an animation its frames."""
     prompt = json.loads((PACK_ROOT / "workflows" / "api" / f"{template}.json").read_text(encoding="utf-8"))
     prompt_id = client.submit(prompt)
     client.follow(prompt_id)
     files = sorted(client.outputs(prompt_id), key=lambda file: int(file.node_id))
     opened = [Image.open(io.BytesIO(client.fetch(file))) for file in files]
+    if any(node["class_type"] == "LoadImage" for node in prompt.values()):
+        opened.insert(0, Image.open(io.BytesIO(own_picture())))
     return [frame.convert("RGB") for picture in opened for frame in ImageSequence.Iterator(picture)]
+
+
+def own_picture() -> bytes:
+    """A portrait, as users have pictures."""
+    buffer = io.BytesIO()
+    model = ldm_backend.load(PACK_ROOT / "demo" / "portraits-128", device="cpu")
+    Image.fromarray(ldm_backend.generate(model, seeds=[12], steps=20, sampler="unipc")[0]).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def main() -> None:
@@ -102,6 +127,7 @@ def main() -> None:
         ) as host,
         ComfyClient(host.url) as client,
     ):
+        client.upload(OWN, own_picture())
         for name in names:
             path = PACK_ROOT / "workflows" / f"{name}.jpg"
             FORMS[name](pictures_of(client, name)).save(path, quality=88)

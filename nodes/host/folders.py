@@ -1,4 +1,4 @@
-"""Where checkpoints live: the model folder kind `ldm` of the host, and the demo that comes with this pack."""
+"""Where checkpoints live: the model folder kind `ldm` of the host, and the demos that come with this pack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...ldm_backend.errors import CheckpointError, short_repr
 from ...ldm_backend.locations import SINGLE_FILE_ENDINGS, WEIGHT_NAMES, single_files
 
 FOLDER_KIND = "ldm"
-DEMO_NAME = "portraits-128"
+DEMO_NAMES = ("portraits-128", "upscaler-4x")
 MARKER = Path("unet", "config.json")  # what makes a directory a checkpoint
 
 _DEMO_ROOT = Path(__file__).parents[2] / "demo"
@@ -21,7 +21,7 @@ _MAX_DEPTH = 2  # "celebahq-256" and "CompVis/ldm-celebahq-256"
 
 
 def register_folders() -> None:
-    """Add `models/ldm` and, last, the pack's demo to the host's paths. The user's own entries stay in front.
+    """Add `models/ldm` and, last, the pack's demos to the host's paths. The user's own entries stay in front.
 
     The host itself lists the files of a kind (`/models/ldm`, the assets of newer hosts) by their endings: weights, not
     the texts and scripts beside them.
@@ -33,12 +33,12 @@ def register_folders() -> None:
 
 
 def checkpoint_names() -> list[str]:
-    """Names of all checkpoints, "/" between levels, sorted, the demo last.
+    """Names of all checkpoints, "/" between levels, sorted, the demos last.
 
     A name found below several roots appears once; `checkpoint_path` takes the first root, as the host does.
     """
     names = {name for root in _roots() for name in _scan(root)}
-    return sorted(names, key=lambda name: (name == DEMO_NAME, name))
+    return sorted(names, key=lambda name: (name in DEMO_NAMES, name))
 
 
 def checkpoint_path(name: str) -> Path:

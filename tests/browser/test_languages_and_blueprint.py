@@ -68,25 +68,38 @@ def test_nodes_speak_the_language(foreign: tuple[str, Page]) -> None:
     assert theirs == json.loads((PACK_ROOT / "workflows" / "api" / "demo.json").read_text())
 
 
-def test_blueprint_is_found_placed_and_exported(page: Page, object_info: dict[str, Any]) -> None:
-    """By search, as any node; with a preview it is a whole graph, which our conversion reads as the editor does."""
+@pytest.mark.parametrize(
+    ("name", "inputs", "count"),
+    [
+        ("LDM portrait", ["checkpoint", "seed", "width", "height", "batch_size", "steps"], 5),
+        ("LDM upscale", ["image", "checkpoint", "seed", "steps", "tile"], 4),
+    ],
+)
+def test_blueprint_is_found_placed_and_exported(
+    page: Page, object_info: dict[str, Any], name: str, inputs: list[str], count: int
+) -> None:
+    """By search, as any node; between two others it is a whole graph, which our conversion reads as the editor does."""
     page.evaluate("() => app.graph.clear()")
-    add_node(page, "LDM portrait", 400, 300)
+    add_node(page, name, 400, 300)
     graph = page.evaluate(
         """() => {
-          const [portrait] = app.graph.nodes
+          const [placed] = app.graph.nodes
           const preview = LiteGraph.createNode('PreviewImage')
           app.graph.add(preview)
-          portrait.connect(0, preview, 0)
+          placed.connect(0, preview, 0)
+          const picture = placed.inputs.findIndex((input) => input.type === 'IMAGE')
+          if (picture >= 0) {
+            const grey = LiteGraph.createNode('EmptyImage')
+            app.graph.add(grey)
+            grey.connect(0, placed, picture)
+          }
           return JSON.parse(JSON.stringify(app.graph.serialize()))
         }"""
     )
     (subgraph,) = graph["definitions"]["subgraphs"]
-    (portrait,) = (node for node in graph["nodes"] if node["type"] == subgraph["id"])
-    assert subgraph["name"] == "LDM portrait"
-    assert [slot["name"] for slot in portrait["inputs"]] == [
-        "checkpoint", "seed", "width", "height", "batch_size", "steps"
-    ]  # fmt: skip
+    (placed,) = (node for node in graph["nodes"] if node["type"] == subgraph["id"])
+    assert subgraph["name"] == name
+    assert [slot["name"] for slot in placed["inputs"]] == inputs
     theirs, titles = exported(page, graph)
-    assert len(theirs) == 5
+    assert len(theirs) == count
     assert first_difference(export_prompt(graph, titled(object_info, titles), "graph"), theirs) == ""

@@ -44,7 +44,8 @@ def test_it_is_complete_and_holds_nothing_else(published: Path) -> None:
         "__init__.py", "nodes", "ldm_backend", "ldm_headless", "web", "workflows", "demo", "docs", "pyproject.toml",
         "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "locales", "subgraphs",
     }  # fmt: skip
-    assert (published / "demo" / "portraits-128" / "model_index.json").is_file()
+    for name in ("portraits-128", "upscaler-4x"):
+        assert (published / "demo" / name / "model_index.json").is_file()
 
 
 def test_static_levels_of_comfy_test(published: Path) -> None:

@@ -20,6 +20,7 @@ from conditional_models import CONFIGS, write_conditional_folder
 from model_folder import write_model_folder
 from PIL import Image, ImageSequence
 from prompts import Prompt
+from sample_picture import EXAMPLE, sample_picture
 from watched_host import host_program
 
 from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
@@ -46,6 +47,7 @@ TINY = LDMConfig(
 SMALL = {"steps": 2, "batch_size": 2, "frames": 3, "variations": 2, "amount": 2}
 SMALL |= {"jump_length": 1, "resamples": 2, "tile": 32}
 HALVED = ("width", "height", "x", "y")
+TRAINED = {"upscaler-4x": "super-resolution"}  # checkpoints of workflows, and which stands for them; else `tiny`
 
 Picture = tuple[str, np.ndarray]  # format of the file, (H, W, 3)
 Pictures = dict[str, list[Picture]]
@@ -88,7 +90,7 @@ def small(path: Path) -> dict[str, Any]:
             elif name in SMALL:
                 node["inputs"][name] = min(value, SMALL[name])
             elif name == "checkpoint":
-                node["inputs"][name] = "tiny"
+                node["inputs"][name] = TRAINED.get(value, "tiny")
     return prompt
 
 
@@ -114,6 +116,7 @@ def started(folder: Path, arguments: list[str], card: Path | None) -> Iterator[C
         PrivateHost(location, packs, base, arguments=arguments, cpu=card is None, threads=1) as host,
         ComfyClient(host.url) as client,
     ):
+        client.upload(EXAMPLE, sample_picture())
         yield client
 
 

@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from sample_picture import EXAMPLE, sample_picture
 
 from ldm_headless import PACK_ROOT, ComfyClient, to_prompt
 from ldm_headless.workflows.workflow import Workflow
@@ -18,18 +19,36 @@ BLUEPRINTS = sorted((PACK_ROOT / "subgraphs").glob("*.json"))
 each = pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
 
 
+# What the blueprint's node holds, for what the nodes in it get, and the sides of the picture.
+VALUES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
+    "LDM portrait": (
+        {"checkpoint": "portraits-128", "seed": 20, "width": 128, "height": 128, "batch_size": 1, "steps": 20},
+        (128, 128),
+    ),
+    "LDM upscale": ({"checkpoint": "upscaler-4x", "seed": 0, "steps": 20, "tile": 0}, (160, 96)),
+}
+
+
 def placed(path: Path) -> dict[str, Any]:
-    """A graph that holds the blueprint's node and shows its images."""
+    """A graph that holds the blueprint's node, gives it a picture if it takes one, and shows its images."""
     graph = json.loads(path.read_text())
     (node,) = graph["nodes"]
     node["outputs"][0]["links"] = [1]
-    shown = {"id": 9, "type": "PreviewImage", "pos": [400, 80], "size": [300, 300], "mode": 0, "order": 1, "flags": {},
+    shown = {"id": 9, "type": "PreviewImage", "pos": [400, 80], "size": [300, 300], "mode": 0, "order": 2, "flags": {},
              "inputs": [{"name": "images", "type": "IMAGE", "link": 1}], "outputs": [], "properties": {}}  # fmt: skip
-    return graph | {"nodes": [node, shown], "links": [[1, node["id"], 0, 9, 0, "IMAGE"]]}
+    nodes, links = [node, shown], [[1, node["id"], 0, 9, 0, "IMAGE"]]
+    for index, slot in enumerate(node["inputs"]):
+        if slot["type"] == "IMAGE":
+            slot["link"] = 2
+            links.append([2, 8, 0, node["id"], index, "IMAGE"])
+            nodes.append({"id": 8, "type": "LoadImage", "pos": [-400, 80], "size": [300, 300], "mode": 0, "order": 0,
+                          "flags": {}, "inputs": [], "properties": {}, "widgets_values": [EXAMPLE, "image"],
+                          "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [2]}]})  # fmt: skip
+    return graph | {"nodes": nodes, "links": links}
 
 
-def test_there_is_one():
-    assert [path.stem for path in BLUEPRINTS] == ["LDM portrait"]
+def test_these_are_there():
+    assert [path.stem for path in BLUEPRINTS] == list(VALUES)
 
 
 @each
@@ -54,18 +73,21 @@ def test_it_is_one_node_with_named_values(path: Path):
     assert len(graph["extra"]["BlueprintDescription"]) > 60
     names = [slot["name"] for slot in node["inputs"]]
     assert names == [slot["name"] for slot in subgraph["inputs"]]
-    assert len(node["widgets_values"]) == len(names)
+    widgets = [slot["name"] for slot in node["inputs"] if "widget" in slot]
+    assert dict(zip(widgets, node["widgets_values"], strict=True)) == VALUES[path.stem][0]
 
 
 @each
 def test_what_is_in_it_runs(path: Path, client: ComfyClient):
-    """As it comes, on the demo model; the values on the node are those that are used."""
+    """As it comes, on a demo model; the values on the node are those that are used."""
+    client.upload(EXAMPLE, sample_picture(40, 24))
     prompt = to_prompt(Workflow(path.name, placed(path), None), client.object_info())
     values = {name: value for node in prompt.values() for name, value in node["inputs"].items()}
-    assert (values["checkpoint"], values["seed"], values["width"], values["steps"]) == ("portraits-128", 20, 128, 20)
+    expected, size = VALUES[path.stem]
+    assert {name: values[name] for name in expected} == expected
     prompt_id = client.submit(prompt)
     client.follow(prompt_id)
     (file,) = client.outputs(prompt_id)
     picture = Image.open(io.BytesIO(client.fetch(file)))
-    assert picture.size == (128, 128)
+    assert picture.size == size
     assert np.ptp(np.asarray(picture.convert("L"))) > 64

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sample_picture import EXAMPLE, sample_picture
 from watched_host import Watched, watched_host
 
 from ldm_headless import PACK_ROOT, ComfyClient
@@ -53,9 +54,10 @@ def test_loading_and_running_everything(watched: Watched) -> None:
     assert watched.written_outside(base, watched.home) == set()
     assert watched.addresses_elsewhere() == []
 
-    before = contents(watched)
-    os.truncate(watched.log, 0)
     with ComfyClient(watched.host.url) as client:
+        client.upload(EXAMPLE, sample_picture())
+        before = contents(watched)
+        os.truncate(watched.log, 0)
         for prompt in prompts():
             client.follow(client.submit(prompt))
     assert len(list((base / "output").rglob("*.png"))) > 5

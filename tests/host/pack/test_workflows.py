@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from sample_picture import sample_picture
 from typer.testing import CliRunner
 
 from ldm_headless import PACK_ROOT, ComfyClient, load_workflow, to_prompt
@@ -36,11 +37,15 @@ FILES = {
     "ksampler": 1,
     "latent-circle": 1,
     "model-card": 1,
+    "portrait-x4": 2,
     "save-and-inspect": 4,
     "seed-variations": 1,
     "seed-walk": 1,
     "tiled-decode": 1,
+    "upscale": 1,
+    "upscale-ksampler": 1,
 }
+DEMOS = ("portraits-128", "upscaler-4x")
 
 each = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -141,12 +146,19 @@ def cached_nodes(client: ComfyClient, report: Path) -> list[str]:
     return nodes
 
 
+def foreign(node: Mapping[str, Any], name: str, known: tuple[str, ...]) -> bool:
+    """Whether a node names a file that does not come with the pack."""
+    return isinstance(value := node["inputs"].get(name), str) and value not in known
+
+
 @each
 def test_both_formats_and_a_picture_run_and_give_the_same_pixels(path: Path, client: ComfyClient, tmp_path: Path):
-    """As shipped, but for the steps, which are fewer, and the real weights, which are not here."""
+    """As shipped, but for the steps, which are fewer, the real weights, which are not here, and a picture of ours."""
     prompt = json.loads((path.parent / "api" / path.name).read_text())
     sets = [f"{key}.steps=2" for key, node in prompt.items() if "steps" in node["inputs"]]
-    sets += [f"{key}.checkpoint=portraits-128" for key, node in prompt.items() if "checkpoint" in node["inputs"]]
+    sets += [f"{key}.checkpoint={DEMOS[0]}" for key, node in prompt.items() if foreign(node, "checkpoint", DEMOS)]
+    (tmp_path / "own.png").write_bytes(sample_picture())
+    sets += [f"{key}.image={tmp_path / 'own.png'}" for key, node in prompt.items() if foreign(node, "image", ())]
     options = ["--server", client.base_url, *(part for text in sets for part in ("--set", text))]
     options += ["--report", str(tmp_path / "report.json")]
     client.free()

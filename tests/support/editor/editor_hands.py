@@ -108,6 +108,16 @@ def set_number(page: Page, node: int, name: str, value: float) -> None:
     )
 
 
+def choose(page: Page, node: int, name: str, value: str) -> None:
+    """Click a list, then what is in it."""
+    page.mouse.click(*page.evaluate(_POINT, [node, *page.evaluate(_WIDGET, [node, name])]))
+    page.locator(".litecontextmenu .litemenu-entry").get_by_text(value, exact=True).click()
+    page.wait_for_function(
+        "([id, name, value]) => app.graph.getNodeById(id).widgets.find((one) => one.name === name).value === value",
+        arg=[node, name, value],
+    )
+
+
 def click_title(page: Page, node: int) -> None:
     """Select a node."""
     page.mouse.click(*page.evaluate(_POINT, [node, 60, -12]))

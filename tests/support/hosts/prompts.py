@@ -2,7 +2,7 @@
 
 `cycle(number)` gives good ones and bad ones, each with the end that it must come to. Another number gives other seeds
 and the same work, so that the host computes anew and one cycle compares with another. Nodes of models that see a
-picture are wired to the demo, which is none, and must be refused: their weights do not come with the pack.
+picture are wired to the demo that draws portraits, which is none, and must be refused.
 """
 
 from __future__ import annotations
