@@ -126,7 +126,7 @@ class LDMSuperResolution(io.ComfyNode):
         enlarged = vae.decode(latents)[:, :height, :width]
         if not keep_colours:
             return io.NodeOutput(enlarged)
-        levels = (enlarged * 255.0).to(torch.uint8).numpy(force=True)  # as the host saves them
+        levels = (enlarged * 255.0).to(torch.uint8).cpu().numpy()  # as the host saves them
         kept = with_colours_of(c[:, :, : image.shape[1], : image.shape[2]], levels)
         return io.NodeOutput((torch.from_numpy(kept).float() / 255.0).to(enlarged))
 

@@ -29,7 +29,7 @@ def painted_levels(task: str, image: Tensor) -> np.ndarray:
         TooLargeError: It does not fit into memory; `task` is named.
     """
     check_labels(task, size_of(image), image.device)
-    return (image[..., :3].clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy(force=True)
+    return (image[..., :3].clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).cpu().numpy()
 
 
 @torch.no_grad()
