@@ -76,6 +76,7 @@ class Original:
         roots = (schedule[name] ** 0.5 for name in ("beta_start", "beta_end"))
         betas = self.torch.linspace(*roots, schedule["num_train_timesteps"], dtype=self.torch.float64) ** 2
         self.alphas_cumprod = (1.0 - betas).cumprod(dim=0)
+        self.velocity = schedule["prediction_type"] == "v_prediction"  # else the noise, as the original
 
     def image(self, small: np.ndarray, steps: int, eta: float = 1.0) -> np.ndarray:
         """uint8 (H, W, 3) enlarged; each step ends with one of the clock."""
@@ -97,6 +98,8 @@ class Original:
         for t, previous in zip(reversed(grid), [*reversed(grid[:-1]), 0], strict=True):
             eps = self.unet(self.torch.cat([x, c], dim=1), t).sample
             a, a_prev = (float(self.alphas_cumprod[time]) for time in (t, previous))
+            if self.velocity:
+                eps = a**0.5 * eps + (1.0 - a) ** 0.5 * x
             sigma = eta * ((1.0 - a_prev) / (1.0 - a) * (1.0 - a / a_prev)) ** 0.5
             pred_x0 = (x - (1.0 - a) ** 0.5 * eps) / a**0.5
             noise = self.torch.randn(x.shape, generator=generator)

@@ -6,6 +6,7 @@ A level of 255 apart at most: diffusers' pipeline rounds where the others trunca
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,11 @@ def path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pipeline_folder(tmp_path_factory.mktemp("upscaler") / "model")
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    schedule = replace(SUPER_RESOLUTION.schedule, prediction_type=request.param)
+    config = replace(SUPER_RESOLUTION, schedule=schedule)
+    return write_pipeline_folder(tmp_path_factory.mktemp("upscaler") / "model", config)
 
 
 class Clock:

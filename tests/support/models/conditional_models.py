@@ -107,10 +107,10 @@ def write_conditional_folder(folder: Path, config: LDMConfig) -> Path:
     return folder
 
 
-def write_pipeline_folder(folder: Path) -> Path:
+def write_pipeline_folder(folder: Path, config: LDMConfig = SUPER_RESOLUTION) -> Path:
     """A tiny upscaler, as diffusers' pipeline reads it."""
     with TemporaryDirectory() as scratch:
-        tiny = write_conditional_folder(Path(scratch) / "tiny", SUPER_RESOLUTION)
+        tiny = write_conditional_folder(Path(scratch) / "tiny", config)
         convert_to_folder(read_checkpoint(tiny), folder)
     return folder
 
