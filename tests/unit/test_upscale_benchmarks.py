@@ -143,7 +143,6 @@ def test_rows_are_named_by_what_upscale_is_given(quality):
 
 
 def test_quality_is_measured_for_each_way_to_make_a_picture_small(quality, folder, tmp_path, monkeypatch):
-    pytest.importorskip("upscaler_data")
     monkeypatch.setattr(quality, "SIDE", 32)
     monkeypatch.setattr(quality, "SETTINGS", quality.SETTINGS[:2] + quality.SETTINGS[-1:])
     arguments = ["--model", str(folder), "--portraits", "2", "--out", str(tmp_path)]
