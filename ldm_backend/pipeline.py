@@ -226,7 +226,8 @@ def sample_latents(
         )  # fmt: skip
     finally:
         empty_caches(model.unet)
-        empty_caches(model.first_stage)  # of guides
+        if guides is not None:  # they decode and encode
+            empty_caches(model.first_stage)
 
 
 def _check_goes_together(conditioned: bool, tile: int | None, others: tuple[int, int | None, int | None]) -> None:
