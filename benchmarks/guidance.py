@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import forget_peak, machine, resident
+from common import DEMO_SCRIPTS, demo_module, forget_peak, machine, resident
 from torch import Tensor
 
 import ldm_backend
@@ -39,11 +39,6 @@ from ldm_backend.memory.chunks import give_back
 from ldm_backend.pipeline import evaluation
 from ldm_backend.sampling.samplers import sample_seeds
 from ldm_backend.views.images import as_channels, from_uint8
-
-DEMO = Path(__file__).resolve().parents[1] / "demo"
-sys.path.insert(0, str(DEMO))
-# A script's folder, no package.
-from portraits import draw_portrait  # noqa: E402 # pyright: ignore[reportMissingImports]
 
 FIRST_PORTRAIT = 10_000_000  # a seed above those of the training
 SIDE, FACTOR, SIGMA = 128, 4, 3.0
@@ -168,7 +163,8 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.05], help="for pictures from 0 to 1")
     parser.add_argument("--out", type=Path, help="a file that the table is written to as well")
     args = parser.parse_args()
-    model = ldm_backend.load(DEMO / "portraits-128", device="cpu")
+    model = ldm_backend.load(DEMO_SCRIPTS / "portraits-128", device="cpu")
+    draw_portrait = demo_module("portraits").draw_portrait
     truth = from_uint8(np.stack([draw_portrait(FIRST_PORTRAIT + index) for index in range(args.portraits)]))
     with torch.no_grad():
         ceiling = decibels((decode(model, model.first_stage.encode(truth)) - truth).square()).mean()

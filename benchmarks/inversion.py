@@ -12,21 +12,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from common import DEMO_SCRIPTS, demo_module
 from torch import Tensor
 
 import ldm_backend
 from ldm_backend.editing.inversion import evaluations_of, invert_ddim
 from ldm_backend.sampling.samplers import sample_ddim
 from ldm_backend.views.images import from_uint8
-
-DEMO = Path(__file__).resolve().parents[1] / "demo"
-sys.path.insert(0, str(DEMO))
-# A script's folder, no package.
-from portraits import draw_portrait  # noqa: E402 # pyright: ignore[reportMissingImports]
 
 FIRST_PORTRAIT = 10_000_000  # a seed above those of the training
 
@@ -46,7 +41,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, nargs="+", default=[1])
     parser.add_argument("--grids", nargs="+", default=["leading"])
     args = parser.parse_args()
-    model = ldm_backend.load(DEMO / "portraits-128", device="cpu")
+    model = ldm_backend.load(DEMO_SCRIPTS / "portraits-128", device="cpu")
+    draw_portrait = demo_module("portraits").draw_portrait
     portraits = np.stack([draw_portrait(FIRST_PORTRAIT + index) for index in range(args.images)])
     x_0 = model.first_stage.encode(from_uint8(portraits))
     write = sys.stdout.write
