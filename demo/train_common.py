@@ -53,6 +53,14 @@ def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, progress:
         group["lr"] = peak * min(1.0, (step + 1) / 200) * decay
 
 
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    """Takes a step of the optimiser down the gradient of a loss, clipped to a norm of 1."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
 def batch_indices(seed: int, step: int, count: int, batch: int) -> torch.Tensor:
     """Returns the `batch` picture numbers of a step; a resumed run continues with the same ones."""
     generator = torch.Generator().manual_seed(seed + step)

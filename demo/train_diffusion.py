@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from train_common import Budget, batch_indices, restore, save_state, set_rate
+from train_common import Budget, batch_indices, descend, restore, save_state, set_rate
 from train_data import COUNT, load_portraits
 from train_first_stage import CONFIG as VQ_CONFIG
 from train_first_stage import encode_all
@@ -71,10 +71,7 @@ def train_diffusion(work: Path, minutes: float) -> None:
     while not done:
         set_rate(optimizer, RATE, step, budget.progress, hold=0.7)
         loss = diffusion_loss(model, latents[batch_indices(2, step, COUNT, BATCH)], alphas, step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(model, optimizer, loss)
         follow(ema, model, min(EMA, (1 + step) / (10 + step)))
         step += 1
         mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / step)
@@ -87,7 +84,18 @@ def train_diffusion(work: Path, minutes: float) -> None:
 
 
 def diffusion_loss(model: UNet, x_0: Tensor, alphas: Tensor, step: int) -> Tensor:
-    """Returns the weighted squared error of the predicted noise for a batch of latents (N, 3, h, w).
+    """Returns the weighted squared error of the predicted noise for a batch of latents (N, 3, h, w)."""
+    x_t, t, noise = noised(x_0, alphas, step)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        eps = model(x_t, t)
+    snr = alphas[t] / (1 - alphas[t])
+    error = eps.float() - noise
+    loss = error.square().mean((1, 2, 3)) * snr.clamp_max(MIN_SNR) / snr
+    return (loss + mean_error(error, snr)).mean()
+
+
+def noised(x_0: Tensor, alphas: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns noisy latents (N, 3, h, w), their timesteps (N,) and their noise; the same for each step.
 
     The timesteps of a batch are stratified, one in each of N equal ranges: the loss of a range differs from another's
     by far more than between portraits.
@@ -97,13 +105,7 @@ def diffusion_loss(model: UNet, x_0: Tensor, alphas: Tensor, step: int) -> Tenso
     t = ((torch.arange(count) + torch.rand(count, generator=generator)) / count * len(alphas)).long()
     noise = torch.randn(x_0.shape, generator=generator)
     alpha = alphas[t][:, None, None, None]
-    x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        eps = model(x_t, t)
-    snr = alphas[t] / (1 - alphas[t])
-    error = eps.float() - noise
-    loss = error.square().mean((1, 2, 3)) * snr.clamp_max(MIN_SNR) / snr
-    return (loss + mean_error(error, snr)).mean()
+    return alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise, t, noise
 
 
 def mean_error(error: Tensor, snr: Tensor) -> Tensor:

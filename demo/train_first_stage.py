@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from train_common import Budget, batch_indices, restore, save_state, set_rate
+from train_common import Budget, batch_indices, descend, restore, save_state, set_rate
 from train_data import COUNT, HELD_OUT, SIZE, load_portraits, to_tensor
 
 from ldm_backend.config.model import VQConfig
@@ -146,10 +146,7 @@ def train_first_stage(work: Path, minutes: float) -> None:
         set_rate(optimizer, RATE, step, budget.progress, hold=0.7)
         x = to_tensor(images[batch_indices(1, step, COUNT, BATCH).numpy()])
         loss = first_stage_step(model, codes if quantised else None, x, step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(model, optimizer, loss)
         step += 1
         if step % 25 == 0:
             log.info("first stage step %d progress %.3f loss %.4f", step, budget.progress, loss.item())

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from train_common import Budget, read_state, restore, save_state, set_rate
+from train_common import Budget, descend, read_state, restore, save_state, set_rate
 from train_data import to_tensor
-from train_diffusion import follow
+from train_diffusion import follow, noised
 from upscaler_data import COUNT, SCALE, degrade, halve, training_portraits
 from upscaler_first_stage import CONFIG as VQ_CONFIG
 from upscaler_first_stage import PORTRAITS
@@ -141,10 +141,7 @@ def _train(
         own = step - begin
         set_rate(optimizer, RATE, own, budget.progress, hold)
         loss = loss_of(model, *pairs.batch(step), alphas, step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(model, optimizer, loss)
         follow(ema, model, min(EMA, (1 + own) / (10 + own)))
         step += 1
         mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (own + 1))
@@ -174,12 +171,7 @@ def velocity_loss(model: UNet, x_0: Tensor, pictures: Tensor, alphas: Tensor, st
 
 def _predicted(model: UNet, x_0: Tensor, pictures: Tensor, alphas: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns alphas_cumprod (N,) of timesteps of all noise levels, the noise, and the output for the noisy latents."""
-    generator = torch.Generator().manual_seed(1_000_000 + step)
-    count = len(x_0)
-    t = ((torch.arange(count) + torch.rand(count, generator=generator)) / count * len(alphas)).long()
-    noise = torch.randn(x_0.shape, generator=generator)
-    alpha = alphas[t][:, None, None, None]
-    x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
+    x_t, t, noise = noised(x_0, alphas, step)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         predicted = model(torch.cat([x_t, pictures], 1), t)
     return alphas[t], noise, predicted.float()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from train_common import Budget, restore, save_state, set_rate
+from train_common import Budget, descend, restore, save_state, set_rate
 from train_data import to_tensor
 from train_first_stage import CONFIG as PORTRAITS_CONFIG
 from train_first_stage import CodebookTrainer, encode_all, first_stage_step, psnr, standardise
@@ -56,10 +56,7 @@ def train_first_stage(work: Path, minutes: float) -> None:
     while not done:
         set_rate(optimizer, RATE, step, budget.progress, hold=0.6)
         loss = first_stage_step(model, codes, to_tensor(crops(images, step, BATCH, CROP)), step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(model, optimizer, loss)
         step += 1
         if step % 50 == 0:
             log.info("first stage step %d progress %.3f loss %.4f", step, budget.progress, loss.item())
