@@ -30,6 +30,7 @@ from .shared.inputs import (
     sampler_input,
     seed_input,
     steps_input,
+    tile_input,
     vae_input,
 )
 from .shared.masked_pictures import cells_of, hole_of, masked_channels
@@ -68,16 +69,9 @@ class LDMSuperResolution(io.ComfyNode):
                 eta_input(
                     "Only for ddim: noise added at each step. 0: none, the seed alone decides. 1: as the original ran."
                 ),
-                io.Int.Input(
-                    "tile",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=8,
-                    tooltip=(
-                        "0: pictures whole, and tiles only where memory is short. Else the side of a tile in pixels of "
-                        "the small picture, a multiple of 8 from 32: less memory, no seam, slightly another picture."
-                    ),
+                tile_input(
+                    "0: pictures whole, and tiles only where memory is short. Else the side of a tile in pixels of "
+                    "the small picture, a multiple of 8 from 32: less memory, no seam, slightly another picture."
                 ),
                 io.Boolean.Input(
                     "keep_colours",
@@ -163,18 +157,11 @@ class LDMInpaintModel(io.ComfyNode):
                 grid_input(),
                 eta_input("Only for ddim: noise added at each step. 0: none, as the original ran."),
                 mask_reduction_input(),
-                io.Int.Input(
-                    "tile",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=8,
+                tile_input(
+                    "0: pictures whole, and tiles only where memory is short. Else the side of a tile in latent "
+                    "cells of 4 pixels, a multiple of 8 from 32: less memory, no seam, but what fills the mask "
+                    "sees no further than its tile.",
                     optional=True,
-                    tooltip=(
-                        "0: pictures whole, and tiles only where memory is short. Else the side of a tile in latent "
-                        "cells of 4 pixels, a multiple of 8 from 32: less memory, no seam, but what fills the mask "
-                        "sees no further than its tile."
-                    ),
                 ),
             ],
             advanced=("grid", "eta", "mask_reduction", "tile"),

@@ -130,6 +130,11 @@ def new_mask_input() -> io.Mask.Input:
     )
 
 
+def tile_input(tooltip: str, optional: bool = False) -> io.Int.Input:
+    """Side of the tiles that a model for a task goes over."""
+    return io.Int.Input("tile", default=0, min=0, max=4096, step=8, optional=optional, tooltip=tooltip)
+
+
 def mask_reduction_input() -> io.Combo.Input:
     """How a mask becomes as small as the latent."""
     return io.Combo.Input(
