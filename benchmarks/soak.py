@@ -27,8 +27,9 @@ from PIL import Image
 from ldm_headless import PACK_ROOT, ComfyClient, Event, PrivateHost, find_host
 from ldm_headless.errors import ExecutionError, PromptInterruptedError, PromptRejectedError
 
-sys.path.append(str(PACK_ROOT / "tests" / "support" / "hosts"))  # the prompts are those of the tests
-from prompts import FOLDER, Case, cycle  # noqa: E402 - after the line that makes it importable
+sys.path.append(str(PACK_ROOT / "tests" / "support" / "hosts"))  # its prompts are those of the tests
+from executions import executions  # noqa: E402 - after the line that makes it importable
+from prompts import FOLDER, Case, cycle  # noqa: E402
 
 CYCLE = len(cycle(0))
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
@@ -116,7 +117,7 @@ def soak(host: PrivateHost, prompts: int) -> Soak:
     """
     answers: list[Answer] = []
     with ComfyClient(host.url) as client, httpx.Client(base_url=host.url, trust_env=False) as http:
-        executed, accepted = _count_at_rest(host, http), 0
+        executed, accepted = executions(host), 0
         for number in range(-(-prompts // CYCLE)):
             ids = {}
             for case in cycle(number):
@@ -127,7 +128,7 @@ def soak(host: PrivateHost, prompts: int) -> Soak:
                     ids[prompt_id] = case
             accepted += len(ids)
             _check(http, ids, host.base_directory / "output")
-        ran = _count_at_rest(host, http) - executed
+        ran = executions(host) - executed
     if ran != accepted:
         raise SystemExit(f"The host ran {ran} prompts; it had accepted {accepted}.")
     return Soak(answers)
@@ -182,25 +183,6 @@ def _files(entry: dict[str, Any], output: Path) -> Iterator[Path]:
         for image in node.get("images") or []:
             if image["type"] == "output":
                 yield output / image["subfolder"] / image["filename"]
-
-
-def _count_at_rest(host: PrivateHost, http: httpx.Client) -> int:
-    """How many prompts the host's log has ended, once nothing runs.
-
-    The host empties its queue a little before it logs the end of the last prompt, also of one that somebody left to it
-    before: the count is that which a second does not change.
-
-    Raises: SystemExit: It is not at rest after a minute.
-    """
-    deadline, count, since = time.monotonic() + 60, -1, 0.0
-    while time.monotonic() < deadline:
-        queue, ended = http.get("/queue").json(), host.log().count("Prompt executed in")
-        if ended != count or queue["queue_running"] or queue["queue_pending"]:
-            count, since = ended, time.monotonic()
-        elif time.monotonic() - since > 1:
-            return count
-        time.sleep(0.1)
-    raise SystemExit("The host still runs prompts that nobody waits for.")
 
 
 def main() -> None:

@@ -10,16 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from executions import executions
 from fault_proxy import FaultProxy
 from ldm_runs import JOBS, LIMIT, Run, images, processes
 
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
-
-
-def executions(host: PrivateHost) -> int:
-    """How many prompts the host has run; it notes the last one a little after it has told the client."""
-    time.sleep(0.5)
-    return host.log().count("Prompt executed in")
 
 
 @pytest.fixture(scope="module")
