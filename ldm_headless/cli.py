@@ -21,6 +21,7 @@ from .commands.checkpoints import convert, download, inspect
 from .commands.evaluate import evaluate
 from .commands.generate import generate
 from .commands.inpaint import inpaint
+from .commands.restore import restore
 from .commands.run import run
 from .commands.upscale import upscale
 from .commands.verify import verify
@@ -47,7 +48,7 @@ def install_private_host(
     result(install_host(directory, constraints, version).path)
 
 
-for _command in (run, generate, upscale, inpaint, evaluate, convert, inspect, verify, download):
+for _command in (run, generate, upscale, inpaint, restore, evaluate, convert, inspect, verify, download):
     app.command(cls=DoorCommand)(_command)
 
 

@@ -125,17 +125,7 @@ class KnownPixels(Measurement):
     def bound(self, space: Space) -> Bound:
         """See `Measurement`; the inverse changes known pixels alone."""
         y = space.pictures(self.images, "The picture with known pixels")
-        filled = filled_pixels(self.masks, (space.images, space.height, space.width))
-        if bool(filled.flatten(1).all(1).any()):
-            raise InputError(
-                f"A mask covers its whole picture of {space.width}x{space.height} pixels; expected some outside of it, "
-                "which are known. Change the mask, or leave the guide out."
-            )
-        if not bool(filled.flatten(1).any(1).all()):
-            raise InputError(
-                "A mask is empty, so that nothing is to be made anew; expected pixels of 0.5 or more in it. Change the "
-                "mask, or leave its picture out."
-            )
+        filled = holes(self.masks, (space.images, space.height, space.width))
         known = (~filled[:, None]).float().to(space.device)
         return self._bound(lambda x, part: (of_part(y, part) - x) * known[part].to(x), lambda d: d, 1.0)
 
@@ -183,19 +173,57 @@ class Blurred(Measurement):
         super().__post_init__()
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= 1000:
             raise InputError(f"steps is {short_repr(self.steps)}; expected a whole number from 1 to 1000.")
+        _kernel_of(self.kernel)
 
     def bound(self, space: Space) -> Bound:
         """See `Measurement`; the inverse is Landweber's, which brings back coarse detail first."""
         y = space.pictures(self.images, "The blurred picture")
-        kernel = _kernel_of(self.kernel)
-        if kernel.shape[0] // 2 >= space.height or kernel.shape[1] // 2 >= space.width:
-            raise InputError(
-                f"The kernel has {kernel.shape[1]}x{kernel.shape[0]} taps, too many for pictures of {space.width}x"
-                f"{space.height}; expected less than twice these sides. Take a smaller kernel or sigma."
-            )
+        kernel = kernel_for(self.kernel, space.height, space.width)
         blur = blurring(space.height, space.width, kernel)
         inverse = landweber(blur, (space.height, space.width), self.steps)
         return self._bound(lambda x, part: of_part(y, part) - blur(x), inverse, noise_gain(blur, inverse, y.shape[2:]))
+
+
+def holes(masks: np.ndarray | Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """What is to be made anew, as `masked_image.filled_pixels` says.
+
+    Args:
+        masks: Of pictures.
+        shape: (N, H, W) of these.
+
+    Returns:
+        (N, H, W) bool, in each picture some and not all.
+
+    Raises:
+        InputError: A mask does not fit, covers all of its picture, or nothing.
+    """
+    filled = filled_pixels(masks, shape)
+    if bool(filled.flatten(1).all(1).any()):
+        raise InputError(
+            f"A mask covers its whole picture of {shape[2]}x{shape[1]} pixels; expected some outside of it, which are "
+            "known. Change the mask, or leave its picture out."
+        )
+    if not bool(filled.flatten(1).any(1).all()):
+        raise InputError(
+            "A mask is empty, so that nothing is to be made anew; expected pixels of 0.5 or more in it. Change the "
+            "mask, or leave its picture out."
+        )
+    return filled
+
+
+def kernel_for(kernel: float | np.ndarray | Tensor, height: int, width: int) -> Tensor:
+    """A kernel as `Blurred` takes it, divided by its sum: (h, w) float64.
+
+    Raises:
+        InputError: It is no such kernel, or reaches too far for pictures of this size.
+    """
+    taps = _kernel_of(kernel)
+    if taps.shape[0] // 2 >= height or taps.shape[1] // 2 >= width:
+        raise InputError(
+            f"The kernel has {taps.shape[1]}x{taps.shape[0]} taps, too many for pictures of {width}x{height}; expected "
+            "less than twice these sides. Take a smaller kernel or sigma."
+        )
+    return taps
 
 
 def _kernel_of(kernel: float | np.ndarray | Tensor) -> Tensor:

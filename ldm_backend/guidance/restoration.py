@@ -8,23 +8,24 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..conditioning.masked_image import filled_pixels
 from ..conditioning.pictures import as_pictures, reflected
 from ..config.conditioning import UNCONDITIONAL, check_task
 from ..errors import InputError, check_choice
 from ..kernels.fast_conv import empty_caches
 from ..pipeline import LatentDiffusion, decode_to_uint8, sample_latents
 from ..sampling.samplers import AUTO, Callback
-from ..views.images import as_channels
+from ..views.images import as_channels, from_uint8, to_uint8
 from .guided import Guides
 from .guides import NETWORK, Projection
-from .measurements import Blurred, GreyPicture, KnownPixels, LowResolution, Measurement
+from .measurements import Blurred, GreyPicture, KnownPixels, LowResolution, Measurement, holes, kernel_for
 from .operators import BOX
+from .space import Space
 
 UPSCALE, INPAINT, COLOURISE, DEBLUR = "upscale", "inpaint", "colourise", "deblur"
 RESTORATIONS = (UPSCALE, INPAINT, COLOURISE, DEBLUR)
 
-STEPS, SAMPLER = 25, "ddim"
+STEPS, SAMPLER, FACTOR = 25, "ddim", 4
+_HALF_LEVEL = 0.5 / 127.5  # of a picture in [-1, 1]
 
 
 def restore(
@@ -34,7 +35,7 @@ def restore(
     task: str,
     *,
     masks: np.ndarray | None = None,
-    factor: int = 4,
+    factor: int = FACTOR,
     filter: str = BOX,  # noqa: A002 - what Pillow and torch call it
     blur: float | np.ndarray | None = None,
     noise: float = 0.0,
@@ -48,8 +49,9 @@ def restore(
     """Restore pictures of what an unconditional model draws: of faces, with a model of faces.
 
     Each step decodes the predicted picture, makes it agree with what is known and encodes the change, see
-    `guides.Projection`. For models that were trained to enlarge or to inpaint there are `ldm_backend.upscale`
-    and `ldm_backend.inpaint`; for other guides, `generate(guides=...)` and `guided.Guides`.
+    `guides.Projection`. At the end the decoded picture is made to agree once more, since the first stage loses some of
+    that, unless there is noise in what is known. For models that were trained to enlarge or to inpaint there are
+    `ldm_backend.upscale` and `ldm_backend.inpaint`; for other guides, `generate(guides=...)` and `guided.Guides`.
 
     Args:
         model: From `load`, unconditional.
@@ -73,8 +75,8 @@ def restore(
         callback: Called with a `StepInfo` after each step; whatever it raises ends the run.
 
     Returns:
-        uint8 (N, H, W, C), for "upscale" (N, factor H, factor W, C), C as the model's pictures have. Inpainted without
-        noise, every known pixel is that of `images`.
+        uint8 (N, H, W, C), for "upscale" (N, factor H, factor W, C), C as the model's pictures have. Without noise it
+        agrees with what is known to about a level; inpainted, every known pixel is that of `images`.
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
@@ -88,26 +90,67 @@ def restore(
     scale = factor if task == UPSCALE and isinstance(factor, int) and factor > 0 else 1
     unit = model.unet.size_multiple * model.first_stage.downscale
     grown = _grown(images, unit // math.gcd(unit, scale))
-    filled = None if masks is None else filled_pixels(masks, (len(images), *images.shape[1:3])).numpy(force=True)
-    known: Measurement
-    if task == UPSCALE:
-        known = LowResolution(grown, factor, filter, noise=noise)
-    elif filled is not None:
-        known = KnownPixels(grown, _grown(filled[..., None], unit)[..., 0], noise=noise)
-    elif blur is not None:
-        known = Blurred(grown, blur, noise=noise)
-    else:
-        known = GreyPicture(grown, noise=noise)
+    filled = None if masks is None else holes(masks, (len(images), *images.shape[1:3])).numpy(force=True)
+    hole = None if filled is None else _grown(filled[..., None], unit)[..., 0]
+    known = _measurement(task, grown, hole, factor, filter, blur, noise)
     z = sample_latents(
-        model, seeds, steps, _eta_of(eta, sampler), sampler, grid, callback,
+        model, seeds, steps, default_eta(sampler) if eta is None else eta, sampler, grid, callback,
         height=grown.shape[1] * scale, width=grown.shape[2] * scale, guides=Guides(Projection(known, codec=codec)),
     )  # fmt: skip
-    made = decode_to_uint8(model, z)[:, : images.shape[1] * scale, : images.shape[2] * scale]
+    made = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
+    if filled is None and not noise:
+        made = _agreeing(model, made, known)
+    made = made[:, : images.shape[1] * scale, : images.shape[2] * scale]
     if filled is not None and not noise:
         original = as_channels(torch.from_numpy(images), made.shape[3], dim=-1).numpy()
         made = np.where(filled[..., None], made, original)
     return np.ascontiguousarray(made)
+
+
+def check_settings(
+    task: str, factor: int = FACTOR, filter: str = BOX, blur: float | None = None, noise: float = 0.0,  # noqa: A002
+    codec: str = NETWORK,
+) -> None:  # fmt: skip
+    """Refuse settings that no picture could be restored with. Arguments are those of `restore`.
+
+    Raises:
+        InputError: They are out of range, or not of this task.
+    """
+    check_choice("task", task, RESTORATIONS, InputError)
+    nothing = np.zeros((0, 0))
+    known = _measurement(task, nothing, nothing if task == INPAINT else None, factor, filter, blur, noise)
+    Projection(known, codec=codec)
+
+
+def default_eta(sampler: str) -> float:
+    """The eta of `restore` where none is given: 1 with "ddim", whose later steps then repair earlier ones."""
+    return 1.0 if sampler == SAMPLER else 0.0
+
+
+def _measurement(
+    task: str,
+    images: np.ndarray,
+    filled: np.ndarray | None,
+    factor: int,
+    filter: str,  # noqa: A002
+    blur: float | np.ndarray | None,
+    noise: float,
+) -> Measurement:
+    if task == UPSCALE:
+        return LowResolution(images, factor, filter, noise=noise)
+    if filled is not None:
+        return KnownPixels(images, filled, noise=noise)
+    if blur is not None:
+        return Blurred(images, blur, noise=noise)
+    return GreyPicture(images, noise=noise)
+
+
+def _agreeing(model: LatentDiffusion, made: np.ndarray, known: Measurement) -> np.ndarray:
+    """Pictures that agree with what is known, as far as levels of uint8 can: rounded, where a decoder's are cut."""
+    x = from_uint8(made).to(model.device)
+    bound = known.bound(Space(model.first_stage, *made.shape[:3]))
+    return to_uint8(x + bound.correction(x) + _HALF_LEVEL)
 
 
 def _check(
@@ -131,12 +174,8 @@ def _check(
             f"task is {task} with {given or 'neither masks nor blur'}; expected masks for inpaint, blur for deblur, "
             "and neither for the others."
         )
-
-
-def _eta_of(eta: float | None, sampler: str) -> float:
-    if eta is not None:
-        return eta
-    return 1.0 if sampler == SAMPLER else 0.0
+    if blur is not None:
+        kernel_for(blur, *images.shape[1:3])  # which are grown before they are restored
 
 
 def _grown(images: np.ndarray, multiple: int) -> np.ndarray:

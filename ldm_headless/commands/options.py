@@ -51,7 +51,7 @@ ConfigOption = Annotated[
 DeviceOption = Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")]
 WeightsOption = Annotated[Weights, typer.Option(help="auto: EMA where present.")]
 
-# Of generate, upscale and inpaint
+# Of generate, upscale, inpaint and restore
 OutOption = Annotated[Path, typer.Option(help="A new folder, or the one of a run to continue.")]
 StepsOption = Annotated[int, typer.Option(min=1, help="Evaluations of the network.")]
 EtaOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim.")]
@@ -64,7 +64,7 @@ ThreadsOption = Annotated[
 RayOption = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster; `local` starts one here.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="With --ray. Default: as many as fit.")]
 
-# Of upscale and inpaint
+# Of upscale, inpaint and restore
 ModelOption = Annotated[str, typer.Option(metavar="CHECKPOINT", help="File, folder or name on the hub.")]
 SeedOption = Annotated[
     int, typer.Option(min=0, max=_MOST_SEED, help="Each picture's own seed is made of it and of its name.")

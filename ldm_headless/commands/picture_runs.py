@@ -1,4 +1,4 @@
-"""What `ldm upscale` and `ldm inpaint` have in common: the run. Torch is imported when needed."""
+"""What `ldm upscale`, `ldm inpaint` and `ldm restore` have in common: the run. Torch is imported when needed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -45,7 +45,7 @@ def run_pictures(
     """Make what is missing of these pictures.
 
     Args:
-        command: "ldm upscale" or "ldm inpaint".
+        command: "ldm upscale", "ldm inpaint" or "ldm restore".
         items: The pictures.
         out: Where to.
         model: Path or name of the checkpoint.

@@ -1,1 +1,1 @@
-"""The pictures of `ldm upscale` and `ldm inpaint`, made of pictures without any ComfyUI."""
+"""The pictures of `ldm upscale`, `ldm inpaint` and `ldm restore`, made of pictures without any ComfyUI."""

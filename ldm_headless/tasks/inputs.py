@@ -41,7 +41,7 @@ def seed_of(base: int, name: str) -> int:
 
 @damage_told("cannot look for the pictures")
 def pictures_of(paths: Sequence[Path], out: Path) -> list[Item]:
-    """The pictures to enlarge, sorted by name.
+    """The pictures to enlarge or to restore, sorted by name.
 
     Args:
         paths: Files, and folders whose PNG, JPEG and WebP files are taken, without those in folders in them.

@@ -1,7 +1,7 @@
-"""What `ldm upscale` and `ldm inpaint` make: settings, and what travels to and from a worker. Imports generation.job.
+"""What `ldm upscale`, `ldm inpaint` and `ldm restore` make: settings, and what travels to and from a worker.
 
-A picture is decided by the settings, its name, and the bytes of its files. The pictures that a command
-names are no part of its job: further ones may come into the same folder.
+Imports generation.job. A picture is decided by the settings, its name, and the bytes of its files. The pictures that
+a command names are no part of its job: further ones may come into the same folder.
 """
 
 import hashlib
@@ -16,17 +16,42 @@ from ..generation.job import refuse_another
 
 
 @dataclass(frozen=True)
+class Restoration:
+    """What `ldm restore` has beside the others; the names are those of `ldm_backend.restore`.
+
+    Attributes:
+        task: One of its tasks.
+        factor: Of upscaling, else None, and so is the filter.
+        blur: Of deblurring, else None.
+        noise: In the pictures.
+        codec: Of the projection.
+    """
+
+    task: str
+    factor: int | None
+    filter: str | None
+    blur: float | None
+    noise: float
+    codec: str
+
+    def given(self) -> dict[str, Any]:
+        """Those that belong to the task."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Settings:
     """What decides pixels beside the files.
 
     Attributes:
-        command: "ldm upscale" or "ldm inpaint".
+        command: "ldm upscale", "ldm inpaint" or "ldm restore".
         checkpoint: As in `generation.job.Settings`, and so are those from device to ldm.
         base_seed: Of which each picture's own seed is made.
         tile: Side in latent cells, of super-resolution the pixels of the small picture; None takes pictures whole where
             memory allows.
         mask_reduction: Of inpainting, else None.
         keep_colours: Of super-resolution, else None.
+        restoration: Of `ldm restore`, else None. In a job and in pictures its settings stand among the others.
     """
 
     command: str
@@ -45,10 +70,12 @@ class Settings:
     threads: int
     torch: str
     ldm: str
+    restoration: Restoration | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What identifies a job."""
-        return asdict(self)
+        found = asdict(self)
+        return found | (found.pop("restoration") or {})
 
     @cached_property
     def digest(self) -> str:

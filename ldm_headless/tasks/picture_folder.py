@@ -1,13 +1,13 @@
-"""The output folder of `ldm upscale` or `ldm inpaint`, safe against a kill at any moment. Imports the job and inputs.
+"""The output folder of `ldm upscale`, `ldm inpaint` or `ldm restore`, safe against a kill at any moment.
 
-A picture arrives whole or not at all, and then gets its line in `manifest.jsonl`. It counts as there if its pixels are
-those of its line, and the files that it was made of are those of now.
+Imports the job and inputs. A picture arrives whole or not at all, and then gets its line in `manifest.jsonl`. It counts
+as there if its pixels are those of its line, and the files that it was made of are those of now.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -129,7 +129,7 @@ class PictureFolder(HeldFolder):
         known, seed = self._known[name], seed_of(self.settings.base_seed, name)
         own: dict[str, Any] = {"file": name, "input_sha256": list(known.inputs), "seed": seed}
         own |= {"sha256": known.entry.sha256, "machine": known.entry.machine, "bytes": known.entry.size}
-        return json.dumps(own | asdict(self.settings)).encode()
+        return json.dumps(own | self.settings.to_json()).encode()
 
 
 def _known_in(found: Mapping[str, Any]) -> tuple[str, Known] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conditional_models import INPAINTING, write_conditional_folder
+from model_folder import TINY, write_model_folder
 from pictured import draw
 from PIL import Image
 
@@ -182,15 +183,21 @@ def test_a_local_cluster_is_of_this_machine_only_and_gives_the_same_files(tmp_pa
     assert {path.name: path.read_bytes() for path in (tmp_path / "ray").iterdir()} == alone
 
 
-def test_pictures_are_the_same_on_a_cluster(tmp_path: Path) -> None:
-    """Of `ldm inpaint`, whose workers get the files as bytes; a broken one is named there too."""
-    model = write_conditional_folder(tmp_path / "model", INPAINTING)
+@pytest.mark.parametrize("name", ["inpaint", "restore"])
+def test_pictures_are_the_same_on_a_cluster(tmp_path: Path, name: str) -> None:
+    """The workers get the files as bytes; a broken one is named there too."""
+    folders = [str(tmp_path / "pictures"), str(tmp_path / "masks")]
+    if name == "inpaint":
+        model = write_conditional_folder(tmp_path / "model", INPAINTING)
+    else:
+        model = write_model_folder(tmp_path / "model", TINY)
+        folders[1:] = ["--task", "upscale", "--factor", "2"]
     for number in range(6):
         draw(tmp_path / "pictures" / f"{number}.png", 24, 20, 3, seed=number)
         Image.new("L", (20, 24), 255 * (number > 1)).save(made(tmp_path / "masks") / f"{number}.jpg")
     (tmp_path / "pictures" / "4.png").write_bytes(b"")
     options = ["--model", str(model), "--steps", "2", "--device", "cpu", "--out"]
-    arguments = ["inpaint", str(tmp_path / "pictures"), str(tmp_path / "masks"), *options]
+    arguments = [name, *folders, *options]
     command = [sys.executable, "-P", "-m", "ldm_headless", *arguments]
     alone = subprocess.run([*command, str(tmp_path / "alone")], capture_output=True, text=True, check=False)
     ray = subprocess.run(

@@ -56,6 +56,9 @@ def base(command: str, model: Path, folder: Path) -> tuple[list[str], list[str]]
         case "inpaint":
             options = ["--model", str(model.parent / "inpainter"), "--out", str(folder / "out")]
             return [str(pictures), str(folder / "masks")], [*options, "--steps", "1", "--device", "cpu"]
+        case "restore":
+            options = ["--task", "upscale", "--factor", "2", "--model", str(model), "--out", str(folder / "out")]
+            return [str(pictures)], [*options, "--steps", "1", "--device", "cpu"]
         case "evaluate":
             return [str(pictures), str(pictures)], ["--no-distance"]
         case "convert":
