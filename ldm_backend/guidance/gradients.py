@@ -65,17 +65,25 @@ def gradient(first_stage: FirstStage, loss: BoundLoss, z: Tensor, part: slice, x
             f"inference mode (it is {value.detach().mean().item():g}). Change it to "
             "one that torch computes from the pictures."
         )
-    if not bool(torch.isfinite(value).all()):
-        raise SamplingError(
-            f"The loss of a guide is NaN or infinite for {int((~torch.isfinite(value)).sum())} of {len(z)} pictures. "
-            "Check what it computes of pictures in [-1, 1]."
-        )
+    _check_finite(value, "loss")
     (of_z,) = torch.autograd.grad(value.sum(), z)
+    _check_finite(of_z, "gradient of the loss")
     if x is None:
         return of_z
     # On the way through the UNet it has the size of latents, or a network in fp16 would round it to zero.
     (found,) = torch.autograd.grad(z, x, normalised(of_z), retain_graph=True)
+    _check_finite(found, "gradient through the UNet")
     return found * _sizes(of_z)
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    """Or `normalised` would make a gradient of nothing out of NaN, and the guide would be without effect."""
+    bad = ~torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else ~torch.isfinite(values)
+    if bool(bad.any()):
+        raise SamplingError(
+            f"The {what} of a guide is NaN or infinite for {int(bad.sum())} of {len(values)} pictures. Check what it "
+            "computes of pictures in [-1, 1]; a root, for one, has no gradient at 0."
+        )
 
 
 def normalised(g: Tensor) -> Tensor:

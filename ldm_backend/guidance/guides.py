@@ -90,12 +90,16 @@ class LossGradient(Guide):
 class ScoreGradient(Guide):
     """Correct the predicted noise by the gradient of a loss through decoder and UNet: the paper's guiding mechanism.
 
-    LDM appendix C, eq. 15 to 17, with z0(z_t) the clean latent that the network predicts, D the decoder and T any map
-    of pictures that has a gradient:
+    LDM (arXiv 2112.10752) appendices B and C, with a_t for their alpha_t squared, z0(z_t) the clean latent that the
+    network predicts, D the decoder and T any map of pictures that has a gradient:
 
-        (15)  eps^ = eps_theta(z_t, t) + sqrt(1 - a_t) * grad over z_t of log p(y | z_t)    [as it is printed]
-        (16)  log p(y | z_t) = log p(y | T(D(z0(z_t))))
-        (17)  -log p = 1/2 |y - T(D(z0(z_t)))|^2    for a Gaussian guider
+        (14)  z0(z_t) = (z_t - sqrt(1 - a_t) * eps_theta(z_t, t)) / sqrt(a_t)
+        (15)  |z_0 - z0(z_t)|^2 = (1 - a_t) / a_t * |eps - eps_theta(z_t, t)|^2
+        (16)  eps^ = eps_theta(z_t, t) + sqrt(1 - a_t) * grad over z_t of log p(y | z_t)    [as it is printed]
+        (17)  log p(y | z_t) = -1/2 |y - T(D(z0(z_t)))|^2    for a Gaussian guider of variance 1
+
+    So a correction of the noise (16) is one of the picture (15). p is p(y | T(D(z0(z_t)))); other guiders have other
+    losses -log p.
 
     The sign here is the other one: eps^ = eps - sqrt(1 - a_t) * grad log p = eps + sqrt(1 - a_t) * grad loss. The
     network's output is eps = -sqrt(1 - a_t) * grad log p(z_t), a score with a minus. By Bayes grad log p(z_t | y) is

@@ -97,8 +97,9 @@ def test_gradient_through_the_decoder_is_the_slope(stage, name):
     torch.testing.assert_close((found * direction).sum((1, 2, 3)), expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["low resolution", "mean colour", "style"])
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "epsilon") for name in WANTED), ("style", "v_prediction"), ("low resolution", "sample")]
+)
 def test_gradient_through_decoder_and_unet_is_the_slope(unet, name, kind):
     stage = random_stage(TINY.first_stage).double()
     schedule, t = Schedule(ScheduleConfig(prediction_type=kind)), 400
@@ -119,7 +120,7 @@ def test_gradient_through_decoder_and_unet_is_the_slope(unet, name, kind):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_a_score_correction_changes_the_noise_as_eq_15_says(kind):
+def test_a_score_correction_changes_the_noise_as_eq_16_says(kind):
     """Whatever the network gives, its noise changes by sqrt(1 - a_t) times what is asked for."""
     schedule, t = Schedule(ScheduleConfig(prediction_type=kind)), 300
     a_t = schedule.alpha_cumprod(t)
@@ -130,7 +131,7 @@ def test_a_score_correction_changes_the_noise_as_eq_15_says(kind):
 
 
 @pytest.mark.parametrize("t", [100, 500, 900])
-@pytest.mark.parametrize("name", ["low resolution", "mean colour", "reference", "style"])
+@pytest.mark.parametrize("name", WANTED)
 def test_the_loss_falls_with_the_sign_that_is_taken_and_would_rise_with_the_other(unet, name, t):
     """The loss of the clean latent that a small correction of the noise leads to."""
     stage, schedule = random_stage(TINY.first_stage).double(), Schedule(ScheduleConfig())
@@ -151,12 +152,15 @@ def test_the_loss_falls_with_the_sign_that_is_taken_and_would_rise_with_the_othe
 
 
 @pytest.mark.parametrize("name", WANTED)
-def test_moves_against_the_gradient_make_the_loss_smaller(stage, name):
+def test_moves_against_the_gradient_make_the_loss_smaller_and_along_it_larger(stage, name):
     loss, z = WANTED[name].loss(space_of(stage)), draw(2, stage.config.z_channels, 8, 8)
-    moved = descended(z, lambda at: gradient(stage, loss, at, WHOLE), 0.02, 3)
+    moved, other = (
+        descended(z, lambda at, sign=sign: sign * gradient(stage, loss, at, WHOLE), 0.02, 3) for sign in (1, -1)
+    )
     with torch.no_grad():
-        before, after = (loss(smooth_picture(stage, at), WHOLE) for at in (z, moved))
+        before, after, risen = (loss(smooth_picture(stage, at), WHOLE) for at in (z, moved, other))
     assert bool((after < before).all())
+    assert bool((before < risen).all())
 
 
 def test_the_length_of_a_move_is_that_of_each_image():

@@ -71,7 +71,9 @@ def test_the_pictures_are_those_of_the_backend(tiny_folder: Path, pictures: Path
     assert list(entries) == list(NAMES)
     for name in NAMES:
         seed = int.from_bytes(hashlib.sha256(f"5 {name}".encode()).digest()[:8], "big")
-        given = GIVEN[task] | ({"masks": seen(pictures.parent / "masks" / name)} if task == "inpaint" else {})
+        given = dict(GIVEN[task])
+        if task == "inpaint":
+            given["masks"] = seen(pictures.parent / "masks" / name)
         expected = ldm_backend.restore(loaded, seen(pictures / name)[None], [seed], task, steps=2, **given)[0]
         assert np.array_equal(pixels_of(out, name), expected)
         info = info_of(out, name)
