@@ -123,6 +123,13 @@ class Situation:
         Image.new("RGB", (1400, 1400)).save(self.folder / "a.png")
         return ["upscale", "a.png", "--model", str(model), "--out", "large", "--device", "cpu"]
 
+    def restoring(self) -> list[str]:
+        """One step of the picture takes seconds, most of them in the first stage."""
+        self.before = 8
+        Image.new("L", (1400, 1400)).save(self.folder / "a.png")
+        task = ["--task", "colourise", "--model", str(self.model)]
+        return ["restore", "a.png", *task, "--out", "coloured", "--device", "cpu"]
+
     def importing(self) -> list[str]:
         self.before = 0.5
         save_file({"t": torch.zeros(3)}, self.folder / "a.safetensors")
