@@ -112,10 +112,10 @@ def check_settings(
     task: str, factor: int = FACTOR, filter: str = BOX, blur: float | None = None, noise: float = 0.0,  # noqa: A002
     codec: str = NETWORK,
 ) -> None:  # fmt: skip
-    """Refuse settings that no picture could be restored with. Arguments are those of `restore`.
+    """Refuse what no picture could be restored with, before there is one. Arguments are those of `restore`.
 
     Raises:
-        InputError: They are out of range, or not of this task.
+        InputError: One is out of range.
     """
     check_choice("task", task, RESTORATIONS, InputError)
     nothing = np.zeros((0, 0))

@@ -75,7 +75,8 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """What identifies a job."""
         found = asdict(self)
-        return found | (found.pop("restoration") or {})
+        restoration = found.pop("restoration")
+        return found | (restoration or {})
 
     @cached_property
     def digest(self) -> str:
