@@ -87,9 +87,9 @@ def restore(
 ) -> None:
     """Enlarge, inpaint, colourise or sharpen pictures of what a model draws, as PNG under their names.
 
-    The same command again makes what is missing. To colourise, the grey levels of pictures in colour are taken, so that
-    a yellowed scan is no matter. All are turned as EXIF says. Refused: transparent pixels, 16 bits, CMYK, moving
-    pictures. What cannot be used is named, and the others go on.
+    The same command again makes what is missing. To colourise, of pictures in colour their grey levels are taken: old
+    photographs may be scanned in colour. All are turned as EXIF says. Refused: transparent pixels, 16 bits, CMYK,
+    moving pictures. What cannot be used is named, and the others go on.
     """
     from ..tasks.job import Restoration
 
