@@ -25,6 +25,8 @@ _CHANNELS = 128
 _SIDE_OF_SMALL = 16
 # From here on oneDNN's passing copy of a weight, which one image may spare, is worth speaking of.
 _LARGE_WEIGHT = 8 * 2**20
+# Numbers that the doubling makes before it sorts them into the picture.
+_DOUBLED = 2**23
 # Tiles of transformed kernels: with the large one they take four times the memory of the weights, with the small one
 # twice. Those that are made at each call are of large ones.
 SMALL_TILE = 2
@@ -140,7 +142,7 @@ class _FastConv2d(nn.Module):
             return self(interpolate(x, scale_factor=2.0, mode="nearest"))
         bias = None if self.bias is None else self.bias.repeat(4)
         folded = self._kept("doubled", x) if self.keep else fold(self.weight)
-        return _interleave(_direct(x, folded, bias, (1, 1), (1, 1)))
+        return _doubled_in_rows(x, folded, bias, self.weight.shape[0])
 
     def _keeps_size(self) -> bool:
         """A 3x3 convolution with stride 1 and padding 1."""
@@ -248,13 +250,23 @@ def doubled(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     return torch.stack(rows, dim=3).flatten(4, 5).flatten(2, 3)  # (N, C, H, 2, W, 2), then pixels
 
 
-def _interleave(windows: Tensor) -> Tensor:
-    """Pixels from what the folded kernels made of each 2x2 window: (N, 4 C, H + 1, W + 1) to (N, C, 2 H, 2 W)."""
-    n, _, height, width = windows.shape
+def _doubled_in_rows(x: Tensor, folded: Tensor, bias: Tensor | None, channels: int) -> Tensor:
+    """As many rows at a time as keep what the folded kernels make small beside the result, which is channels_last."""
+    n, _, height, width = x.shape
+    out = x.new_empty((n, height, 2, width, 2, channels))
+    rows = max(1, _DOUBLED // (n * 4 * channels * width))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        above, below = int(top > 0), int(bottom < height)
+        windows = _direct(x[:, :, top - above : bottom + below], folded, bias, (1, 1), (1, 1))
+        _interleave(windows[:, :, above : above + bottom - top + 1], out[:, top:bottom])
+    return out.view(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+
+
+def _interleave(windows: Tensor, out: Tensor) -> None:
+    """Pixels `out`, (N, H, 2, W, 2, C), of what the folded kernels made of each window, (N, 4 C, H + 1, W + 1)."""
+    _, height, _, width, _, _ = out.shape
     windows = windows.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
-    out = windows.new_empty((n, height - 1, 2, width - 1, 2, windows.shape[-1]))
     for row in range(2):
         for column in range(2):
-            part = windows[:, row : row + height - 1, column : column + width - 1, row, column]
-            out[:, :, row, :, column] = part
-    return out.view(n, 2 * (height - 1), 2 * (width - 1), -1).permute(0, 3, 1, 2)
+            out[:, :, row, :, column] = windows[:, row : row + height, column : column + width, row, column]

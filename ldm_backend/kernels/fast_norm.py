@@ -7,6 +7,7 @@ that, and parts that stay in the cache are faster.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,21 +43,45 @@ def group_norm(norm: Any, x: Tensor, activate: bool) -> Tensor:
     return out.view(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
 
 
+def normaliser(norm: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """GroupNorm and SiLU by the mean and variance of one image, for any rows of it.
+
+    Args:
+        norm: The layer.
+        x: (1, C, H, W), channels_last, see `is_plain`.
+
+    Returns:
+        Maps (1, C, h, W) to new memory of the same size, channels_last.
+    """
+    scale, shift = (factor[:, None, None] for factor in _affine(norm, x.permute(0, 2, 3, 1).flatten(1, 2)[0]))
+    return lambda rows: silu(torch.addcmul(shift, rows, scale), inplace=True)
+
+
 def _normalise(norm: Any, source: Tensor, target: Tensor, activate: bool) -> None:
     """One image, (HW, C) to `target`."""
-    channels = source.shape[1]
-    parts = source.split(max(1, _PART // channels))
+    scale, shift = _affine(norm, source)
+    rows = _rows_of_a_part(source)
+    for part, place in zip(source.split(rows), target.split(rows), strict=True):
+        torch.addcmul(shift, part, scale, out=place)
+        if activate:
+            silu(place, inplace=True)
+
+
+def _affine(norm: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) of the channels of one image (HW, C)."""
+    channels = pixels.shape[1]
+    parts = pixels.split(_rows_of_a_part(pixels))
     squares = torch.empty_like(parts[0])
     sums = torch.zeros((2, channels), dtype=torch.float64)
     for part in parts:
         sums[0] += part.sum(0)
         sums[1] += torch.mul(part, part, out=squares[: len(part)]).sum(0)
     width = channels // norm.num_groups
-    mean, square = sums.unflatten(1, (-1, width)).sum(2) / (len(source) * width)
+    mean, square = sums.unflatten(1, (-1, width)).sum(2) / (len(pixels) * width)
     scale = torch.rsqrt((square - mean * mean).clamp(min=0) + norm.eps).repeat_interleave(width) * norm.weight.double()
     shift = norm.bias.double() - mean.repeat_interleave(width) * scale
-    scale, shift = scale.float(), shift.float()
-    for part, place in zip(parts, target.split(len(parts[0])), strict=True):
-        torch.addcmul(shift, part, scale, out=place)
-        if activate:
-            silu(place, inplace=True)
+    return scale.float(), shift.float()
+
+
+def _rows_of_a_part(pixels: Tensor) -> int:
+    return max(1, _PART // pixels.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -61,7 +62,8 @@ class Encoder(nn.Module):
         with in_forms(self, x):
             h = self.conv_in(x.to(self.conv_in.weight.dtype))
             for block in self.down_blocks:
-                h = block(h)
+                for layer in block.layers():
+                    h = layer(h)
             return self.conv_out(group_norm(self.conv_norm_out, self.mid_block(h), activate=True)).to(x.dtype)
 
 
@@ -98,7 +100,8 @@ class Decoder(nn.Module):
         with in_forms(self, z):
             h = self.mid_block(self.conv_in(z.to(self.dtype)))
             for block in self.up_blocks:
-                h = block(h)
+                for layer in block.layers():
+                    h = layer(h)
             return self.conv_out(group_norm(self.conv_norm_out, h, activate=True)).to(z.dtype)
 
 
@@ -119,15 +122,16 @@ class Level(nn.Module):
         self.downsamplers = nn.ModuleList()
         self.upsamplers = nn.ModuleList()
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Map (N, C_in, H, W) to (N, C, H, W), halved or doubled where the level ends so."""
+    def layers(self) -> Iterator[nn.Module]:
+        """In the order in which they run.
+
+        Not called from here, so that what one has read is given back before the next one runs.
+        """
         for index, resnet in enumerate(self.resnets):
-            h = resnet(h)
-            if self.attentions:
-                h = self.attentions[index](h)
-        for layer in (*self.downsamplers, *self.upsamplers):
-            h = layer(h)
-        return h
+            yield resnet
+            yield from self.attentions[index : index + 1]
+        yield from self.downsamplers
+        yield from self.upsamplers
 
 
 def check_image(x: Tensor, config: FirstStageConfig) -> None:

@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate, linear, pad, scaled_dot
 
 from ..kernels.fast_conv import doubled, fast_convolution, fold
 from ..kernels.fast_norm import group_norm
+from ..kernels.rows import resnet_in_rows, suits
 from ..kernels.weight_forms import Formed
 from ..kernels.winograd import Workspace
 
@@ -159,6 +160,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, temb: TimeInput = None) -> Tensor:
         """Map (N, C_in, H, W) and the embedding (N, temb_channels), if any, to (N, C_out, H, W), H and W resampled."""
+        if temb is None and self.resample is None and suits(self.conv1, x):
+            return resnet_in_rows(self, x)
         h = group_norm(self.norm1, x, activate=True)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
