@@ -14,8 +14,6 @@ PAGES = sorted(DOCS.glob("LDM*.md"))
 # Help pages without a picture of the node in a template: that needs weights that are not part of the pack.
 WITHOUT_WEIGHTS = (
     "LDMInpaintModel", "LDMInpaintConditioning", "LDMSemanticLabels", "LDMSemanticRegion",
-    "LDMGuideLowResolution", "LDMGuideKnownPixels", "LDMGuideGreyPicture", "LDMGuideBlurredPicture",
-    "LDMGuideColour", "LDMGuideReference", "LDMGuideStyle", "LDMGuided",
 )  # fmt: skip
 PICTURED = [page for page in PAGES if page.stem not in WITHOUT_WEIGHTS]
 PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
