@@ -170,7 +170,8 @@ class GuidedGuider(Guiding):
             let_gradients_through(first_stage)
         if scores:
             let_gradients_through(inner.diffusion_model)
-        return Guided(denoiser, inner.schedule, first_stage, self._guides, shape, inner.diffusion_model)
+        network, device = inner.diffusion_model, self._vae.device
+        return Guided(denoiser, inner.schedule, first_stage, self._guides, shape, network, device)
 
     def _make_room(self, shape: Sequence[int], scores: bool) -> None:
         """Bring both networks to their device, with enough free memory there for an evaluation and the guides.
@@ -186,7 +187,7 @@ class GuidedGuider(Guiding):
             vae.check_encode(size)
             vae.check_decode(torch.Size(shape))
         vae.load(0)
-        space = Space(vae.first_stage_model, images, size.height, size.width)
+        space = Space(vae.first_stage_model, images, size.height, size.width, vae.device)
         pixels = torch.Size((1, 3, size.height, size.width))
         needed = max(
             vae.memory_used_encode(pixels, torch.float32), vae.memory_used_decode(torch.Size(shape), torch.float32)
