@@ -234,11 +234,13 @@ def test_what_other_nodes_put_around_the_model_counts(graph, tiny, save_latent, 
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("name", ["low resolution", "score"])
 def test_a_patched_model(graph, tiny, save_latent, name):
-    """The host patches weights in inference mode, and gradients go through them nevertheless."""
+    """Gradients go through weights that the host patched before, for a node without guides, in inference mode."""
     loader = graph.checkpoint()
     merged = graph.add("ModelMergeSimple", model1=loader[0], model2=loader[0], ratio=0.5)
+    before = graph.ddim(merged, graph.noise(), steps=1)
+    nothing = graph.add("LatentSubtract", samples1=before[0], samples2=before[0])  # empty, and made after it
     guider = graph.add("LDMGuided", model=merged[0], vae=loader[1], guides=GUIDES[name][0](graph)[0])
-    made = save_latent(graph, guided(graph, loader, None, guider=guider))
+    made = save_latent(graph, guided(graph, loader, None, guider=guider, latent_image=nothing[0]))
     expected = sample_latents(tiny, [3], **RUN, guides=Guides(*GUIDES[name][1]()))
     torch.testing.assert_close(made, expected, atol=2e-3 * float(expected.std()), rtol=0)
 
