@@ -78,11 +78,10 @@ class GuidedGuider(Guiding):
             LDMError: Guides that do not fit to the pictures of the run, or more than fits into memory.
         """
         with torch.inference_mode(False), torch.no_grad():
-            # What was made in inference mode must not be written to out here, and the host may do so with these.
-            given = [tensor.clone() for tensor in (noise, latent_image)]
             self._forget()
             try:
-                return super().sample(*given, sampler, sigmas.clone(), *args, **kwargs)
+                # What was made in inference mode must not be written to out here, and the host may do so with these.
+                return super().sample(noise.clone(), latent_image.clone(), sampler, sigmas.clone(), *args, **kwargs)
             finally:
                 self._forget()
 
