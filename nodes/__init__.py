@@ -1,6 +1,6 @@
 """The ComfyUI nodes. Only this package may import the host; `host/` holds everything that touches its internals.
 
-Node files import `host/` and `shared/`, never each other.
+Node files, here and in `guidance/`, import `host/` and `shared/`, never each other.
 """
 
 from __future__ import annotations
@@ -35,6 +35,14 @@ NODES: dict[str, tuple[str, ...]] = {
     "interpolation": ("LDMSeedWalk", "LDMLatentWalk", "LDMSeedVariations"),
     "trained_tasks": ("LDMSuperResolution", "LDMInpaintModel"),
     "views": ("LDMContactSheet", "LDMCodeView"),
+    "guidance.known": (
+        "LDMGuideLowResolution",
+        "LDMGuideKnownPixels",
+        "LDMGuideGreyPicture",
+        "LDMGuideBlurredPicture",
+    ),
+    "guidance.wanted": ("LDMGuideColour", "LDMGuideReference", "LDMGuideStyle"),
+    "guidance.guided": ("LDMGuided",),
 }
 """Module -> its nodes. Each module is imported by itself: one that fails takes no other along."""
 
@@ -64,7 +72,7 @@ def _nodes_of(module: str, names: tuple[str, ...]) -> list[type[io.ComfyNode]]:
         logging.getLogger("comfyui_ldm").exception(
             "nodes/%s.py could not be loaded, so these nodes are missing: %s. The others work. The reason is below; if "
             "a file of this pack is missing or damaged, install the pack again.",
-            module,
+            module.replace(".", "/"),
             ", ".join(names),
         )
         return []

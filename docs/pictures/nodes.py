@@ -52,6 +52,29 @@ SNIPPETS: dict[str, tuple[str, tuple[str, ...]]] = {
             "Save large portrait",
         ),
     ),
+    "LDMGuideLowResolution": (
+        "guided-restore",
+        ("Make it small", "Known: it is small", "Seen by the guide", "Save restored portrait"),
+    ),
+    "LDMGuided": (
+        "guided-restore",
+        ("Seen by the guide", "Draw with guides", "Noise to latent", "Save restored portrait"),
+    ),
+    "LDMGuideGreyPicture": (
+        "guided-colourise",
+        ("Known: it is grey", "Grey portrait", "Save coloured portrait"),
+    ),
+    "LDMGuideColour": ("guided-colourise", ("Wanted colours", "Grey portrait", "Save coloured portrait")),
+    "LDMGuideBlurredPicture": (
+        "guided-repair",
+        ("Known: blurred", "Blurred portrait", "Save repaired portrait"),
+    ),
+    "LDMGuideKnownPixels": (
+        "guided-repair",
+        ("Known: sharp pixels", "Sharp pixels", "Save repaired portrait"),
+    ),
+    "LDMGuideReference": ("guided-style", ("First portrait", "Like it on the whole", "Save mixed portrait")),
+    "LDMGuideStyle": ("guided-style", ("In the style of the other", "Second portrait", "Save mixed portrait")),
     "LDMCodeView": ("code-view", ("Codes of the latent", "Codes", "Distance to the nearest code")),
 }
 NODE_WIDTH = 310

@@ -12,18 +12,19 @@ from ..networks.decoding import decoded, most_at_once
 from ..networks.first_stage import FirstStage
 from ..networks.vq import VQModel
 from ..views.images import as_channels
-from ..views.latent_rgb import fit_latent_rgb, place_of
+from ..views.latent_rgb import fit_latent_rgb
 
 
 class NetworkCodec:
     """The first stage itself.
 
     Args:
-        first_stage: Of the model, on the device to work on.
+        first_stage: Of the model.
+        device: To work on.
     """
 
-    def __init__(self, first_stage: FirstStage) -> None:
-        self._first_stage, self._device = first_stage, place_of(first_stage)
+    def __init__(self, first_stage: FirstStage, device: torch.device) -> None:
+        self._first_stage, self._device = first_stage, device
         self._decoder, self._encoder = Chunks("Decoder"), Chunks("Encoder")
 
     def picture(self, z: Tensor) -> Tensor:

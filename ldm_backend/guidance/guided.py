@@ -63,10 +63,11 @@ class Guided:
     Args:
         denoiser: The network, or `Conditioned`. A `ScoreGradient` calls it with any part of the batch.
         schedule: Tables of the model.
-        first_stage: Of the model, on the device to work on.
+        first_stage: Of the model.
         guides: At least one; score gradients work first, then gradients of losses, then projections.
         shape: (N, C, h, w) of the latents of the run.
         unet: That the denoiser calls, for its share of the memory of score gradients; None where it is another one.
+        device: To work on; None is where the weights of the first stage are.
 
     Raises:
         InputError: A guide does not fit to the pictures of the run, or needs a gradient that cannot be.
@@ -81,6 +82,7 @@ class Guided:
         guides: Sequence[Guide],
         shape: Sequence[int],
         unet: UNet | None = None,
+        device: torch.device | None = None,
     ) -> None:
         if not guides or not all(isinstance(guide, Projection | LossGradient | ScoreGradient) for guide in guides):
             raise InputError(
@@ -93,14 +95,17 @@ class Guided:
             )
         self._denoiser, self._schedule, self._first_stage = denoiser, schedule, first_stage
         scale = first_stage.downscale
-        space = Space(first_stage, shape[0], shape[2] * scale, shape[3] * scale)
+        space = Space(first_stage, shape[0], shape[2] * scale, shape[3] * scale, device)
         self._cost = check_gradients(guides, space, unet)
         self._projections = [(g, g.known.bound(space)) for g in guides if isinstance(g, Projection)]
         self._losses = [(g, g.wanted.loss(space)) for g in guides if isinstance(g, LossGradient)]
         self._scores = [(g, g.wanted.loss(space)) for g in guides if isinstance(g, ScoreGradient)]
-        makers: dict[str, Callable[[FirstStage], Any]] = {LINEAR: LinearCodec, NETWORK: NetworkCodec}
+        makers: dict[str, Callable[[], Any]] = {
+            LINEAR: lambda: LinearCodec(first_stage),
+            NETWORK: lambda: NetworkCodec(first_stage, space.device),
+        }
         used = {guide.codec for guide, _ in self._projections}
-        self._codecs = {name: maker(first_stage) for name, maker in makers.items() if name in used}
+        self._codecs = {name: make() for name, make in makers.items() if name in used}
         self._chunks = Chunks("Guidance by gradient")
         self._last_t: float | None = None
         self._seen = dict.fromkeys(guides, 0)  # timesteps within the window of each

@@ -23,12 +23,14 @@ class Space:
         images: In the batch.
         height: Of a picture, in pixels.
         width: likewise.
+        works_on: Where the first stage computes; None is where its weights are.
     """
 
     first_stage: FirstStage
     images: int
     height: int
     width: int
+    works_on: torch.device | None = None
 
     @property
     def channels(self) -> int:
@@ -38,7 +40,7 @@ class Space:
     @property
     def device(self) -> torch.device:
         """Where the pictures are."""
-        return place_of(self.first_stage)
+        return self.works_on or place_of(self.first_stage)
 
     def pictures(self, images: np.ndarray | Tensor, what: str, factor: int = 1, channels: int | None = None) -> Tensor:
         """Pictures of a guide, checked.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.model_management
 import torch
-from comfy.samplers import KSamplerX0Inpaint, Sampler
+from comfy.samplers import CFGGuider, KSamplerX0Inpaint, Sampler
 from torch import Tensor
 
 from ...ldm_backend.errors import InputError, ScheduleError
@@ -33,6 +34,23 @@ class BatchSeed(int):
         made = super().__new__(cls, seed)
         made.images = images
         return made
+
+
+class Guiding(CFGGuider, ABC):
+    """A guider that has a denoiser of its own for the samplers of the backend."""
+
+    @abstractmethod
+    def guided(
+        self, through_host: Denoiser, shape: Sequence[int], mask: Tensor | None, options: Mapping[str, Any]
+    ) -> Denoiser:
+        """The denoiser of a run.
+
+        Args:
+            through_host: The denoiser by the way of the host's noise levels, with all that other nodes have put there.
+            shape: (N, C, h, w) of the latents.
+            mask: (N, C, h, w) 1 where to draw, 0 where to keep what is there; None draws everywhere.
+            options: model_options of the run.
+        """
 
 
 class BackendSampler(Sampler):
@@ -89,9 +107,12 @@ class BackendSampler(Sampler):
         denoiser = KSamplerX0Inpaint(model_wrap, sigmas)
         denoiser.latent_image = latent_image  # pyright: ignore[reportAttributeAccessIssue] - the host declares neither
         denoiser.noise = noise  # pyright: ignore[reportAttributeAccessIssue]
+        predict = as_trained(denoiser, inner.schedule, extra_args | {"denoise_mask": denoise_mask})
+        if isinstance(model_wrap, Guiding):
+            predict = model_wrap.guided(predict, noise.shape, denoise_mask, extra_args.get("model_options", {}))
         x_0 = sample(
             self.name,
-            _as_trained(denoiser, inner.schedule, extra_args | {"denoise_mask": denoise_mask}),
+            predict,
             _noised(latent_image, noise, levels[0]),
             inner.schedule,
             pairs,
@@ -127,8 +148,14 @@ def _noised(latent_image: Tensor, noise: Tensor, sigma: float) -> Tensor:
     return torch.where(is_empty, noise, (latent_image + sigma * noise) / _scale(sigma))
 
 
-def _as_trained(denoiser: KSamplerX0Inpaint, schedule: Schedule, extra_args: dict[str, Any]) -> Denoiser:
-    """What the network gave, from the clean latent that the host made of it; x_t is variance-preserving."""
+def as_trained(denoiser: Callable[..., Tensor], schedule: Schedule, extra_args: dict[str, Any]) -> Denoiser:
+    """What the network gave, from the clean latent that the host made of it; x_t is variance-preserving.
+
+    Args:
+        denoiser: Predicts x_0 from latents in the host's space and sigmas (N,).
+        schedule: Tables of the model.
+        extra_args: Further arguments of the denoiser, by name.
+    """
     kind = schedule.config.prediction_type
 
     def predict(x_t: Tensor, t: float) -> Tensor:

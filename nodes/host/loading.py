@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...ldm_backend.checkpoints.checkpoint import read_checkpoint
@@ -36,6 +37,7 @@ class Choice:
     vae_precision: str
 
 
+@torch.inference_mode(False)  # no gradient goes through weights that are made within the host's
 def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
     """Read, check and wrap both networks.
 

@@ -22,6 +22,7 @@ from ...ldm_backend.finite import FLOATS, all_finite, is_plain
 from ..host.conditioning import check_model_task
 from ..host.model import ldm_model_of
 from ..host.vae import ldm_vae_of
+from .guides import GUIDES_TYPE, GuideChain
 from .latent_batch import MASK_KEY, check_carried
 
 MOST_LETTERS = 4096
@@ -114,6 +115,28 @@ def _vae(value: Any, item: Any) -> Any:
     return ldm_vae_of(value, item.id)
 
 
+def _guides(value: Any, item: Any) -> GuideChain:
+    if not isinstance(value, GuideChain):
+        raise InputError(
+            f"{item.id} is {_found(value)}; expected LDM_GUIDES. Connect one of the nodes LDM Guide, such as LDM "
+            "Guide: Low Resolution."
+        )
+    return value
+
+
+def _conditioning(value: Any, item: Any) -> list[Any]:
+    """A CONDITIONING as the host writes it; what is in its tables, the model says."""
+    pairs = value if isinstance(value, list) else []
+    if not pairs or not all(
+        isinstance(one, list | tuple) and len(one) == 2 and isinstance(one[1], dict) for one in pairs
+    ):
+        raise InputError(
+            f"{item.id} is {_found(value)}; expected a CONDITIONING. Connect a node that gives one, such as LDM "
+            "Super-Resolution Conditioning, or leave it open for an unconditional model."
+        )
+    return value
+
+
 def _whole_number(value: Any, item: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or not item.min <= value <= item.max:
         raise InputError(f"{item.id} is {_found(value)}; expected a whole number from {item.min} to {item.max}.")
@@ -141,7 +164,8 @@ def _text(value: Any, item: Any) -> str:
 
 
 _DOORS: dict[str, Callable[[Any, Any], Any]] = {
-    "LATENT": _latent, "IMAGE": _image, "MASK": _mask, "MODEL": _model, "VAE": _vae, "INT": _whole_number,
+    "LATENT": _latent, "IMAGE": _image, "MASK": _mask, "MODEL": _model, "VAE": _vae,
+    GUIDES_TYPE: _guides, "CONDITIONING": _conditioning, "INT": _whole_number,
     "FLOAT": _number, "BOOLEAN": _truth, "STRING": _text,
 }  # fmt: skip
 """By kind of input. Choices are for the nodes: what a choice may be, and what to say otherwise, differs."""

@@ -156,6 +156,7 @@ def wires() -> list[tuple[str, str, str]]:
     Of all nodes, with models of every task: `pack/test_node_doors.py`.
     """
     words = {"model": "MODEL", "vae": "VAE", "image": "IMAGE", "images": "IMAGE", "inpainted": "IMAGE", "mask": "MASK"}
+    words["guides"] = "LDM_GUIDES"
     found = {
         (node["class_type"], name, words.get(name, "LATENT"))
         for case in cycle(0)
@@ -166,6 +167,7 @@ def wires() -> list[tuple[str, str, str]]:
     }
     optional = {("LDMLatentNoise", "model", "MODEL"), ("LDMEmptyLatent", "model", "MODEL")}  # null is nothing there
     optional |= {("LDMContactSheet", "latent", "LATENT")}
+    optional |= {wire for wire in found if wire[1] == "guides" and wire[0] != "LDMGuided"}
     return sorted(found - optional)
 
 
@@ -197,7 +199,13 @@ def test_a_native_decoder_with_no_latent_is_answered(target: Target, class_type:
 
 CHOICES = [("LDMCheckpointLoader", name) for name in ("weights", "config", "precision", "vae_precision")]
 CHOICES += [("LDMDDIMSampler", "grid"), ("LDMSampler", "sampler"), ("LDMSampler", "grid"), ("LDMSeedWalk", "path")]
-CHOICES += [("LDMCheckpointSave", "dtype"), ("LDMSamplerSelect", "sampler"), ("LDMImageToImage", "sampler")]
+CHOICES += [("LDMGuideLowResolution", "filter"), ("LDMGuideGreyPicture", "codec"), ("LDMGuideColour", "aim")]
+CHOICES += [
+    ("LDMGuideColour", "method"),
+    ("LDMCheckpointSave", "dtype"),
+    ("LDMSamplerSelect", "sampler"),
+    ("LDMImageToImage", "sampler"),
+]
 
 
 @pytest.mark.parametrize(("class_type", "name"), CHOICES)

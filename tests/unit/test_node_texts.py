@@ -22,7 +22,7 @@ PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 def schemas() -> dict[str, dict[str, ast.expr]]:
     """The arguments of each node's schema, by node id; read from the source, since importing nodes/ needs a host."""
     found: dict[str, dict[str, ast.expr]] = {}
-    for file in (ROOT / "nodes").glob("*.py"):
+    for file in (ROOT / "nodes").rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
             if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "make_schema":
                 fields = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}

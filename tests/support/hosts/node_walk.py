@@ -44,6 +44,9 @@ spec.loader.exec_module(pack)  # pyright: ignore[reportOptionalMemberAccess]
 
 pack_nodes: Any = importlib.import_module("pack.nodes")
 latent_batch: Any = importlib.import_module("pack.nodes.shared.latent_batch")
+shared_guides: Any = importlib.import_module("pack.nodes.shared.guides")
+guide_kinds: Any = importlib.import_module("pack.ldm_backend.guidance.guides")
+losses: Any = importlib.import_module("pack.ldm_backend.guidance.losses")
 tasks: Any = importlib.import_module("pack.ldm_backend.config.conditioning")
 LDMError: Any = importlib.import_module("pack.ldm_backend.errors").LDMError
 
@@ -151,7 +154,7 @@ def values_for(item: Any, good: dict[str, Callable[[], Any]], foreign: hostile.V
         return hostile.latents(good[kind]()["samples"], KEYS)
     if kind in ("IMAGE", "MASK"):
         return hostile.NOTHING | hostile.misfits(good[kind]()) | hostile.variants(good[kind]())
-    if kind in ("MODEL", "VAE"):
+    if kind in ("MODEL", "VAE", shared_guides.GUIDES_TYPE):
         return hostile.NOTHING | {name: make for name, make in foreign.items() if name != kind}
     if kind in ("INT", "FLOAT"):
         values = hostile.numbers(item.min, item.max, int if kind == "INT" else float)
@@ -264,12 +267,14 @@ def main() -> None:
     image = torch.rand(1, 64, 64, 3, generator=generator)
     mask = torch.zeros(1, 64, 64)
     mask[:, 16:48, 16:48] = 1.0
+    grey = losses.MeanColour((0.5, 0.5, 0.5))
     good: dict[str, Callable[[], Any]] = {
         "MODEL": lambda: model,
         "VAE": lambda: vae,
         "LATENT": lambda: {"samples": samples.clone(), "batch_index": [0], KEYS["seed"]: 3},
         "IMAGE": image.clone,
         "MASK": mask.clone,
+        shared_guides.GUIDES_TYPE: lambda: shared_guides.GuideChain((guide_kinds.LossGradient(grey),)),
     }
     chosen = sys.argv[4:]
     for name, node in nodes.items():
