@@ -102,6 +102,32 @@ def compvis_first_stage_sources(config: FirstStageConfig) -> dict[str, Source]:
     return sources
 
 
+def compvis_text_sources(layers: int) -> dict[str, str]:
+    """Our keys of a text encoder with so many layers -> their place below `cond_stage_model.`.
+
+    Source: x_transformer.py, where attention and feed-forward take turns in one row, each with its norm before it.
+    """
+    sources = {
+        "embed_tokens.weight": "transformer.token_emb.weight",
+        "embed_positions.weight": "transformer.pos_emb.emb.weight",
+    }
+    rows = [("layer_norm", "transformer.norm", True)]
+    for layer in range(layers):
+        ours, theirs = f"layers.{layer}", "transformer.attn_layers.layers"
+        attention, feed_forward = f"{theirs}.{2 * layer}", f"{theirs}.{2 * layer + 1}"
+        rows += [
+            (f"{ours}.self_attn_layer_norm", f"{attention}.0", True),
+            *((f"{ours}.self_attn.{part}_proj", f"{attention}.1.to_{part}", False) for part in "qkv"),
+            (f"{ours}.self_attn.out_proj", f"{attention}.1.to_out", True),
+            (f"{ours}.final_layer_norm", f"{feed_forward}.0", True),
+            (f"{ours}.fc1", f"{feed_forward}.1.net.0.0", True),
+            (f"{ours}.fc2", f"{feed_forward}.1.net.2", True),
+        ]
+    for name, place, biased in rows:
+        sources |= {f"{name}.{leaf}": f"{place}.{leaf}" for leaf in (("weight", "bias") if biased else ("weight",))}
+    return sources
+
+
 def ema_key(unet_key: str) -> str:
     """The averaged twin of a key below `model.diffusion_model.`; LitEma deletes all dots (ldm/modules/ema.py)."""
     return "model_ema." + f"diffusion_model.{unet_key}".replace(".", "")

@@ -28,6 +28,7 @@ _TASKS = {
     CLASS_CONDITIONAL: ("draws pictures of classes that are given by their numbers", "generate", None),
 }
 TASKS = tuple(_TASKS)
+_MAX_WORDS = 2**20  # of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,29 @@ class ClassConfig:
     def channels(self, first_stage: FirstStageConfig) -> int:
         """How many it adds to the UNet's input."""
         return 0
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The encoder of a text (CompVis BERTEmbedder). The defaults are those of text2img-large: 542,895,360 parameters.
+
+    No model with one runs yet: it is none of `CONDITIONINGS`.
+    """
+
+    vocab_size: int = 30522
+    max_tokens: int = 77
+    embed_dim: int = 1280
+    layers: int = 32
+    heads: int = 8  # not visible in any shape
+    head_dim: int = 64
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, max_tokens=1, embed_dim=1, layers=1, heads=1, head_dim=1)
+        if not 1 <= self.vocab_size <= _MAX_WORDS:
+            raise ConfigError(
+                f"conditioning: vocab_size is {short_repr(self.vocab_size)}; expected a number from 1 to {_MAX_WORDS}. "
+                f"{AS_TRAINED}"
+            )
 
 
 def _check_numbers(config: Any, **least: int) -> None:
