@@ -145,7 +145,8 @@ def test_what_runs_is_diffusers_network(tmp_path: Path, change):
     theirs.save_config(tmp_path)
     config = UNetConfig.from_dict(json.loads((tmp_path / "config.json").read_text()))
     assert UNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    again: Any = UNet2DConditionModel.from_config(config.to_dict()).eval().double()
+    again: Any = UNet2DConditionModel.from_config(config.to_dict())
+    again.eval().double()
     again.load_state_dict(theirs.state_dict())
     ours = UNet(config, dtype=torch.float64)
     ours.load_state_dict(theirs.state_dict())

@@ -187,13 +187,13 @@ def test_models_with_and_without_none_are_not_mixed_up(tmp_path):
 )
 def test_the_table_of_classes_is_taken_whole(tmp_path, changes, message):
     with pytest.raises(CheckpointError, match=message):
-        read_checkpoint(write_ckpt(tmp_path, GUIDED, **changes), config=GUIDED)
+        read_checkpoint(write_ckpt(tmp_path, GUIDED, changes=changes), config=GUIDED)
 
 
 def test_the_table_of_classes_must_be_there_and_finite(tmp_path):
     state = compvis_tensors(GUIDED)
     with pytest.raises(CheckpointError, match=r"embedding\.weight holds NaN"):
-        ldm_backend.load(write_ckpt(tmp_path, GUIDED, **{TABLE: state[TABLE] * torch.nan}), "cpu", config=GUIDED)
+        ldm_backend.load(write_ckpt(tmp_path, GUIDED, changes={TABLE: state[TABLE] * torch.nan}), "cpu", config=GUIDED)
     del state[TABLE]
     torch.save(state, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match=r"embedding\.weight is missing"):

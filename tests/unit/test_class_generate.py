@@ -49,7 +49,8 @@ def test_pictures_are_those_of_their_classes(guided):
     images = ldm_backend.generate(guided, [1, 1, 1], classes=[0, 4, None], **RUN)
     assert images.shape == (3, 32, 32, 3)
     assert images.dtype == np.uint8
-    same = ldm_backend.generate(guided, [1, 1], classes=(np.int64(0), np.uint8(4)), **RUN)
+    numbers: Any = (np.int64(0), np.uint8(4))
+    same = ldm_backend.generate(guided, [1, 1], classes=numbers, **RUN)
     assert np.array_equal(same, ldm_backend.generate(guided, [1, 1], classes=[0, 4], **RUN))
     z = sample_latents(guided, [1, 1, 1], classes=[0, 4, None], **RUN)
     assert not torch.allclose(z[0], z[1])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm_backend.checkpoints.key_maps import compvis_unet_sources, ema_key
 from ldm_backend.config.model import LDMConfig, UNetConfig
+from ldm_backend.config.presets import IMAGENET_256, IMAGENET_256_F8
 from ldm_backend.errors import ConfigError, InputError
 from ldm_backend.memory.estimates import FIXED, unet_bytes
 from ldm_backend.networks.deep_cache import DeepCache
@@ -20,15 +21,7 @@ from ldm_backend.networks.precision import set_precision
 from ldm_backend.networks.unet import UNet
 from ldm_backend.sampling.noise import draw_noise
 
-
-def all_attended(levels: int) -> dict[str, tuple[str, ...]]:
-    return {
-        "down_block_types": ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
-    }
-
-
-# As the YAML of the releases says it. cin256-v2 has one head at each level, so that it may be 960 wide.
+# As the YAML of the release says it.
 TEXT = UNetConfig(
     sample_size=32,
     in_channels=4,
@@ -37,29 +30,13 @@ TEXT = UNetConfig(
     attention_head_dim=None,
     num_attention_heads=8,
     cross_attention_dim=1280,
-    **all_attended(4),
-)
-CLASSES = UNetConfig(
-    block_out_channels=(192, 384, 576, 960),
-    down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
-    up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
-    attention_head_dim=None,
-    num_attention_heads=1,
-    cross_attention_dim=512,
-)
-CLASSES_OF_F8 = UNetConfig(
-    sample_size=32,
-    in_channels=4,
-    out_channels=4,
-    block_out_channels=(256, 512, 1024),
-    down_block_types=("CrossAttnDownBlock2D",) * 3,
-    up_block_types=("CrossAttnUpBlock2D",) * 3,
-    cross_attention_dim=512,
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 )
 RELEASED = {
     "text2img-large": (TEXT, 872_300_484),
-    "cin256-v2": (CLASSES, 400_920_579),
-    "cin256": (CLASSES_OF_F8, 394_984_196),
+    "cin256-v2": (IMAGENET_256.unet, 400_920_579),
+    "cin256": (IMAGENET_256_F8.unet, 394_984_196),
 }
 SMALL = UNetConfig(
     sample_size=8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,10 +56,14 @@ def compvis_tensors(config: LDMConfig, ema: bool = False) -> dict[str, Tensor]:
     return state | {f"cond_stage_model.{key}": tensor for key, tensor in weights.conditioner.items()}
 
 
-def write_ckpt(folder: Path, config: LDMConfig, ema: bool = False, **changes: Tensor) -> Path:
-    """As training leaves it: a pickle with the optimiser's state beside the tensors."""
+def write_ckpt(folder: Path, config: LDMConfig, ema: bool = False, changes: Mapping[str, Tensor] | None = None) -> Path:
+    """As training leaves it: a pickle with the optimiser's state beside the tensors; some may be changed."""
     adam = {"state": {0: {"step": 1, "exp_avg": torch.ones(7)}}, "param_groups": [{"lr": 1e-6, "params": [0]}]}
-    table = {"state_dict": compvis_tensors(config, ema) | changes, "optimizer_states": [adam], "global_step": 7}
+    table = {
+        "state_dict": compvis_tensors(config, ema) | dict(changes or {}),
+        "optimizer_states": [adam],
+        "global_step": 7,
+    }
     torch.save(table, folder / "model.ckpt")
     return folder / "model.ckpt"
 
