@@ -21,7 +21,7 @@ from .shared.wires import checked
 
 AUTO = "auto"
 # Those of models that run in ComfyUI.
-_CONFIGS = [AUTO, *(name for name, preset in PRESETS.items() if preset.task != CLASS_CONDITIONAL)]
+_PRESETS = [name for name, preset in PRESETS.items() if preset.task != CLASS_CONDITIONAL]
 
 
 class LDMCheckpointLoader(io.ComfyNode):
@@ -63,7 +63,7 @@ class LDMCheckpointLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "config",
-                    options=_CONFIGS,
+                    options=[AUTO, *_PRESETS],
                     default=AUTO,
                     optional=True,
                     tooltip=(
@@ -154,9 +154,9 @@ class LDMCheckpointLoader(io.ComfyNode):
             LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
         """
         check_choice("vae_precision", vae_precision, FIRST_STAGE_PRECISIONS, ConfigError)
-        if config not in _CONFIGS:
+        if config not in (AUTO, *_PRESETS):
             # Only names: a path from a workflow could be any file of this machine.
-            raise ConfigError(f"config is {short_repr(config)}; choose one of {', '.join(_CONFIGS)}.")
+            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(_PRESETS)}.")
         preset = None if config == AUTO else config
         choice = Choice(checkpoint, weights, preset, precision, compile, vae_precision)
         return io.NodeOutput(*load_checkpoint(choice))
