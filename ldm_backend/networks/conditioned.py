@@ -95,9 +95,9 @@ def in_parts(unet: UNet, chunks: Chunks) -> Callable[..., Tensor]:
     A batch that does not fit into memory goes through it in parts.
     """
 
-    def predict(x_t: Tensor, t: float, context: Tensor | None = None) -> Tensor:
+    def predict(x_t: Tensor, t: float, *context: Tensor) -> Tensor:
         return chunks.whole(
-            lambda part: unet(x_t[part], t, None if context is None else context[part]),
+            lambda part: unet(x_t[part], t, *(one[part] for one in context)),
             x_t.shape,
             x_t.device,
             lambda n: evaluation_bytes(unet.config, n, x_t.shape[2], x_t.shape[3], unet.dtype.itemsize),
