@@ -35,10 +35,9 @@ __all__ = [
     "VQConfig",
 ]
 
-# With attention among the positions, and to a context too; one network has only one of these two.
-_UNET_DOWN = ("DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D")
-_UNET_UP = ("UpBlock2D", "AttnUpBlock2D", "CrossAttnUpBlock2D")
-_CROSS = "CrossAttn"
+# Of networks whose attention is among the positions, and of those that attend to a context too.
+_UNET_DOWN, _CONTEXT_DOWN = ("DownBlock2D", "AttnDownBlock2D"), ("DownBlock2D", "CrossAttnDownBlock2D")
+_UNET_UP, _CONTEXT_UP = ("UpBlock2D", "AttnUpBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,10 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         check_common("unet", self)
-        levels = len(self.block_out_channels)
+        levels, plain = len(self.block_out_channels), self.cross_attention_dim is None
         for name, allowed in (
-            ("down_block_types", _UNET_DOWN),
-            ("up_block_types", _UNET_UP),
+            ("down_block_types", _UNET_DOWN if plain else _CONTEXT_DOWN),
+            ("up_block_types", _UNET_UP if plain else _CONTEXT_UP),
         ):
             types = getattr(self, name)
             if len(types) != levels:
@@ -102,14 +101,7 @@ class UNetConfig:
         self._check_heads()
 
     def _check_context(self) -> None:
-        attended = [kind for kind in (*self.down_block_types, *self.up_block_types) if "Attn" in kind]
         crossing, width = self.cross_attention_dim is not None, self.cross_attention_dim
-        if any((_CROSS in kind) != crossing for kind in attended):
-            raise ConfigError(
-                f"unet: down_block_types and up_block_types hold {', '.join(dict.fromkeys(attended))}, and "
-                f"cross_attention_dim is {width}; expected {_CROSS}... for all of these where it is a number, and for "
-                f"none where it is not. {AS_TRAINED}"
-            )
         if not crossing and self.transformer_layers_per_block != 1:
             raise ConfigError(
                 f"unet: transformer_layers_per_block is {self.transformer_layers_per_block}, and cross_attention_dim "

@@ -113,8 +113,14 @@ def test_a_network_that_attends_to_nothing_known_is_no_model():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cross_attention_dim": None}, "CrossAttnDownBlock2D, CrossAttnUpBlock2D, and cross_attention_dim is None"),
-        ({"down_block_types": ("AttnDownBlock2D",) * 2}, "hold AttnDownBlock2D, CrossAttnUpBlock2D, and"),
+        (
+            {"cross_attention_dim": None},
+            "down_block_types holds 'CrossAttnDownBlock2D'; supported are DownBlock2D, AttnDownBlock2D",
+        ),
+        (
+            {"down_block_types": ("AttnDownBlock2D",) * 2},
+            "holds 'AttnDownBlock2D'; supported are DownBlock2D, CrossAttnDownBlock2D",
+        ),
         ({"transformer_layers_per_block": 0}, "transformer_layers_per_block is 0"),
         ({"downsample_type": "resnet"}, "downsample_type is 'resnet' and cross_attention_dim 12; supported.*'conv'"),
         ({"add_attention": False}, "add_attention is False"),
