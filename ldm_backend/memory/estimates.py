@@ -32,9 +32,9 @@ _LATENTS_OF_NOISE = 2
 # Numbers of 8 bytes for each of a latent while the angle of two latents is measured, see `interpolation.slerp`.
 _DOUBLES_OF_A_PATH = 7
 
-# Of a transformer, for each channel at its place: its input, its tokens, those normed, and in the feed-forward values
-# and gates of four times the width, and the gates' function.
-_FLOATS_OF_A_TRANSFORMER = 3 + 8 + 4
+# Of a transformer, for each channel at its place: what its caller keeps, its input, its tokens, those normed, in the
+# feed-forward values and gates of four times the width, the gates' function, and one in passing.
+_FLOATS_OF_A_TRANSFORMER = 4 + 8 + 4 + 1
 _CROSS = "CrossAttn"
 
 # Bytes of a request: (images, height, width), sides in the measure of its Size.
