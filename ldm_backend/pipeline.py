@@ -12,23 +12,24 @@ from torch import Tensor
 
 from .checkpoints.checkpoint import Checkpoint, load_into, read_checkpoint
 from .checkpoints.file_marks import FileMark
-from .config.conditioning import SegmentationConfig
+from .config.conditioning import ClassConfig, SegmentationConfig
 from .config.model import LDMConfig
 from .errors import InputError, short_repr
 from .hub.models import local_path
 from .kernels.fast_conv import empty_caches, kernel_bytes
 from .memory.chunks import Chunks
-from .memory.estimates import Size, check_fits, evaluation_bytes, image_bytes, sampling_bytes
+from .memory.estimates import Size, check_fits, image_bytes, sampling_bytes
 from .memory.free_memory import free_bytes
 from .memory.mapped import release_pages
 from .memory.sizes import latent_size
 from .networks import skip_init
-from .networks.conditioned import Conditioned, check_conditioned, check_conditioning
+from .networks.conditioned import Attending, Conditioned, check_classes, check_conditioned, check_conditioning, in_parts
+from .networks.conditioners.class_embedder import ClassEmbedder
+from .networks.conditioners.spatial_rescaler import SpatialRescaler
 from .networks.decoding import check_decoding, decoded
 from .networks.deep_cache import DeepCache
 from .networks.first_stage import FirstStage, build_first_stage
 from .networks.precision import resolve, set_first_stage_precision, set_precision
-from .networks.spatial_rescaler import SpatialRescaler
 from .networks.unet import UNet
 from .sampling.samplers import AUTO, Callback, Denoiser, sample_seeds
 from .sampling.schedule import Schedule
@@ -52,7 +53,7 @@ class LatentDiffusion:
     config: LDMConfig
     device: torch.device
     files: tuple[FileMark, ...] = ()
-    conditioner: SpatialRescaler | None = None
+    conditioner: SpatialRescaler | ClassEmbedder | None = None
 
     @property
     def task(self) -> str:
@@ -115,11 +116,14 @@ def load(
     return LatentDiffusion(*networks, schedule, checkpoint.config, target, files, conditioner)
 
 
-def _conditioner(checkpoint: Checkpoint, device: torch.device) -> SpatialRescaler | None:
+def _conditioner(checkpoint: Checkpoint, device: torch.device) -> SpatialRescaler | ClassEmbedder | None:
     config = checkpoint.config.conditioning
-    if not isinstance(config, SegmentationConfig):
+    if isinstance(config, SegmentationConfig):
+        conditioner = SpatialRescaler(config, skip_init, device="meta")
+    elif isinstance(config, ClassConfig):
+        conditioner = ClassEmbedder(config, skip_init, device="meta")
+    else:
         return None
-    conditioner = SpatialRescaler(config, skip_init, device="meta")
     load_into(conditioner, checkpoint.conditioner, checkpoint.conditioner_file or checkpoint.unet_file)
     return conditioner.to(device)
 
@@ -139,6 +143,8 @@ def generate(
     conditioning: Tensor | None = None,
     tile: int | None = None,
     guides: Guidance | None = None,
+    classes: Sequence[int | None] | None = None,
+    cfg: float = 1.0,
 ) -> np.ndarray:
     """Draw one image for each seed; the defaults are the model card's recipe.
 
@@ -159,22 +165,24 @@ def generate(
             of `ldm_backend.conditioning` make it; its size is that of the latents. None is for unconditional models.
         tile: Only with a conditioning: side of a tile in latent cells, averaged at each step. None takes images whole,
             and tiles only where that does not fit into memory, which is said in the log.
-        guides: What is known or wanted of the images, see `guidance.guided.Guides`.
+        guides: What is known or wanted of the images, see `guidance.guided.Guides`; not with classes.
+        classes: Of a class-conditional model the class of each image by its number, None for no class.
+        cfg: With classes, the scale of guidance without a classifier: 1 is none, above 1 an evaluation more each step.
 
     Returns:
         uint8 (N, H, W, 3); (N, H, W, 1) of a model of grey pictures.
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
-        InputError: No seeds, a seed, cache setting or tile out of range, a conditioning that is missing, too much or of
-            another shape, or a guide that does not fit to the images.
+        InputError: No seeds, a seed, cache setting, tile or class out of range, a conditioning or classes that are
+            missing, too much or of another shape or number, or a guide that does not fit to the images.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
     z = sample_latents(
         model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth, height, width,
-        conditioning, tile, guides,
+        conditioning, tile, guides, classes, cfg,
     )  # fmt: skip
     images = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
@@ -196,20 +204,27 @@ def sample_latents(
     conditioning: Tensor | None = None,
     tile: int | None = None,
     guides: Guidance | None = None,
+    classes: Sequence[int | None] | None = None,
+    cfg: float = 1.0,
 ) -> Tensor:
     """What `generate` decodes; its arguments and errors.
 
     Returns:
         (N, C, h, w) float32 latents on the model's device.
     """
-    check_conditioning(conditioning, model.config, len(seeds))
+    check_classes(classes, cfg, model.config, len(seeds))
+    if classes is None or conditioning is not None:
+        check_conditioning(conditioning, model.config, len(seeds))
     _check_goes_together(conditioning is not None, tile, (cache_interval, height, width))
+    if classes is not None and (cache_interval != 1 or guides is not None):
+        raise InputError("cache_interval or guides are given beside classes; expected neither. Leave them out.")
     for file in model.files:
         file.check()
     if conditioning is None:
         size = latent_size(model.config, height, width)
         check_memory(model, len(seeds), whole=cache_interval > 1, size=size)
-        denoiser = evaluation(model) if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
+        plain = evaluation(model) if classes is None else _of_classes(model, classes, cfg)
+        denoiser = plain if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
     else:
         size = (conditioning.shape[2], conditioning.shape[3])
         denoiser = _conditioned(model, conditioning, tile)
@@ -239,6 +254,16 @@ def _check_goes_together(conditioned: bool, tile: int | None, others: tuple[int,
             f"cache_interval, height and width are {short_repr(others)}; with a conditioning, which says the size, "
             "expected 1, None and None: leave them out."
         )
+
+
+def _of_classes(model: LatentDiffusion, classes: Sequence[int | None], cfg: float) -> Denoiser:
+    """The UNet that attends to classes, guided where that changes anything."""
+    if not isinstance(model.conditioner, ClassEmbedder):
+        raise InputError(f"The model has no table of classes, its task is {model.task}; load one of classes.")
+    guided = cfg != 1 and any(one is not None for one in classes)
+    with torch.no_grad():
+        context, none = model.conditioner(classes), model.conditioner([None]) if guided else None
+    return Attending(evaluation(model), context, none, cfg)
 
 
 def _conditioned(model: LatentDiffusion, c: Tensor, tile: int | None) -> Denoiser:
@@ -271,22 +296,9 @@ def check_memory(model: LatentDiffusion, images: int, whole: bool = False, size:
     check_fits("Sampling", Size(images, height, width), cost, free_bytes(model.device) - kernels, unit)
 
 
-def evaluation(model: LatentDiffusion) -> Denoiser:
-    """The UNet as a sampler calls it, its conditioning joined to the latents where it has one.
-
-    A batch that does not fit into memory goes through it in parts.
-    """
-    chunks, unet = Chunks("UNet"), model.unet
-
-    def predict(x_t: Tensor, t: float) -> Tensor:
-        return chunks.whole(
-            lambda part: unet(x_t[part], t),
-            x_t.shape,
-            x_t.device,
-            lambda n: evaluation_bytes(unet.config, n, x_t.shape[2], x_t.shape[3], unet.dtype.itemsize),
-        )
-
-    return predict
+def evaluation(model: LatentDiffusion) -> Callable[..., Tensor]:
+    """The UNet as a sampler calls it, its conditioning joined to the latents where it has one; see `in_parts`."""
+    return in_parts(model.unet, Chunks("UNet"))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ldm_backend.checkpoints.checkpoint import WEIGHTS
+from ..ldm_backend.config.conditioning import CLASS_CONDITIONAL
 from ..ldm_backend.config.presets import PRESETS
 from ..ldm_backend.errors import ConfigError, LDMError, check_choice, short_repr
 from ..ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, PRECISIONS
@@ -19,6 +20,8 @@ from .host.schema import make_schema
 from .shared.wires import checked
 
 AUTO = "auto"
+# Those of models that run in ComfyUI.
+_PRESETS = [name for name, preset in PRESETS.items() if preset.task != CLASS_CONDITIONAL]
 
 
 class LDMCheckpointLoader(io.ComfyNode):
@@ -60,7 +63,7 @@ class LDMCheckpointLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "config",
-                    options=[AUTO, *PRESETS],
+                    options=[AUTO, *_PRESETS],
                     default=AUTO,
                     optional=True,
                     tooltip=(
@@ -151,9 +154,9 @@ class LDMCheckpointLoader(io.ComfyNode):
             LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
         """
         check_choice("vae_precision", vae_precision, FIRST_STAGE_PRECISIONS, ConfigError)
-        if config not in (AUTO, *PRESETS):
+        if config not in (AUTO, *_PRESETS):
             # Only names: a path from a workflow could be any file of this machine.
-            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
+            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(_PRESETS)}.")
         preset = None if config == AUTO else config
         choice = Choice(checkpoint, weights, preset, precision, compile, vae_precision)
         return io.NodeOutput(*load_checkpoint(choice))

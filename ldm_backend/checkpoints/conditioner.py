@@ -1,4 +1,7 @@
-"""What a checkpoint holds for its conditioning: the trained map of labels, or a copy of the first stage, or nothing."""
+"""What a checkpoint holds for its conditioning: a trained map of labels, a table of classes, a copy of the first stage.
+
+Or nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config.conditioning import MaskedImageConfig, SegmentationConfig
+from ..config.conditioning import ClassConfig, MaskedImageConfig, SegmentationConfig
 from ..config.model import LDMConfig
 from ..errors import CheckpointError, first_names, printable
 from .compvis import CONDITIONER, FIRST_STAGE, refuse_foreign, unused_by_first_stage
@@ -18,6 +21,8 @@ from .tensor_files import StateDict, TensorFile
 def conditioner_shapes(config: LDMConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that make the conditioning of a model; most have none."""
     one = config.conditioning
+    if isinstance(one, ClassConfig):
+        return {"embedding.weight": (one.n_classes, one.embed_dim)}
     if not isinstance(one, SegmentationConfig):
         return {}
     return {"channel_mapper.weight": (one.out_channels, one.n_labels, 1, 1)}

@@ -106,7 +106,7 @@ def _has_pipeline(config: LDMConfig) -> bool:
 def diffusers_limits(config: LDMConfig) -> tuple[str, ...]:
     """What diffusers' classes cannot hold of a model, each as a sentence; they stop with an error there."""
     limits = []
-    if (config.unet.num_attention_heads or 1) > 1:
+    if (config.unet.num_attention_heads or 1) > 1 and config.unet.cross_attention_dim is None:
         limits.append(
             f"The UNet has {config.unet.num_attention_heads} attention heads at every level; UNet2DModel knows only "
             "one number of channels a head for all levels, and does not load this one."

@@ -37,6 +37,12 @@ _ATTENTION = {
     "to_v": "qkv",
     "to_out.0": "proj_out",
 }
+# A transformer has one set of names; each of its blocks has these.
+_TRANSFORMER = ("norm", "proj_in", "proj_out")
+_TRANSFORMER_BLOCK = (
+    *(f"{attention}.{layer}" for attention in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")),
+    *("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"),
+)
 _QKV_PART = {"to_q": 0, "to_k": 1, "to_v": 2}
 # Inside a block of the first stage: ours -> CompVis.
 _AE_RESNET = {name: name for name in ("norm1", "conv1", "norm2", "conv2")}
@@ -75,9 +81,11 @@ def compvis_unet_sources(config: UNetConfig) -> dict[str, Source]:
     """All our UNet keys -> their place below `model.diffusion_model.`."""
     sources = {}
     for ours, theirs, channels in _unet_layers(config):
-        part = _QKV_PART.get(ours.rpartition(".")[2])
+        name = ours.rpartition(".")[2]
+        part = _QKV_PART[name] if theirs.endswith(".qkv") else None
         heads = channels // config.head_dim(channels) if part is not None else 1
-        for leaf in ("weight", "bias"):
+        biased = part is not None or name not in _QKV_PART  # those of a transformer have none
+        for leaf in ("weight", "bias") if biased else ("weight",):
             sources[f"{ours}.{leaf}"] = Source(f"{theirs}.{leaf}", part, heads)
     return sources
 
@@ -91,6 +99,32 @@ def compvis_first_stage_sources(config: FirstStageConfig) -> dict[str, Source]:
     }
     if isinstance(config, VQConfig):
         sources["quantize.embedding.weight"] = Source("quantize.embedding.weight")
+    return sources
+
+
+def compvis_text_sources(layers: int) -> dict[str, str]:
+    """Our keys of a text encoder with so many layers -> their place below `cond_stage_model.`.
+
+    Source: x_transformer.py, where attention and feed-forward take turns in one row, each with its norm before it.
+    """
+    sources = {
+        "embed_tokens.weight": "transformer.token_emb.weight",
+        "embed_positions.weight": "transformer.pos_emb.emb.weight",
+    }
+    rows = [("layer_norm", "transformer.norm", True)]
+    for layer in range(layers):
+        ours, theirs = f"layers.{layer}", "transformer.attn_layers.layers"
+        attention, feed_forward = f"{theirs}.{2 * layer}", f"{theirs}.{2 * layer + 1}"
+        rows += [
+            (f"{ours}.self_attn_layer_norm", f"{attention}.0", True),
+            *((f"{ours}.self_attn.{part}_proj", f"{attention}.1.to_{part}", False) for part in "qkv"),
+            (f"{ours}.self_attn.out_proj", f"{attention}.1.to_out", True),
+            (f"{ours}.final_layer_norm", f"{feed_forward}.0", True),
+            (f"{ours}.fc1", f"{feed_forward}.1.net.0.0", True),
+            (f"{ours}.fc2", f"{feed_forward}.1.net.2", True),
+        ]
+    for name, place, biased in rows:
+        sources |= {f"{name}.{leaf}": f"{place}.{leaf}" for leaf in (("weight", "bias") if biased else ("weight",))}
     return sources
 
 
@@ -110,7 +144,7 @@ def _unet_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
     yield from _down_layers(config)
     yield from _resnet("mid_block.resnets.0", "middle_block.0", width, width)
     if config.add_attention:
-        yield from _attention("mid_block.attentions.0", "middle_block.1", width)
+        yield from _attention(config, "mid_block.attentions.0", "middle_block.1", width)
     yield from _resnet("mid_block.resnets.1", "middle_block.2", width, width)
     yield from _up_layers(config)
 
@@ -123,7 +157,7 @@ def _down_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
         for layer in range(config.layers_per_block):
             yield from _resnet(f"{block}.resnets.{layer}", f"input_blocks.{number}.0", inputs, width)
             if "Attn" in kind:
-                yield from _attention(f"{block}.attentions.{layer}", f"input_blocks.{number}.1", width)
+                yield from _attention(config, f"{block}.attentions.{layer}", f"input_blocks.{number}.1", width)
             inputs, number = width, number + 1
         if shrink:
             convolution = "op" if shrink == "conv" else None
@@ -144,7 +178,7 @@ def _up_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
         for layer in range(layers + 1):
             yield from _resnet(f"{block}.resnets.{layer}", f"output_blocks.{number}.0", inputs + skips.pop(), width)
             if attention:
-                yield from _attention(f"{block}.attentions.{layer}", f"output_blocks.{number}.1", width)
+                yield from _attention(config, f"{block}.attentions.{layer}", f"output_blocks.{number}.1", width)
             if grow and layer == layers:
                 convolution = "conv" if grow == "conv" else None
                 theirs = f"output_blocks.{number}.{1 + attention}"
@@ -158,7 +192,15 @@ def _resnet(ours: str, theirs: str, inputs: int, channels: int) -> Iterator[tupl
             yield f"{ours}.{our_name}", f"{theirs}.{their_name}", channels
 
 
-def _attention(ours: str, theirs: str, channels: int) -> Iterator[tuple[str, str, int]]:
+def _attention(config: UNetConfig, ours: str, theirs: str, channels: int) -> Iterator[tuple[str, str, int]]:
+    if config.cross_attention_dim is not None:
+        blocks = [
+            f"transformer_blocks.{at}.{name}"
+            for at in range(config.transformer_layers_per_block)
+            for name in _TRANSFORMER_BLOCK
+        ]
+        yield from ((f"{ours}.{name}", f"{theirs}.{name}", channels) for name in (*_TRANSFORMER, *blocks))
+        return
     for our_name, their_name in _ATTENTION.items():
         yield f"{ours}.{our_name}", f"{theirs}.{their_name}", channels
 

@@ -16,7 +16,11 @@ MAX_WIDTH = 8192  # channels, heads, groups, and the side of images and latents
 NOT_IMPLEMENTED = "Another is not implemented here: run the model with the program that trained it."
 AS_TRAINED = "Write down what the model was trained with."
 CHECKED = {"checked": True}  # in the metadata of fields that have checks of their own
-_LIMITS = {"layers_per_block": _MAX_LAYERS, "num_vq_embeddings": _MAX_CODES}  # by field; others have MAX_WIDTH
+_LIMITS = {
+    "layers_per_block": _MAX_LAYERS,
+    "transformer_layers_per_block": _MAX_LAYERS,
+    "num_vq_embeddings": _MAX_CODES,
+}  # by field; others have MAX_WIDTH
 
 
 def check_choice(where: str, value: Any, allowed: tuple[Any, ...]) -> None:

@@ -12,18 +12,28 @@ from typing import Any
 from ..errors import ConfigError, short_repr
 from .checks import AS_TRAINED
 from .compvis_keys import CONDITIONAL, NETWORK, PART, Keys, check_keys
-from .conditioning import ConditioningConfig, LowResolutionConfig, MaskedImageConfig, SegmentationConfig
+from .conditioning import (
+    ClassConfig,
+    ConditioningConfig,
+    LowResolutionConfig,
+    MaskedImageConfig,
+    SegmentationConfig,
+)
 from .strict_json import in_their_names, read_fields
 
 _UNCONDITIONAL, _FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"
 
-# Which part of a sample goes through the conditioning stage, and that stage, for each of the three kinds.
-_LOW_RESOLUTION, _MASKED, _SEGMENTATION = "LR_image", "masked_image", "segmentation"
+# Which part of a sample goes through the conditioning stage, and that stage, for each of the kinds.
+_LOW_RESOLUTION, _MASKED, _SEGMENTATION, _CLASS = "LR_image", "masked_image", "segmentation", "class_label"
 _STAGES = {
     _LOW_RESOLUTION: "torch.nn.Identity",
     _MASKED: _FIRST_STAGE,
     _SEGMENTATION: "SpatialRescaler",
+    _CLASS: "ClassEmbedder",
 }
+# How many rows the table of ImageNet's classes has where the last is no class. The file does not say so: the original's
+# notebook samples with it.
+_IMAGENET_AND_NONE = 1001
 
 _LAYOUT = "coordinates_bbox"  # the key of layouts, which go through a BERTEmbedder too
 
@@ -31,7 +41,6 @@ _LAYOUT = "coordinates_bbox"  # the key of layouts, which go through a BERTEmbed
 _OTHERS = {
     "BERTEmbedder": "a text-to-image model",
     "TransformerEmbedder": "a model of token sequences",
-    "ClassEmbedder": "a class-conditional model",
     "FrozenCLIPTextEmbedder": "a text-to-image model",
     "FrozenCLIPEmbedder": "a text-to-image model such as Stable Diffusion",
     "FrozenClipImageEmbedder": "a model of CLIP vectors",
@@ -45,6 +54,10 @@ _RESCALER = Keys(
         "multiplier": ((0.5,), NETWORK),
         "bias": ((False,), NETWORK),
     },
+)
+_EMBEDDER = Keys(
+    read=frozenset({"n_classes", "embed_dim"}),
+    unused=frozenset({"key"}),  # of the training's samples
 )
 _RESCALER_NAMES = {"n_labels": "in_channels"}
 
@@ -75,12 +88,12 @@ def conditioning_from_yaml(params: Mapping[str, Any], source: str) -> Conditioni
             f"{source}: cond_stage_config is {short_repr(target if name else stage)} and cond_stage_key "
             f"{short_repr(key)}; supported are {known}. {CONDITIONAL}"
         )
-    _check_way(params, source)
+    _check_way(params, "crossattn" if key == _CLASS else "concat", source)
     return _of_key(key, stage, f"{source}: cond_stage_config")
 
 
-def _check_way(params: Mapping[str, Any], source: str) -> None:
-    """The condition must enter as further channels: by name, or by the default of models without one."""
+def _check_way(params: Mapping[str, Any], wanted: str, source: str) -> None:
+    """The condition must enter in the wanted way: by name, or by the default of models without one."""
     if params.get("cond_stage_forward") is not None:
         raise ConfigError(
             f"{source}: cond_stage_forward is {short_repr(params['cond_stage_forward'])}; supported is None. {NETWORK}"
@@ -90,10 +103,10 @@ def _check_way(params: Mapping[str, Any], source: str) -> None:
         raise ConfigError(f"{source}: concat_mode is {short_repr(concat)}; expected true or false. {AS_TRAINED}")
     if way is None:
         way = "concat" if concat else "crossattn"
-    if way != "concat":
+    if way != wanted:
         raise ConfigError(
             f"{source}: conditioning_key is {short_repr(way)} (which absent means 'concat', or 'crossattn' if "
-            f"concat_mode is False); supported is 'concat'. {CONDITIONAL}"
+            f"concat_mode is False); supported is {wanted!r}. {CONDITIONAL}"
         )
 
 
@@ -110,6 +123,8 @@ def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
     if key == _LOW_RESOLUTION:
         check_keys(settings, _IDENTITY, source)
         return LowResolutionConfig()
+    if key == _CLASS:
+        return _classes(settings, source)
     check_keys(settings, _RESCALER, source)
     if settings.get("out_channels") is None:
         raise ConfigError(f"{source}: out_channels is None; expected a number. {AS_TRAINED}")
@@ -119,3 +134,16 @@ def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
         "out_channels": settings["out_channels"],
     }
     return in_their_names(_RESCALER_NAMES, source, lambda: read_fields(SegmentationConfig, data, source))
+
+
+def _classes(settings: Mapping[str, Any], source: str) -> ClassConfig:
+    check_keys(settings, _EMBEDDER, source)
+    if settings.get("embed_dim") is None:
+        raise ConfigError(f"{source}: embed_dim is None; expected a number. {AS_TRAINED}")
+    number = settings.get("n_classes", 1000)
+    data = {
+        "n_classes": number,
+        "embed_dim": settings["embed_dim"],
+        "last_is_none": number == _IMAGENET_AND_NONE,
+    }
+    return read_fields(ClassConfig, data, source)

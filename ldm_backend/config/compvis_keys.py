@@ -16,9 +16,9 @@ from .checks import AS_TRAINED, NOT_IMPLEMENTED
 from .compvis_schedule import SCHEDULE_KEYS
 
 CONDITIONAL = (
-    "Of models that take something beside the noise only those run here whose UNet takes it as further channels: "
-    "super-resolution, inpainting and semantic synthesis. Texts, classes and layouts are not implemented yet: "
-    "run such a model with the program that trained it."
+    "Of models that take something beside the noise only these run here: super-resolution, inpainting and semantic "
+    "synthesis, whose UNet takes it as further channels, and classes that it attends to. Texts, other classes and "
+    "layouts are not implemented yet: run such a model with the program that trained it."
 )
 NETWORK = f"A network of this kind is not implemented, and without it the picture would be wrong. {NOT_IMPLEMENTED}"
 
@@ -64,20 +64,19 @@ UNET = Keys(
         {"image_size", "in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks"}
         | {"attention_resolutions", "num_heads", "num_head_channels", "num_heads_upsample"}
         | {"use_scale_shift_norm", "resblock_updown"}
+        | {"use_spatial_transformer", "context_dim", "transformer_depth"}
     ),
     fixed={
         "conv_resample": ((True,), NETWORK),
         "dims": ((2,), NETWORK),
         "n_embed": ((None,), NETWORK),
         "use_new_attention_order": ((False,), NETWORK),
-        "context_dim": ((None,), CONDITIONAL),
         "num_classes": ((None,), CONDITIONAL),
-        "use_spatial_transformer": ((False,), CONDITIONAL),
     },
     unused=frozenset(
         {"dropout"}  # of training
         | {"use_checkpoint", "use_fp16"}  # memory and number format, which are chosen for each run here
-        | {"transformer_depth", "legacy"}  # of use_spatial_transformer
+        | {"legacy"}  # of use_spatial_transformer: two ways to write the same heads
     ),
 )
 AUTOENCODER = Keys(
@@ -109,6 +108,8 @@ UNET_NAMES = {
     "layers_per_block": "num_res_blocks",
     "attention_head_dim": "num_head_channels",
     "num_attention_heads": "num_heads",
+    "cross_attention_dim": "context_dim",
+    "transformer_layers_per_block": "transformer_depth",
 }
 FIRST_STAGE_NAMES = {
     "sample_size": "resolution",

@@ -123,21 +123,37 @@ def _unet_config(section: Mapping[str, Any], source: str) -> UNetConfig:
             f"{source}: num_heads_upsample is {short_repr(upsample_heads)} and num_heads {short_repr(heads)}; "
             f"expected the same number of heads on both ways. {NOT_IMPLEMENTED}"
         )
+    cross, context = _context(params, source)
     data = {
         "sample_size": _need(params, "image_size", source),
         "in_channels": _need(params, "in_channels", source),
         "out_channels": _need(params, "out_channels", source),
         "block_out_channels": widths,
-        "down_block_types": ["AttnDownBlock2D" if attn else "DownBlock2D" for attn in attention],
-        "up_block_types": ["AttnUpBlock2D" if attn else "UpBlock2D" for attn in reversed(attention)],
+        "down_block_types": [f"{cross}AttnDownBlock2D" if attn else "DownBlock2D" for attn in attention],
+        "up_block_types": [f"{cross}AttnUpBlock2D" if attn else "UpBlock2D" for attn in reversed(attention)],
         "layers_per_block": _need(params, "num_res_blocks", source),
         "attention_head_dim": None if head_dim == -1 else head_dim,
         "num_attention_heads": heads if head_dim == -1 and heads != -1 else None,
         "resnet_time_scale_shift": "scale_shift" if params.get("use_scale_shift_norm") else "default",
         "downsample_type": resample,
         "upsample_type": resample,
+        **context,
     }
     return in_their_names(UNET_NAMES, source, lambda: read_fields(UNetConfig, data, source))
+
+
+def _context(params: Mapping[str, Any], source: str) -> tuple[str, dict[str, Any]]:
+    """What blocks with attention are called besides, and the settings of their transformers, if they are such."""
+    transformers, width = params.get("use_spatial_transformer", False), params.get("context_dim")
+    if type(transformers) is not bool or transformers != (width is not None):
+        raise ConfigError(
+            f"{source}: use_spatial_transformer is {short_repr(transformers)} and context_dim {short_repr(width)}; "
+            f"expected true and a number, or false and None. {AS_TRAINED}"
+        )
+    if not transformers:  # then nothing has a depth
+        return "", {}
+    depth = params.get("transformer_depth", 1)
+    return "Cross", {"cross_attention_dim": width, "transformer_layers_per_block": depth}
 
 
 def _first_stage_config(section: Mapping[str, Any], scale_factor: Any, source: str) -> FirstStageConfig:

@@ -1,6 +1,7 @@
 """What a model sees beside the noise, and so what it is for. Imports only checks, first_stage, JSON and errors.
 
-All of these are further channels of the UNet's input, behind those of the noisy latent (CompVis' `concat`).
+All but classes are further channels of the UNet's input, behind those of the noisy latent (CompVis' `concat`). Classes
+are a context that its blocks attend to (`crossattn`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .strict_json import read_fields, write_fields
 
 UNCONDITIONAL, SUPER_RESOLUTION = "unconditional", "super-resolution"
 INPAINTING, SEMANTIC_SYNTHESIS = "inpainting", "semantic-synthesis"
+CLASS_CONDITIONAL = "class-conditional"
 
 # What a model of each task does, what draws from it in Python, and the command that does where there is one.
 _TASKS = {
@@ -23,8 +25,10 @@ _TASKS = {
     SUPER_RESOLUTION: ("enlarges small pictures", "upscale", "ldm upscale"),
     INPAINTING: ("fills the masked parts of pictures", "inpaint", "ldm inpaint"),
     SEMANTIC_SYNTHESIS: ("draws pictures from maps of labels", "synthesise", None),
+    CLASS_CONDITIONAL: ("draws pictures of classes that are given by their numbers", "generate", None),
 }
 TASKS = tuple(_TASKS)
+_MAX_WORDS = 2**20  # of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class LowResolutionConfig:
 
     kind: ClassVar[str] = "low-resolution"  # in our own files
     task: ClassVar[str] = SUPER_RESOLUTION
+    context_dim: ClassVar[int | None] = None  # width of the tokens that the UNet attends to
 
     def channels(self, first_stage: FirstStageConfig) -> int:
         """How many it adds to the UNet's input: those of a picture."""
@@ -45,6 +50,7 @@ class MaskedImageConfig:
 
     kind: ClassVar[str] = "masked-image"
     task: ClassVar[str] = INPAINTING
+    context_dim: ClassVar[int | None] = None
 
     def channels(self, first_stage: FirstStageConfig) -> int:
         """How many it adds to the UNet's input: those of a latent, and one."""
@@ -57,19 +63,14 @@ class SegmentationConfig:
 
     kind: ClassVar[str] = "segmentation"
     task: ClassVar[str] = SEMANTIC_SYNTHESIS
+    context_dim: ClassVar[int | None] = None
 
     n_labels: int = 182
     n_stages: int = 2  # how often the map is halved
     out_channels: int = 3  # of the trained 1x1 convolution behind that
 
     def __post_init__(self) -> None:
-        for name, least in (("n_labels", 1), ("n_stages", 0), ("out_channels", 1)):
-            value = getattr(self, name)
-            if not least <= value <= MAX_WIDTH:
-                raise ConfigError(
-                    f"conditioning: {name} is {short_repr(value)}; expected a number from {least} to {MAX_WIDTH}. "
-                    f"{AS_TRAINED}"
-                )
+        _check_numbers(self, n_labels=1, n_stages=0, out_channels=1)
 
     def channels(self, first_stage: FirstStageConfig) -> int:
         """How many it adds to the UNet's input.
@@ -86,9 +87,76 @@ class SegmentationConfig:
         return self.out_channels
 
 
-ConditioningConfig = LowResolutionConfig | MaskedImageConfig | SegmentationConfig
+@dataclass(frozen=True)
+class ClassConfig:
+    """A class, as a vector that the UNet attends to (CompVis ClassEmbedder).
+
+    Attributes:
+        last_is_none: The last class is that of no class, which guidance without a classifier needs.
+    """
+
+    kind: ClassVar[str] = "classes"
+    task: ClassVar[str] = CLASS_CONDITIONAL
+
+    n_classes: int = 1001  # no class included
+    embed_dim: int = 512
+    last_is_none: bool = True
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, n_classes=2 if self.last_is_none else 1, embed_dim=1)
+
+    @property
+    def context_dim(self) -> int | None:
+        """Width of the tokens that the UNet attends to."""
+        return self.embed_dim
+
+    @property
+    def pictured(self) -> int:
+        """How many classes there are pictures of."""
+        return self.n_classes - self.last_is_none
+
+    def channels(self, first_stage: FirstStageConfig) -> int:
+        """How many it adds to the UNet's input."""
+        return 0
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The encoder of a text (CompVis BERTEmbedder). The defaults are those of text2img-large: 542,895,360 parameters.
+
+    No model with one runs yet: it is none of `CONDITIONINGS`.
+    """
+
+    vocab_size: int = 30522
+    max_tokens: int = 77
+    embed_dim: int = 1280
+    layers: int = 32
+    heads: int = 8  # not visible in any shape
+    head_dim: int = 64
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, max_tokens=1, embed_dim=1, layers=1, heads=1, head_dim=1)
+        if not 1 <= self.vocab_size <= _MAX_WORDS:
+            raise ConfigError(
+                f"conditioning: vocab_size is {short_repr(self.vocab_size)}; expected a number from 1 to {_MAX_WORDS}. "
+                f"{AS_TRAINED}"
+            )
+
+
+def _check_numbers(config: Any, **least: int) -> None:
+    """Raise ConfigError unless these fields of a conditioning are at least that, and no larger than a network's."""
+    for name, low in least.items():
+        value = getattr(config, name)
+        if not low <= value <= MAX_WIDTH:
+            raise ConfigError(
+                f"conditioning: {name} is {short_repr(value)}; expected a number from {low} to {MAX_WIDTH}. "
+                f"{AS_TRAINED}"
+            )
+
+
+ConditioningConfig = LowResolutionConfig | MaskedImageConfig | SegmentationConfig | ClassConfig
 CONDITIONINGS: dict[str, type[ConditioningConfig]] = {
-    one.kind: one for one in (LowResolutionConfig, MaskedImageConfig, SegmentationConfig)
+    one.kind: one for one in (LowResolutionConfig, MaskedImageConfig, SegmentationConfig, ClassConfig)
 }
 
 

@@ -27,6 +27,43 @@ UNET_RULES = JsonRules(
     required=("attention_head_dim",),  # in no tensor's shape
     reasons=dict.fromkeys(("class_embed_type", "num_class_embeds"), _CONDITIONAL),
 )
+# With a context. Heads are numbers of them there, see `unet_json`.
+CONDITION_UNET_RULES = JsonRules(
+    class_names=("UNet2DConditionModel",),
+    fixed={
+        "act_fn": _SILU,
+        "addition_embed_type": (None,),
+        "addition_time_embed_dim": (None,),
+        "attention_type": ("default",),
+        "class_embed_type": (None,),
+        "class_embeddings_concat": (False,),
+        "conv_in_kernel": (3,),
+        "conv_out_kernel": (3,),
+        "cross_attention_norm": (None,),
+        "dual_cross_attention": (False,),
+        "encoder_hid_dim": (None,),
+        "encoder_hid_dim_type": (None,),
+        "mid_block_only_cross_attention": (None,),
+        "mid_block_scale_factor": (1,),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+        "num_class_embeds": (None,),
+        "only_cross_attention": (False,),
+        "projection_class_embeddings_input_dim": (None,),
+        "resnet_out_scale_factor": (1.0,),
+        "resnet_skip_time_act": (False,),
+        "reverse_transformer_layers_per_block": (None,),
+        "time_cond_proj_dim": (None,),
+        "time_embedding_act_fn": (None,),
+        "time_embedding_dim": (None,),
+        "time_embedding_type": ("positional",),
+        "timestep_post_act": (None,),
+        "upcast_attention": (False,),
+        "use_linear_projection": (False,),
+    },
+    # Of training; and of `addition_embed_type`, which is none.
+    ignored=("dropout", "addition_embed_type_num_heads"),
+    required=("attention_head_dim", "cross_attention_dim"),
+)
 VQ_RULES = JsonRules(
     class_names=("VQModel",),
     fixed={

@@ -9,14 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ConfigError
-from .checks import AS_TRAINED, CHECKED, check_choice, check_common
+from ..errors import ConfigError, short_repr
+from .checks import AS_TRAINED, CHECKED, NOT_IMPLEMENTED, check_choice, check_common
 from .conditioning import ConditioningConfig, task_of
-from .diffusers_json import UNET_RULES
+from .diffusers_json import CONDITION_UNET_RULES, UNET_RULES
 from .first_stage import FIRST_STAGE_CONFIGS, FirstStageConfig, KLConfig, VQConfig
 from .schedule import ScheduleConfig
 from .strict_json import LATER, read_json_object, write_json_object
-from .unet_json import check_ways, each_way, from_diffusers, to_diffusers
+from .unet_json import (
+    check_ways,
+    condition_from_diffusers,
+    condition_to_diffusers,
+    each_way,
+    from_diffusers,
+    to_diffusers,
+)
 
 __all__ = [
     "FIRST_STAGE_CONFIGS",
@@ -28,13 +35,17 @@ __all__ = [
     "VQConfig",
 ]
 
-_UNET_DOWN = ("DownBlock2D", "AttnDownBlock2D")
-_UNET_UP = ("UpBlock2D", "AttnUpBlock2D")
+# Of networks whose attention is among the positions, and of those that attend to a context too.
+_UNET_DOWN, _CONTEXT_DOWN = ("DownBlock2D", "AttnDownBlock2D"), ("DownBlock2D", "CrossAttnDownBlock2D")
+_UNET_UP, _CONTEXT_UP = ("UpBlock2D", "AttnUpBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The denoiser, in the terms of diffusers' UNet2DModel. Defaults: CelebA-HQ 256 (274,056,163 parameters)."""
+    """The denoiser, in the terms of diffusers' UNet2DModel; with a context, of its UNet2DConditionModel.
+
+    The defaults are CelebA-HQ 256 (274,056,163 parameters).
+    """
 
     sample_size: int = 64  # side of the training latents
     in_channels: int = 3
@@ -59,13 +70,16 @@ class UNetConfig:
     downsample_padding: int = field(default=1, metadata=LATER | CHECKED)  # 0: only right and bottom, as DDPM
     flip_sin_to_cos: bool = field(default=True, metadata=LATER)  # cosines first in the time embedding
     freq_shift: int = field(default=0, metadata=LATER | CHECKED)  # of its frequencies; DDPM has 1
+    # Of models that attend to a context (CrossAttn...): the width of its tokens, and the blocks of each transformer.
+    cross_attention_dim: int | None = field(default=None, metadata=LATER)
+    transformer_layers_per_block: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_common("unet", self)
-        levels = len(self.block_out_channels)
+        levels, plain = len(self.block_out_channels), self.cross_attention_dim is None
         for name, allowed in (
-            ("down_block_types", _UNET_DOWN),
-            ("up_block_types", _UNET_UP),
+            ("down_block_types", _UNET_DOWN if plain else _CONTEXT_DOWN),
+            ("up_block_types", _UNET_UP if plain else _CONTEXT_UP),
         ):
             types = getattr(self, name)
             if len(types) != levels:
@@ -82,8 +96,28 @@ class UNetConfig:
         )
         for name, types in (("downsample_type", self.down_block_types), ("upsample_type", self.up_block_types)):
             check_ways(f"unet: {name}", getattr(self, name), types)
+        self._check_context()
         self._check_details()
         self._check_heads()
+
+    def _check_context(self) -> None:
+        crossing, width = self.cross_attention_dim is not None, self.cross_attention_dim
+        if not crossing and self.transformer_layers_per_block != 1:
+            raise ConfigError(
+                f"unet: transformer_layers_per_block is {self.transformer_layers_per_block}, and cross_attention_dim "
+                f"None; expected 1 where no block attends to a context. {AS_TRAINED}"
+            )
+        for name, usual in (
+            ("downsample_type", "conv"),
+            ("upsample_type", "conv"),
+            ("add_attention", True),
+            ("attn_norm_num_groups", None),
+        ):
+            if crossing and getattr(self, name) != usual:
+                raise ConfigError(
+                    f"unet: {name} is {short_repr(getattr(self, name))} and cross_attention_dim {width}; supported "
+                    f"beside it is {usual!r}. {NOT_IMPLEMENTED}"
+                )
 
     def _check_details(self) -> None:
         for name, allowed in (("downsample_padding", (0, 1)), ("freq_shift", (0, 1))):
@@ -133,18 +167,22 @@ class UNetConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "unet/config.json") -> UNetConfig:
-        """Read a `UNet2DModel` configuration.
+        """Read a configuration of `UNet2DModel`, or of `UNet2DConditionModel` where its `_class_name` says so.
 
         Raises:
             ConfigError: A key that is unknown, missing or has an unsupported value.
         """
+        if data.get("_class_name") in CONDITION_UNET_RULES.class_names:
+            return read_json_object(cls, condition_from_diffusers(data, source), source, CONDITION_UNET_RULES)
         return read_json_object(cls, from_diffusers(data, source), source, UNET_RULES)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON that both this project and diffusers' UNet2DModel read back as the same network.
+        """The JSON that both this project and diffusers read back as the same network.
 
-        diffusers has no key for `num_attention_heads` above 1: it stops with an error, see `unet_json`.
+        diffusers' UNet2DModel has no key for `num_attention_heads` above 1: it stops with an error, see `unet_json`.
         """
+        if self.cross_attention_dim is not None:
+            return condition_to_diffusers(write_json_object(self, CONDITION_UNET_RULES))
         return to_diffusers(write_json_object(self, UNET_RULES))
 
 
@@ -158,6 +196,7 @@ class LDMConfig:
     conditioning: ConditioningConfig | None = None  # what the UNet sees beside the noisy latent
 
     def __post_init__(self) -> None:
+        self._check_context()
         if self.conditioning is not None:
             self._check_conditioning(self.conditioning)
         elif not self.unet.in_channels == self.unet.out_channels == self.first_stage.z_channels:
@@ -166,6 +205,22 @@ class LDMConfig:
                 f"stage {self.first_stage.z_channels} latent channels; all three must agree. The parts belong to "
                 "different models: take all of the same one."
             )
+
+    def _check_context(self) -> None:
+        width = self.unet.cross_attention_dim
+        made = None if self.conditioning is None else self.conditioning.context_dim
+        if width == made:
+            return
+        if made is None:
+            raise ConfigError(
+                f"unet attends to a context {width} wide, and nothing says what makes it, as in models that draw from "
+                "texts. Such a model is not implemented here: run it with the program that trained it."
+            )
+        kind = "" if self.conditioning is None else self.conditioning.kind
+        raise ConfigError(
+            f"unet attends to a context {width} wide, and the {kind} conditioning makes one {made} wide; both must "
+            "agree. The parts belong to different models: take all of the same one."
+        )
 
     def _check_conditioning(self, conditioning: ConditioningConfig) -> None:
         latent, more = self.first_stage.z_channels, conditioning.channels(self.first_stage)
@@ -178,5 +233,5 @@ class LDMConfig:
 
     @property
     def task(self) -> str:
-        """What the model is for: "unconditional", "super-resolution", "inpainting" or "semantic-synthesis"."""
+        """What the model is for, one of `conditioning.TASKS`: "unconditional", "super-resolution", ..."""
         return task_of(self.conditioning)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .conditioning import LowResolutionConfig, MaskedImageConfig, SegmentationConfig
+from .conditioning import ClassConfig, LowResolutionConfig, MaskedImageConfig, SegmentationConfig
 from .model import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 
 CELEBAHQ_256 = LDMConfig()
@@ -73,6 +73,40 @@ SEMANTIC_SYNTHESIS_256 = LDMConfig(
 )
 SEMANTIC_SYNTHESIS_512 = replace(SEMANTIC_SYNTHESIS_256, unet=replace(SEMANTIC_SYNTHESIS_256.unet, sample_size=128))
 
+# cin256-v2 (configs/latent-diffusion): one head at each level, however wide; class 1000 is no class.
+IMAGENET_256 = LDMConfig(
+    unet=UNetConfig(
+        block_out_channels=(192, 384, 576, 960),
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
+        attention_head_dim=None,
+        num_attention_heads=1,
+        cross_attention_dim=512,
+    ),
+    conditioning=ClassConfig(),
+)
+# cin256, with vq-f8: without a class that is none, so without guidance.
+IMAGENET_256_F8 = LDMConfig(
+    unet=UNetConfig(
+        sample_size=32,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(256, 512, 1024),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=512,
+    ),
+    first_stage=VQConfig(
+        latent_channels=4,
+        block_out_channels=(128, 256, 256, 512),
+        num_vq_embeddings=16384,
+        vq_embed_dim=4,
+        encoder_attention=(3,),
+        decoder_attention=(3,),
+    ),
+    conditioning=ClassConfig(n_classes=1000, last_is_none=False),
+)
+
 # CelebA-HQ, FFHQ and LSUN-Bedrooms differ only in their weights.
 PRESETS: dict[str, LDMConfig] = {
     "celebahq-256": CELEBAHQ_256,
@@ -83,4 +117,6 @@ PRESETS: dict[str, LDMConfig] = {
     "inpainting-512": INPAINTING_512,
     "semantic-synthesis-256": SEMANTIC_SYNTHESIS_256,
     "semantic-synthesis-512": SEMANTIC_SYNTHESIS_512,
+    "imagenet-256": IMAGENET_256,
+    "imagenet-256-f8": IMAGENET_256_F8,
 }

@@ -1,11 +1,15 @@
-"""How diffusers' UNet2DModel is told what our networks have beyond CelebA-HQ. Imports only checks and errors.
+"""How diffusers' UNets are told what our networks have beyond CelebA-HQ. Imports only checks and errors.
 
+UNet2DModel:
 - Resnets between levels: its plain blocks have them under another name, `Resnet...Block2D`. `downsample_type` and
   `upsample_type` are of its blocks with attention alone.
 - Scale-shift: then the attention in the middle has a norm only if its groups are written down.
 - A fixed number of heads: it knows only channels of a head, one number for all levels, or null for one head. Where no
   number serves all, a list is written, one entry a level: UNet2DModel stops at it, where it would build another network
   from a number.
+
+UNet2DConditionModel, which has a context: `attention_head_dim` is the number of heads, whatever its name says. One for
+each level is written where the channels of a head are fixed, and one for all where the heads are.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError, short_repr
+from ..errors import ConfigError, first_names, short_repr
 from .checks import AS_TRAINED, NOT_IMPLEMENTED, check_choice
 
 _WAYS = ("conv", "resnet")
@@ -22,6 +26,9 @@ _BLOCKS = {
     "down_block_types": ("downsample_type", "DownBlock2D", "ResnetDownsampleBlock2D"),
     "up_block_types": ("upsample_type", "UpBlock2D", "ResnetUpsampleBlock2D"),
 }
+# Keys that only one of the two classes has.
+_OF_A_CONTEXT = ("cross_attention_dim", "transformer_layers_per_block")
+_WITHOUT_CONTEXT = ("add_attention", "attn_norm_num_groups", "downsample_type", "upsample_type")
 _OLD_PREFIX = "UNetRes"  # of the block types in 2022; diffusers drops it
 
 
@@ -62,6 +69,8 @@ def to_diffusers(data: Mapping[str, Any]) -> dict[str, Any]:
         written["attn_norm_num_groups"] = written["norm_num_groups"]
     elif groups == 0:
         written["attn_norm_num_groups"] = None
+    for key in _OF_A_CONTEXT:
+        del written[key]
     heads = written.pop("num_attention_heads")
     if heads is not None and heads > 1:
         written |= {"num_attention_heads": heads, "attention_head_dim": _head_dims(written, heads)}
@@ -72,17 +81,72 @@ def from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The inverse of `to_diffusers`.
 
     Raises:
-        ConfigError: Settings that only together make another network.
+        ConfigError: Settings that only together make another network, or keys of another class.
     """
+    if other := [key for key in _OF_A_CONTEXT if key in data]:
+        raise ConfigError(
+            f"{source}: unknown keys {first_names(other)}; networks that attend to a context are of the class "
+            "UNet2DConditionModel. Say so with _class_name, or remove the keys."
+        )
     found = dict(data)
     for key, (resample, plain, resnet) in _BLOCKS.items():
         found |= _block_types(found, key, resample, plain, resnet, source)
     _take_attention_norm(found, source)
-    widths = found.get("block_out_channels")
-    if isinstance(widths, list | tuple) and widths and found.get("time_embedding_dim") == 4 * widths[0]:
-        del found["time_embedding_dim"]  # the usual one
+    _take_time_embedding(found)
     _take_heads(found, source)
     return found
+
+
+def condition_to_diffusers(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Our settings under diffusers' names -> what UNet2DConditionModel reads as this network."""
+    written = {key: value for key, value in data.items() if key not in _WITHOUT_CONTEXT}
+    heads = written.pop("num_attention_heads")
+    if heads is None:
+        heads = [width // data["attention_head_dim"] for width in data["block_out_channels"]]
+    return written | {"attention_head_dim": heads}
+
+
+def condition_from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The inverse of `condition_to_diffusers`.
+
+    Raises:
+        ConfigError: Keys of another class, or heads that are no heads of these levels.
+    """
+    if other := [key for key in (*_WITHOUT_CONTEXT, "num_attention_heads") if data.get(key) is not None]:
+        raise ConfigError(
+            f"{source}: {first_names(other)}; expected none in a UNet2DConditionModel. Remove keys that have no effect."
+        )
+    found = {key: value for key, value in data.items() if key not in _WITHOUT_CONTEXT}
+    _take_time_embedding(found)
+    heads = found.get("attention_head_dim")
+    if not isinstance(heads, list | tuple):
+        return found | {"attention_head_dim": None, "num_attention_heads": heads} if heads is not None else found
+    dim = _dim_of_heads(found, list(heads))
+    if dim is None and len({*map(repr, heads)}) != 1:
+        raise ConfigError(
+            f"{source}: attention_head_dim is {short_repr(heads)}; expected a number of heads, or one for each level "
+            f"with equally many channels in all of them. {NOT_IMPLEMENTED}"
+        )
+    return found | {"attention_head_dim": dim, "num_attention_heads": heads[0] if dim is None else None}
+
+
+def _dim_of_heads(data: Mapping[str, Any], heads: list[Any]) -> int | None:
+    """Channels of a head where they are the same at all levels."""
+    widths = data.get("block_out_channels")
+    if not isinstance(widths, list | tuple) or len(widths) != len(heads):
+        return None
+    if any(type(one) is not int or one < 1 for one in (*heads, *widths)):
+        return None
+    dims = {width / number for width, number in zip(widths, heads, strict=True)}
+    dim = dims.pop()
+    return int(dim) if not dims and dim == int(dim) else None
+
+
+def _take_time_embedding(found: dict[str, Any]) -> None:
+    """Leave away a width of the time embedding that is the usual one."""
+    widths = found.get("block_out_channels")
+    if isinstance(widths, list | tuple) and widths and found.get("time_embedding_dim") == 4 * widths[0]:
+        del found["time_embedding_dim"]
 
 
 def _block_types(

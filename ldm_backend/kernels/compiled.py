@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 logger = logging.getLogger("comfyui_ldm")
 
-Evaluation = Callable[[Any, Tensor, Tensor], Tensor]
+Evaluation = Callable[..., Tensor]  # of a network and its inputs, latents first
 
 
 # Shapes that one network is compiled for: a batch of 64 in parts has two, a user who tries sizes a dozen. Each costs
@@ -33,19 +33,20 @@ class Compiled:
     graph is left to `cuda_graphs`.
 
     Args:
-        evaluate: (network, x, t) to eps. A function, so that this object does not keep a network alive.
+        evaluate: (network, x, t, and the context where there is one) to eps. A function, so that this object does not
+            keep a network alive.
     """
 
     def __init__(self, evaluate: Evaluation) -> None:
         self._plain = evaluate
-        self._shapes: set[tuple[torch.Size, torch.dtype, torch.device]] = set()
+        self._shapes: set[tuple[Any, ...]] = set()
         self._refused: set[torch.Size] = set()
         self._given_up = False
 
-    def __call__(self, network: Any, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Any, x: Tensor, *others: Tensor) -> Tensor:
         """As the evaluation; where compiling fails, for want of a C++ compiler for example, it is called as it is."""
-        if self._given_up or not self._wanted(network, x):
-            return self._plain(network, x, t)
+        if self._given_up or not self._wanted(network, x, others):
+            return self._plain(network, x, *others)
         import torch._dynamo.config as dynamo  # takes seconds
         from torch._dynamo.exc import TorchDynamoException
 
@@ -54,17 +55,17 @@ class Compiled:
             _lay_channels_last(network, x.device)
         try:
             with dynamo.patch(_LIMITS):
-                return _compiled(self._plain, on_card)(network, x, t)
+                return _compiled(self._plain, on_card)(network, x, *others)
         except TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]
             logger.warning("torch.compile failed, so the network runs uncompiled: %s", reason)
             self._given_up = True
-            return self._plain(network, x, t)
+            return self._plain(network, x, *others)
 
-    def _wanted(self, network: Any, x: Tensor) -> bool:
+    def _wanted(self, network: Any, x: Tensor, others: tuple[Tensor, ...]) -> bool:
         if (x.device.type == "cpu" and network.dtype == torch.float32) or (torch.is_grad_enabled() and x.requires_grad):
             return False
-        shape = (x.shape, x.dtype, x.device)
+        shape = (x.shape, x.dtype, x.device, *(other.shape for other in others))
         if shape in self._shapes:
             return True
         if len(self._shapes) == MAX_SHAPES:

@@ -32,6 +32,11 @@ _LATENTS_OF_NOISE = 2
 # Numbers of 8 bytes for each of a latent while the angle of two latents is measured, see `interpolation.slerp`.
 _DOUBLES_OF_A_PATH = 7
 
+# Of a transformer, for each channel at its place: what its caller keeps, its input, its tokens, those normed, in the
+# feed-forward values and gates of four times the width, the gates' function, and one in passing.
+_FLOATS_OF_A_TRANSFORMER = 4 + 8 + 4 + 1
+_CROSS = "CrossAttn"
+
 # Bytes of a request: (images, height, width), sides in the measure of its Size.
 Cost = Callable[[int, int, int], int]
 
@@ -77,6 +82,8 @@ def unet_bytes(config: UNetConfig, images: int, height: int, width: int, itemsiz
         skips += config.layers_per_block * channels * share
         # On the way up a resnet reads what came from below (kept by its caller), joined with a skip.
         floats = max(floats, skips + share * (deeper + _resnet_floats(deeper + channels, channels)))
+        if _CROSS in config.down_block_types[level]:
+            floats = max(floats, skips + share * _FLOATS_OF_A_TRANSFORMER * channels)
         skips += channels * share / 4
     return FIXED + round(SLACK * itemsize * images * height * width * floats)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,9 @@ class Encoder(nn.Module):
             if level < len(channels) - 1:
                 block.downsamplers.append(Downsample(layers, width, pad_both_sides=False))
             self.down_blocks.append(block)
-        self.mid_block = MidBlock(layers, channels[-1], config.mid_block_add_attention)
+        self.mid_block = MidBlock(
+            layers, channels[-1], partial(Attention, layers) if config.mid_block_add_attention else None
+        )
         self.conv_norm_out = layers.norm(channels[-1])
         self.conv_out = layers.conv(channels[-1], out_channels)
 
@@ -79,7 +82,9 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.block_out_channels[::-1]  # coarsest first
         self.conv_in = layers.conv(config.latent_channels, channels[0])
-        self.mid_block = MidBlock(layers, channels[0], config.mid_block_add_attention)
+        self.mid_block = MidBlock(
+            layers, channels[0], partial(Attention, layers) if config.mid_block_add_attention else None
+        )
         self.up_blocks = nn.ModuleList()
         for level, width in enumerate(channels):
             inputs = [channels[max(level - 1, 0)]] + [width] * config.layers_per_block

@@ -1,19 +1,26 @@
-"""A UNet that sees further channels behind those of the noisy latent (CompVis' concat), whole or in tiles."""
+"""A UNet with its conditioning, as a sampler calls it.
+
+Either it sees further channels behind those of the noisy latent (CompVis' concat), whole or in tiles; or it attends to
+a context (crossattn), guided without a classifier.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from copy import copy
 
 import torch
 from torch import Tensor
 
-from ..config.conditioning import UNCONDITIONAL, check_task, purpose_of
+from ..config.conditioning import CLASS_CONDITIONAL, UNCONDITIONAL, ClassConfig, check_task, purpose_of
 from ..config.model import LDMConfig
 from ..errors import InputError, TooLargeError, short_repr
+from ..memory.chunks import Chunks
 from ..memory.estimates import FLOAT, Size, check_fits, evaluation_bytes, image_bytes, latents_bytes
 from .tiles import averaged_over_tiles, check_tile
+from .unet import UNet
 
 logger = logging.getLogger("comfyui_ldm")
 
@@ -82,6 +89,52 @@ class Conditioned:
         return averaged_over_tiles(predict, x_t, self._c, self._tile, self._unit, self._report)
 
 
+def in_parts(unet: UNet, chunks: Chunks) -> Callable[..., Tensor]:
+    """What a UNet predicts for latents, a timestep and, where it has one, a context (N, tokens, D).
+
+    A batch that does not fit into memory goes through it in parts.
+    """
+
+    def predict(x_t: Tensor, t: float, *context: Tensor) -> Tensor:
+        return chunks.whole(
+            lambda part: unet(x_t[part], t, *(one[part] for one in context)),
+            x_t.shape,
+            x_t.device,
+            lambda n: evaluation_bytes(unet.config, n, x_t.shape[2], x_t.shape[3], unet.dtype.itemsize),
+        )
+
+    return predict
+
+
+class Attending:
+    """A network with the context of each image, as a sampler calls it; see `sampling.step.Denoiser`.
+
+    Guided it predicts none + cfg * (wanted - none), of two evaluations in one batch: without and with what is wanted.
+
+    Args:
+        predict: What the network says of (N, C, h, w) latents, a timestep and their contexts (N, tokens, D).
+        context: (N, tokens, D), of the images of the latents in their order.
+        none: (1, tokens, D) the context of nothing wanted; None does not guide.
+        cfg: How far to go from there to what is wanted, and beyond where it is above 1.
+
+    Source: Ho and Salimans, arXiv 2207.12598 eq. 6, where w is cfg - 1; CompVis ldm/models/diffusion/ddim.py:170-177.
+    """
+
+    def __init__(
+        self, predict: Callable[[Tensor, float, Tensor], Tensor], context: Tensor, none: Tensor | None, cfg: float
+    ) -> None:
+        self._predict, self._cfg = predict, cfg
+        self._guided = none is not None
+        self._context = context if none is None else torch.cat([none.expand_as(context), context])
+
+    def __call__(self, x_t: Tensor, t: float) -> Tensor:
+        """What the network predicts for (N, C, h, w) latents at timestep t."""
+        if not self._guided:
+            return self._predict(x_t, t, self._context)
+        none, wanted = self._predict(torch.cat([x_t, x_t]), t, self._context).chunk(2)
+        return none + self._cfg * (wanted - none)
+
+
 def _tiles(config: LDMConfig) -> list[int]:
     return [tile for tile in _TILES if tile % config.unet.size_multiple == 0]
 
@@ -101,6 +154,11 @@ def check_conditioning(c: Tensor | None, config: LDMConfig, images: int) -> None
     if c is None:
         check_task(config.task, UNCONDITIONAL, "generate without a conditioning")
         return
+    if config.task == CLASS_CONDITIONAL:
+        raise InputError(
+            f"A conditioning is given, and this model {purpose_of(config.task)}. Give classes in its place, one for "
+            "each seed."
+        )
     if config.conditioning is None:
         raise InputError(
             f"A conditioning is given, and this model takes none: it {purpose_of(config.task)}. Leave it out, or load "
@@ -123,6 +181,42 @@ def check_conditioning(c: Tensor | None, config: LDMConfig, images: int) -> None
     if not bool(torch.isfinite(c).all()):
         odd = int((~torch.isfinite(c)).sum())
         raise InputError(f"The conditioning holds NaN or infinity {odd} times; expected finite numbers: make it anew.")
+
+
+def check_classes(classes: Sequence[int | None] | None, cfg: float, config: LDMConfig, images: int) -> None:
+    """Refuse classes for a model that has none, none where it has, and guidance that cannot be.
+
+    Args:
+        classes: Of the images; the network that embeds them knows which there are.
+        cfg: As for `Attending`.
+        config: Of the model.
+        images: That are to be drawn.
+
+    Raises:
+        InputError: Classes given to a model of another task, missing, or of another number than the images; or cfg is
+            no number, or not 1 where the model has no class that is none.
+    """
+    one = config.conditioning
+    if type(cfg) not in (int, float) or not math.isfinite(cfg):
+        raise InputError(f"cfg is {short_repr(cfg)}; expected a number, 1 for no guidance.")
+    if not isinstance(one, ClassConfig):
+        if classes is not None or cfg != 1:
+            raise InputError(
+                f"classes are {short_repr(classes)} and cfg {short_repr(cfg)}; expected None and 1, as this model "
+                f"{purpose_of(config.task)}. Leave them out, or load a model of classes."
+            )
+        return
+    known = f"0 to {one.pictured - 1}" + (", or None for no class" if one.last_is_none else "")
+    if not isinstance(classes, Sequence) or isinstance(classes, str) or len(classes) != images:
+        raise InputError(
+            f"classes are {short_repr(classes)}, and there are {images} seeds; expected one class for each seed "
+            f"({known}), as this model {purpose_of(config.task)}."
+        )
+    if cfg != 1 and not one.last_is_none:
+        raise InputError(
+            f"cfg is {short_repr(cfg)}, and this model has no class that is none, which guidance starts from; expected "
+            "1. Leave it out."
+        )
 
 
 def check_conditioned(

@@ -29,10 +29,11 @@ class DeepCache:
             next coarser level and the change of size between. The number of levels leaves out only the middle block.
 
     Raises:
-        InputError: Interval below 1, or depth outside 1..levels.
+        InputError: Interval below 1, depth outside 1..levels, or a UNet that attends to a context.
     """
 
     def __init__(self, unet: UNet, interval: int, depth: int = 1) -> None:
+        unet.check_context(None, 1)
         levels = len(unet.config.block_out_channels)
         if interval < 1:
             raise InputError(f"cache_interval is {interval}; expected 1 (no cache) or more, for example 3.")

@@ -1,7 +1,7 @@
 """Blocks that the UNet and the first stages share. Attribute names are the diffusers checkpoint keys.
 
-Every layer with weights comes from `operations`, a namespace with `Linear`, `Conv2d`, `GroupNorm` and `Embedding`
-(default `torch.nn`), so that a host can stream or cast weights in its own way.
+Every layer with weights comes from `operations`, a namespace with `Linear`, `Conv2d`, `GroupNorm`, `LayerNorm` and
+`Embedding` (default `torch.nn`), so that a host can stream or cast weights in its own way.
 """
 
 from __future__ import annotations
@@ -73,9 +73,13 @@ class Layers:
     factory: dict[str, Any] = field(default_factory=dict)
     workspace: Workspace = field(default_factory=Workspace)
 
-    def norm(self, channels: int, groups: int | None = None) -> nn.Module:
-        """GroupNorm, of other groups where they are given."""
-        return self.operations.GroupNorm(groups or self.groups, channels, eps=self.eps, **self.factory)
+    def norm(self, channels: int, groups: int | None = None, eps: float | None = None) -> nn.Module:
+        """GroupNorm, of other groups and eps where they are given."""
+        return self.operations.GroupNorm(groups or self.groups, channels, eps=eps or self.eps, **self.factory)
+
+    def token_norm(self, channels: int) -> nn.Module:
+        """LayerNorm over the channels of a token."""
+        return self.operations.LayerNorm(channels, **self.factory)
 
     def conv(
         self,
@@ -97,9 +101,9 @@ class Layers:
         layer.keep, layer.workspace = self.keep, self.workspace
         return layer
 
-    def linear(self, in_features: int, out_features: int) -> nn.Module:
-        """Linear layer with bias."""
-        return self.operations.Linear(in_features, out_features, **self.factory)
+    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
+        """Linear layer."""
+        return self.operations.Linear(in_features, out_features, bias=bias, **self.factory)
 
 
 def _shrink(x: Tensor) -> Tensor:
@@ -202,7 +206,7 @@ class Attention(Formed):
         self.to_v = layers.linear(channels, channels)
         self.to_out = nn.ModuleList([layers.linear(channels, channels)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _context: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         normed = x if self.group_norm is None else group_norm(self.group_norm, x, activate=False)
         tokens = rearrange(normed, "n c h w -> n (h w) c")
@@ -211,7 +215,7 @@ class Attention(Formed):
         else:
             qkv = linear(tokens.contiguous(), *self.form).chunk(3, dim=2)
         q, k, v = (rearrange(part, "n tokens (heads d) -> n heads tokens d", d=self.head_dim) for part in qkv)
-        h = rearrange(_attended(q, k, v), "n heads tokens d -> n tokens (heads d)")
+        h = rearrange(attended(q, k, v), "n heads tokens d -> n tokens (heads d)")
         return x + rearrange(self.to_out[0](h), "n (h w) c -> n c h w", h=x.shape[2])
 
     def make_form(self) -> None:
@@ -220,7 +224,7 @@ class Attention(Formed):
         self.form = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
 
 
-def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`scaled_dot_product_attention` in bounded memory; (N, heads, tokens, head_dim) each, and returned.
 
     On a card torch makes the scores of all tokens in one piece where heads are wider than `_FUSED`, for its kernels
@@ -243,6 +247,10 @@ def attended_in_parts(q: Tensor, k: Tensor, v: Tensor, scores: int) -> Tensor:
         return torch.bmm(products.softmax(dim=-1, dtype=exact).to(v.dtype), values)
 
     return torch.cat([part(some) for some in queries.split(at_once, dim=1)], dim=1).view(q.shape)
+
+
+# Of a level with so many channels; what it makes maps (N, C, H, W) and the context, if any, to the same shape.
+MakeAttention = Callable[[int], nn.Module]
 
 
 class Downsample(nn.Module):
@@ -284,18 +292,17 @@ class MidBlock(nn.Module):
     Args:
         layers: Settings of the network.
         channels: C.
-        attended: Whether the network has attention there.
-        groups: Of the attention's norm, see `Attention`.
+        attention: Makes the attention there, if the network has one.
     """
 
-    def __init__(self, layers: Layers, channels: int, attended: bool = True, groups: int | None = None) -> None:
+    def __init__(self, layers: Layers, channels: int, attention: MakeAttention | None) -> None:
         super().__init__()
         self.resnets = nn.ModuleList([ResnetBlock(layers, channels, channels) for _ in range(2)])
-        self.attentions = nn.ModuleList([Attention(layers, channels, groups)] if attended else [])
+        self.attentions = nn.ModuleList([attention(channels)] if attention else [])
 
-    def forward(self, x: Tensor, temb: TimeInput = None) -> Tensor:
-        """Map (N, C, H, W) and the embedding, if any, to the same shape."""
+    def forward(self, x: Tensor, temb: TimeInput = None, context: Tensor | None = None) -> Tensor:
+        """Map (N, C, H, W), and the embedding and the context of the attention if any, to the same shape."""
         x = self.resnets[0](x, temb)
         for attention in self.attentions:
-            x = attention(x)
+            x = attention(x, context)
         return self.resnets[1](x, temb)

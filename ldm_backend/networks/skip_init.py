@@ -30,6 +30,13 @@ class GroupNorm(nn.GroupNorm):
         """Leave the weights as they are."""
 
 
+class LayerNorm(nn.LayerNorm):
+    """Normalisation of each token."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
 class Embedding(nn.Embedding):
     """Table of vectors."""
 

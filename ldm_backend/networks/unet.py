@@ -1,8 +1,9 @@
-"""The denoiser: predicts the noise in a latent at a timestep. Attribute names are diffusers' UNet2DModel keys."""
+"""The denoiser: predicts the noise in a latent at a timestep. Attribute names are the keys of diffusers' UNets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,22 @@ from ..kernels.fast_conv import SIDE, keep_large_tiles
 from ..kernels.fast_norm import group_norm
 from ..kernels.fp32 import fp32
 from ..kernels.weight_forms import Formed, WeightForms
-from .layers import Layers, MidBlock, Projected, ResnetBlock, TimeInput, timestep_embedding
+from .layers import (
+    Attention,
+    Layers,
+    MakeAttention,
+    MidBlock,
+    Projected,
+    ResnetBlock,
+    TimeInput,
+    timestep_embedding,
+)
+from .transformer import SpatialTransformer
 from .unet_blocks import DownBlock, TimeEmbedding, UpBlock
 
 
 class UNet(Formed):
-    """Convolutional UNet with self-attention at the coarser levels (LDM paper, appendix E).
+    """Convolutional UNet with attention at the coarser levels (LDM paper, appendix E), to a context in some models.
 
     Args:
         config: Widths, levels, heads.
@@ -62,20 +73,22 @@ class UNet(Formed):
         self.time_embedding = TimeEmbedding(layers, channels[0])
         self.down_blocks = nn.ModuleList()
         previous = channels[0]
+        attention, middle = _attentions(layers, config)
         both_sides = config.downsample_padding == 1
         for level, (block_type, shrink) in enumerate(zip(config.down_block_types, config.shrinks, strict=True)):
             inputs = [previous] + [channels[level]] * (config.layers_per_block - 1)
-            attended = "Attn" in block_type
+            attended = attention if "Attn" in block_type else None
             self.down_blocks.append(DownBlock(layers, inputs, channels[level], attended, shrink, both_sides))
             previous = channels[level]
-        self.mid_block = MidBlock(layers, previous, config.add_attention, config.attn_norm_num_groups)
+        self.mid_block = MidBlock(layers, previous, middle)
         self.up_blocks = nn.ModuleList()
         for index, (block_type, grow) in enumerate(zip(config.up_block_types, config.grows, strict=True)):
             level = len(channels) - 1 - index
             width = channels[level]
             skips = [width] * config.layers_per_block + [channels[max(level - 1, 0)]]  # the last is of the finer level
             inputs = [c + skip for c, skip in zip([previous] + [width] * config.layers_per_block, skips, strict=True)]
-            self.up_blocks.append(UpBlock(layers, inputs, width, "Attn" in block_type, grow))
+            attended = attention if "Attn" in block_type else None
+            self.up_blocks.append(UpBlock(layers, inputs, width, attended, grow))
             previous = width
         self.conv_norm_out = layers.norm(channels[0])
         self.conv_out = layers.conv(channels[0], config.out_channels)
@@ -113,21 +126,36 @@ class UNet(Formed):
                 f"The nearest size is {nearest[0]}x{nearest[1]} ({nearest[0] * 4}x{nearest[1] * 4} pixels for VQ-f4)."
             )
 
-    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
+    def check_context(self, context: Tensor | None, images: int) -> None:
+        """Raise InputError unless this is what the network attends to, for so many images; None where it is nothing."""
+        width = self.config.cross_attention_dim
+        fits = context is not None and context.ndim == 3 and context.shape[::2] == (images, width) and context.shape[1]
+        if (context is None) == (width is None) and (width is None or fits):
+            return
+        found = "none" if context is None else f"of shape {tuple(context.shape)}"
+        wanted = "none: it attends to nothing" if width is None else f"({images}, tokens, {width})"
+        raise InputError(
+            f"The context is {found}; this UNet expects {wanted}. What the conditioning of the model makes fits it."
+        )
+
+    def forward(self, x: Tensor, t: Tensor | float, context: Tensor | None = None) -> Tensor:
         """Predict eps.
 
         Args:
             x: (N, C, H, W) noisy latents x_t.
             t: Timestep 0..T-1, a number, a scalar tensor, or one per image (N,).
+            context: (N, tokens, D) that a network with `cross_attention_dim` D attends to; None for all others.
 
         Returns:
             (N, C, H, W) predicted noise, dtype of `x`.
 
         Raises:
-            InputError: Wrong number of channels, or H, W no multiple of `size_multiple`.
+            InputError: Wrong number of channels, H, W no multiple of `size_multiple`, or not the context.
         """
         self.check_input(x.shape)
-        return self.run(self.compiled or UNet._evaluate, x, one_per_image(t, x))
+        self.check_context(context, len(x))
+        inputs = (x, one_per_image(t, x)) if context is None else (x, one_per_image(t, x), context)
+        return self.run(self.compiled or UNet._evaluate, *inputs)
 
     def run(self, evaluate: Callable[..., Any], *inputs: Tensor) -> Any:
         """What `evaluate(self, *inputs)` returns, in this network's float32, and on a card in the ways that suit it.
@@ -166,27 +194,29 @@ class UNet(Formed):
                 keep_large_tiles(down)
                 keep_large_tiles(up)
 
-    def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.whole(x, t, depth=1)[0]
+    def _evaluate(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.whole(x, t, depth=1, context=context)[0]
 
     # An evaluation in three parts. The `depth` finest levels are its outside, 1..levels; what is inside changes slowly
     # from one timestep to the next, which `deep_cache` makes use of.
 
-    def whole(self, x: Tensor, t: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    def whole(self, x: Tensor, t: Tensor, depth: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All parts.
 
         Args:
             x: (N, C, H, W) noisy latents.
             t: (N,) timesteps.
             depth: Of the outside.
+            context: (N, tokens, D), as for `forward`.
 
         Returns:
             Eps as of `forward`, and what `inner` gave.
         """
         temb = self.embed_timesteps(t, x)
-        skips = self.outer_down(x, temb, depth)
-        deep = self.inner(skips[-1], temb, depth)
-        return self.outer_up(deep, temb, skips, depth).to(x.dtype), deep
+        context = None if context is None else context.to(self.dtype)
+        skips = self.outer_down(x, temb, depth, context)
+        deep = self.inner(skips[-1], temb, depth, context)
+        return self.outer_up(deep, temb, skips, depth, context).to(x.dtype), deep
 
     def outside(self, x: Tensor, t: Tensor, deep: Tensor, depth: int) -> Tensor:
         """Likewise with what `inner` gave before, from `whole` for latents of the same shape; returns eps."""
@@ -202,33 +232,49 @@ class UNet(Formed):
         temb = self.time_embedding(sinusoids).to(self.dtype)
         return temb if self.form is None else Projected(linear(silu(temb), *self.form))
 
-    def outer_down(self, x: Tensor, temb: TimeInput, depth: int) -> list[Tensor]:
+    def outer_down(self, x: Tensor, temb: TimeInput, depth: int, context: Tensor | None = None) -> list[Tensor]:
         """Run conv_in and the `depth` finest levels on the way down; returns every intermediate, for the way up."""
         x = 2 * x - 1 if self.config.center_input_sample else x
         h = self.conv_in(x.to(self.dtype))
         skips = [h]
         for level, block in enumerate(self.down_blocks[:depth]):
-            h = block.process(h, temb, skips)
+            h = block.process(h, temb, skips, context)
             if level < depth - 1:
                 h = block.shrink(h, temb, skips)
         return skips
 
-    def inner(self, h: Tensor, temb: TimeInput, depth: int) -> Tensor:
+    def inner(self, h: Tensor, temb: TimeInput, depth: int, context: Tensor | None = None) -> Tensor:
         """From the last of `outer_down` through all coarser levels and the middle, up to the size of level `depth`."""
         skips: list[Tensor] = []
         h = self.down_blocks[depth - 1].shrink(h, temb, skips)
         for block in self.down_blocks[depth:]:
-            h = block(h, temb, skips)
-        h = self.mid_block(h, temb)
+            h = block(h, temb, skips, context)
+        h = self.mid_block(h, temb, context)
         for block in self.up_blocks[: len(self.up_blocks) - depth]:
-            h = block(h, temb, skips)
+            h = block(h, temb, skips, context)
         return h
 
-    def outer_up(self, h: Tensor, temb: TimeInput, skips: list[Tensor], depth: int) -> Tensor:
+    def outer_up(
+        self, h: Tensor, temb: TimeInput, skips: list[Tensor], depth: int, context: Tensor | None = None
+    ) -> Tensor:
         """From what `inner` returned through the `depth` finest levels to eps, taking their skips off `skips`."""
         for block in self.up_blocks[len(self.up_blocks) - depth :]:
-            h = block(h, temb, skips)
+            h = block(h, temb, skips, context)
         return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
+
+
+def _attentions(layers: Layers, config: UNetConfig) -> tuple[MakeAttention, MakeAttention | None]:
+    """What makes the attention of the levels, and that of the middle if there is one."""
+    if config.cross_attention_dim is not None:
+        to_context = partial(
+            SpatialTransformer,
+            layers,
+            context_channels=config.cross_attention_dim,
+            depth=config.transformer_layers_per_block,
+        )
+        return to_context, to_context if config.add_attention else None
+    middle = partial(Attention, layers, groups=config.attn_norm_num_groups)
+    return partial(Attention, layers), middle if config.add_attention else None
 
 
 def one_per_image(t: Tensor | float, x: Tensor) -> Tensor:

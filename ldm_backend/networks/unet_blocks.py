@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from .layers import Attention, Downsample, Layers, ResnetBlock, TimeInput, Upsample
+from .layers import Downsample, Layers, MakeAttention, ResnetBlock, TimeInput, Upsample
 
 
 class TimeEmbedding(nn.Module):
@@ -32,7 +32,7 @@ class DownBlock(nn.Module):
         layers: Settings of the network.
         inputs: C_in of each resnet.
         channels: C_out.
-        attention: An attention after each resnet.
+        attention: Makes the attention after each resnet, if there is one.
         shrink: How the level ends: "conv", "resnet" or, for the coarsest, None.
         pad_both_sides: Of the convolution that ends it.
     """
@@ -42,29 +42,29 @@ class DownBlock(nn.Module):
         layers: Layers,
         inputs: list[int],
         channels: int,
-        attention: bool,
+        attention: MakeAttention | None,
         shrink: str | None,
         pad_both_sides: bool,
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(layers, c, channels) for c in inputs)
-        self.attentions = nn.ModuleList(Attention(layers, channels) for _ in inputs if attention)
+        self.attentions = nn.ModuleList(attention(channels) for _ in inputs if attention)
         self.downsamplers = nn.ModuleList()
         if shrink == "conv":
             self.downsamplers.append(Downsample(layers, channels, pad_both_sides))
         elif shrink == "resnet":
             self.downsamplers.append(ResnetBlock(layers, channels, channels, resample="down"))
 
-    def forward(self, h: Tensor, temb: TimeInput, skips: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, temb: TimeInput, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
         """Map (N, C_in, H, W) to the level's output, and append each intermediate to `skips`."""
-        return self.shrink(self.process(h, temb, skips), temb, skips)
+        return self.shrink(self.process(h, temb, skips, context), temb, skips)
 
-    def process(self, h: Tensor, temb: TimeInput, skips: list[Tensor]) -> Tensor:
-        """Run the resnets and attentions, which keep height and width."""
+    def process(self, h: Tensor, temb: TimeInput, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
+        """Run the resnets and attentions, which keep height and width; the context (N, tokens, D) is for the latter."""
         for index, resnet in enumerate(self.resnets):
             h = resnet(h, temb)
             if self.attentions:
-                h = self.attentions[index](h)
+                h = self.attentions[index](h, context)
             skips.append(h)
         return h
 
@@ -83,7 +83,7 @@ class UpBlock(nn.Module):
         layers: Settings of the network.
         inputs: C_in of each resnet, its skip included.
         channels: C_out.
-        attention: An attention after each resnet.
+        attention: Makes the attention after each resnet, if there is one.
         grow: How the level ends: "conv", "resnet" or, for the finest, None.
     """
 
@@ -92,24 +92,24 @@ class UpBlock(nn.Module):
         layers: Layers,
         inputs: list[int],
         channels: int,
-        attention: bool,
+        attention: MakeAttention | None,
         grow: str | None,
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(layers, c, channels) for c in inputs)
-        self.attentions = nn.ModuleList(Attention(layers, channels) for _ in inputs if attention)
+        self.attentions = nn.ModuleList(attention(channels) for _ in inputs if attention)
         self.upsamplers = nn.ModuleList()
         if grow == "conv":
             self.upsamplers.append(Upsample(layers, channels))
         elif grow == "resnet":
             self.upsamplers.append(ResnetBlock(layers, channels, channels, resample="up"))
 
-    def forward(self, h: Tensor, temb: TimeInput, skips: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, temb: TimeInput, skips: list[Tensor], context: Tensor | None = None) -> Tensor:
         """Map (N, C_in, H, W) to the level's output, taking its skips off the end of `skips`."""
         for index, resnet in enumerate(self.resnets):
             h = resnet(torch.cat([h, skips.pop()], dim=1), temb)
             if self.attentions:
-                h = self.attentions[index](h)
+                h = self.attentions[index](h, context)
         for upsample in self.upsamplers:
             h = upsample(h, temb)
         return h

@@ -26,9 +26,9 @@ from ...ldm_backend.config.model import LDMConfig, UNetConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kernels.fp32 import fp32
 from ...ldm_backend.memory.estimates import evaluation_bytes
+from ...ldm_backend.networks.conditioners.spatial_rescaler import SpatialRescaler
 from ...ldm_backend.networks.first_stage import FirstStage
 from ...ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, FORMATS, TF32, resolve, set_precision
-from ...ldm_backend.networks.spatial_rescaler import SpatialRescaler
 from ...ldm_backend.networks.unet import UNet
 from ...ldm_backend.sampling.schedule import Schedule
 from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...ldm_backend.conditioning.segmentation import as_labels, default_palette, labels_from_colours
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.memory.sizes import latent_size
-from ...ldm_backend.networks.spatial_rescaler import SpatialRescaler
+from ...ldm_backend.networks.conditioners.spatial_rescaler import SpatialRescaler
 from ..host.model import LDMModel
 from .limits import check_labels, size_of
 

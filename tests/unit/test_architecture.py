@@ -46,6 +46,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "memory": {"config", "errors"},
         "kernels": {"memory"},
         "networks": {"config", "errors", "kernels", "memory"},
+        "networks.conditioners": {"config", "errors"},
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
         "checkpoints": {"archives", "config", "errors", "finite", "json_text", "locations", "networks", "whole_files"},
@@ -53,7 +54,10 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "views": {"errors", "finite", "kernels", "networks"},
         "conditioning": {"config", "errors", "memory", "networks", "views"},
         "throughput": {"checkpoints", "memory"},
-        "pipeline": {"checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "sampling", "views"},
+        "pipeline": {
+            "checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "networks.conditioners",
+            "sampling", "views",
+        },
         "verification": {
             "checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "pipeline", "views",
         },

@@ -35,6 +35,8 @@ def test_released_yaml_is_the_preset(name):
         ("inpainting-512", 387_245_827),
         ("semantic-synthesis-256", 215_229_315),
         ("semantic-synthesis-512", 215_229_315),
+        ("imagenet-256", 400_920_579),
+        ("imagenet-256-f8", 394_984_196),
     ],
 )
 def test_presets_have_the_published_networks(preset, parameters):
@@ -48,6 +50,8 @@ def test_every_preset_has_a_task():
         "inpainting-512": "inpainting",
         "semantic-synthesis-256": "semantic-synthesis",
         "semantic-synthesis-512": "semantic-synthesis",
+        "imagenet-256": "class-conditional",
+        "imagenet-256-f8": "class-conditional",
     }
 
 
@@ -134,7 +138,12 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("bsr_sr", "cond_stage_config", "torch.nn.Identity", "is 'torch.nn.Identity'; expected a section with its target"),
     ("inpainting_big", "cond_stage_config", {"target": "__is_first_stage__"}, "expected the text __is_first_stage__"),
     ("bsr_sr", "cond_stage_config", {"target": "os.system"}, "cond_stage_config is 'os.system'"),
-    ("inpainting_big", "cond_stage_config", {"target": "ldm.ClassEmbedder"}, "a class-conditional model"),
+    (
+        "inpainting_big",
+        "cond_stage_config",
+        {"target": "ldm.ClassEmbedder"},
+        "ClassEmbedder with cond_stage_key class_l",
+    ),
     ("inpainting_big", "cond_stage_config", {"target": "ldm.BERTEmbedder"}, "a text-to-image model"),
     ("inpainting_big", "cond_stage_config", {"target": "ldm.FrozenCLIPEmbedder"}, "such as Stable Diffusion"),
 ]
@@ -206,6 +215,7 @@ def test_a_model_of_another_task_is_refused_in_words():
         ("super-resolution", "`ldm upscale` draws from it, in Python ldm_backend.upscale."),
         ("inpainting", "`ldm inpaint` draws from it, in Python ldm_backend.inpaint."),
         ("semantic-synthesis", "In Python there is ldm_backend.synthesise."),
+        ("class-conditional", "In Python there is ldm_backend.generate."),
     ],
 )
 def test_the_refusal_names_what_draws_from_a_model(task, way):

@@ -24,8 +24,8 @@ from ldm_backend.conditioning.segmentation import (
 )
 from ldm_backend.config.conditioning import SegmentationConfig
 from ldm_backend.errors import InputError
+from ldm_backend.networks.conditioners.spatial_rescaler import SpatialRescaler
 from ldm_backend.networks.first_stage import build_first_stage
-from ldm_backend.networks.spatial_rescaler import SpatialRescaler
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (2, 13, 10, 3), np.uint8)

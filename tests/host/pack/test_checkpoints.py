@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from class_models import GUIDED, write_ckpt
 from compvis_writer import compvis_state_dict
 from conditional_models import CONFIGS, compvis_tensors
 from PIL import Image
@@ -71,6 +72,17 @@ def test_averaged_and_raw_weights_differ(graph, run, formats):
 def test_a_file_without_configuration_asks_for_it(graph, client: ComfyClient, formats):
     graph.core("original.ckpt")
     with pytest.raises(ExecutionError, match=r"original\.ckpt: no configuration.*celebahq-256"):
+        client.follow(client.submit(graph.prompt))
+
+
+def test_a_model_of_classes_is_refused_with_what_draws_from_it(graph, client: ComfyClient, models: Path):
+    checkpoint = read_checkpoint(write_ckpt(models, GUIDED), config=GUIDED)
+    convert_to_single_file(checkpoint, models / "classes.safetensors")
+    (models / "model.ckpt").unlink()
+    graph.core("classes.safetensors")
+    with pytest.raises(
+        ExecutionError, match=r"a class-conditional model, which does not run in ComfyUI yet: .*generate"
+    ):
         client.follow(client.submit(graph.prompt))
 
 

@@ -12,6 +12,7 @@ import torch
 from resident import forget_peak, resident
 
 import ldm_backend
+from ldm_backend.config.model import UNetConfig
 from ldm_backend.editing.interpolation import slerp
 from ldm_backend.kernels.fast_conv import empty_caches, kernel_bytes
 from ldm_backend.memory.estimates import (
@@ -25,8 +26,17 @@ from ldm_backend.memory.estimates import (
 )
 from ldm_backend.networks.precision import set_first_stage_precision
 from ldm_backend.networks.tiled_decode import decode_tiled
+from ldm_backend.networks.unet import UNet
 from ldm_backend.sampling.noise import draw_noise
 from ldm_backend.sampling.samplers import sample
+
+# With transformers at the finest level, where they take the most.
+ATTENDING = UNetConfig(
+    block_out_channels=(64, 128),
+    down_block_types=("CrossAttnDownBlock2D",) * 2,
+    up_block_types=("CrossAttnUpBlock2D",) * 2,
+    cross_attention_dim=64,
+)
 
 
 def peak(work: Callable[[], Any]) -> int:
@@ -58,6 +68,10 @@ def main(checkpoint: Path) -> None:
     for n, side in ((24, 64), (1, 160)):
         x = torch.randn(n, 3, side, side)
         measure(f"unet {n}x{side}", unet_bytes(config.unet, n, side, side), lambda x=x: unet(x, 500.0))
+    attending, context = UNet(ATTENDING).eval(), torch.randn(16, 9, ATTENDING.cross_attention_dim or 0)
+    attending(small, 1.0, context[:1])
+    x = torch.randn(16, 3, 64, 64)
+    measure("unet with a context", unet_bytes(ATTENDING, 16, 64, 64), lambda: attending(x, 500.0, context))
     for n, side in ((8, 64), (1, 128)):
         z = torch.randn(n, 3, side, side)
         measure(f"decoder {n}x{side}", decoder_bytes(config.first_stage, n, side, side), lambda z=z: vq.decode(z))

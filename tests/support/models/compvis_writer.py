@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,28 @@ def published_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of the networks of a release, as the original code builds them."""
     rows = (line.split() for line in (DATA / f"{name}.keys.txt").read_text().splitlines())
     return {key: tuple(int(side) for side in shape.split("x")) for key, shape in rows}
+
+
+def whole_shapes(release: str, ema: bool = True) -> dict[str, tuple[int, ...]]:
+    """A release as training leaves it: with the schedule's buffers, perhaps averaged weights and their counters."""
+    shapes = published_shapes(release.replace("512", "256"))
+    names = [key for key in shapes if key.startswith("model.")]
+    averaged = {"model_ema." + key.removeprefix("model.").replace(".", ""): shapes[key] for key in names if ema}
+    counters: dict[str, tuple[int, ...]] = {"model_ema.decay": ()} if ema else {}
+    return shapes | averaged | counters | {"betas": (1000,), "alphas_cumprod": (1000,), "logvar": (1000,)}
+
+
+def write_holes(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A safetensors file of float32 zeros that takes no space on the disk."""
+    header, end = {}, 0
+    for key, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        opened.truncate(8 + len(text) + end)
 
 
 def small_yaml() -> dict[str, Any]:

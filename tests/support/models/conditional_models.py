@@ -25,8 +25,8 @@ from ldm_backend.config.conditioning import (
     conditioning_to_json,
 )
 from ldm_backend.config.model import LDMConfig, ScheduleConfig
+from ldm_backend.networks.conditioners.spatial_rescaler import SpatialRescaler
 from ldm_backend.networks.first_stage import build_first_stage
-from ldm_backend.networks.spatial_rescaler import SpatialRescaler
 from ldm_backend.networks.unet import UNet
 
 SUPER_RESOLUTION = LDMConfig(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, interpolate
 
-from ..config.conditioning import SegmentationConfig
-from ..errors import InputError
+from ...config.conditioning import SegmentationConfig
+from ...errors import InputError
 
 
 class SpatialRescaler(nn.Module):

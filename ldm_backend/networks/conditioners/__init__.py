@@ -1,0 +1,1 @@
+"""Networks that make what a UNet sees beside the noise."""
