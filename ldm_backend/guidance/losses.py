@@ -161,7 +161,8 @@ def encoder_features(first_stage: FirstStage, x: Tensor) -> list[Tensor]:
     encoder = first_stage.encoder
     h, levels = encoder.conv_in(x.to(encoder.conv_in.weight.dtype)), []
     for block in encoder.down_blocks:
-        h = block(h)
+        for layer in block.layers():
+            h = layer(h)
         levels.append(h.to(x.dtype))
     return levels
 
