@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,8 +160,9 @@ def encoder_features(first_stage: FirstStage, x: Tensor) -> list[Tensor]:
         (N, C', H', W') of each level, the finest first.
     """
     encoder = first_stage.encoder
+    blocks: list[Any] = list(encoder.down_blocks)
     h, levels = encoder.conv_in(x.to(encoder.conv_in.weight.dtype)), []
-    for block in encoder.down_blocks:
+    for block in blocks:
         for layer in block.layers():
             h = layer(h)
         levels.append(h.to(x.dtype))

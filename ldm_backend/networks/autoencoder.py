@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -64,9 +64,8 @@ class Encoder(nn.Module):
         """Map images (N, 3, H, W) to (N, out_channels, H / downscale, W / downscale), in the format of the images."""
         with in_forms(self, x):
             h = self.conv_in(x.to(self.conv_in.weight.dtype))
-            for block in self.down_blocks:
-                for layer in block.layers():
-                    h = layer(h)
+            for layer in _layers(self.down_blocks):
+                h = layer(h)
             return self.conv_out(group_norm(self.conv_norm_out, self.mid_block(h), activate=True)).to(x.dtype)
 
 
@@ -104,9 +103,8 @@ class Decoder(nn.Module):
         """Map (N, C, h, w) to images (N, 3, h * downscale, w * downscale), in the format of `z`."""
         with in_forms(self, z):
             h = self.mid_block(self.conv_in(z.to(self.dtype)))
-            for block in self.up_blocks:
-                for layer in block.layers():
-                    h = layer(h)
+            for layer in _layers(self.up_blocks):
+                h = layer(h)
             return self.conv_out(group_norm(self.conv_norm_out, h, activate=True)).to(z.dtype)
 
 
@@ -137,6 +135,11 @@ class Level(nn.Module):
             yield from self.attentions[index : index + 1]
         yield from self.downsamplers
         yield from self.upsamplers
+
+
+def _layers(levels: Iterable[Any]) -> Iterator[nn.Module]:
+    for level in levels:
+        yield from level.layers()
 
 
 def check_image(x: Tensor, config: FirstStageConfig) -> None:

@@ -72,15 +72,23 @@ def test_each_image_of_a_batch_is_that_of_its_own_run(tiny, name):
         torch.testing.assert_close(run(tiny, guides_of(part)[name], SEEDS[part])[0], together[index], rtol=0, atol=1e-3)
 
 
+def numbers_of_numpy() -> np.ndarray:
+    state: Any = np.random.get_state()
+    return state[1].copy()
+
+
 def test_no_guide_touches_a_global_generator(tiny):
-    torch_before, numpy_before, own_before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    torch_before, numpy_before, own_before = torch.get_rng_state(), numbers_of_numpy(), random.getstate()
     for guide in guides_of().values():
         run(tiny, guide, steps=1)
     images = (PICTURES * 255).astype(np.uint8)
-    for task, given in (("upscale", {}), ("inpaint", {"masks": MASKS}), ("colourise", {}), ("deblur", {"blur": 1.0})):
+    tasks: dict[str, dict[str, Any]] = {
+        "upscale": {}, "inpaint": {"masks": MASKS}, "colourise": {}, "deblur": {"blur": 1.0},
+    }  # fmt: skip
+    for task, given in tasks.items():
         ldm_backend.restore(tiny, images, SEEDS, task, steps=1, **given)
     assert torch.equal(torch_before, torch.get_rng_state())
-    assert np.array_equal(numpy_before, np.random.get_state()[1])
+    assert np.array_equal(numpy_before, numbers_of_numpy())
     assert own_before == random.getstate()
 
 
