@@ -19,6 +19,7 @@ from train_first_stage import CONFIG as VQ_CONFIG
 from train_first_stage import psnr
 
 import ldm_backend
+from ldm_backend.config.conditioning import conditioning_to_json
 from ldm_backend.config.model import LDMConfig
 from ldm_backend.networks.vq import VQModel
 
@@ -56,10 +57,13 @@ def trained_weights(work: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def write_model(
-    out: Path, pipeline: str, config: LDMConfig, unet: dict[str, torch.Tensor], vqvae: dict[str, torch.Tensor]
+    out: Path, pipeline: str | None, config: LDMConfig, unet: dict[str, torch.Tensor], vqvae: dict[str, torch.Tensor]
 ) -> None:
-    """Writes configuration and weights, for a pipeline class of diffusers."""
-    _write_json(out / "model_index.json", {"_class_name": pipeline, **CLASSES})
+    """Writes configuration and weights, for a pipeline class of diffusers; None where it has none for the task."""
+    if pipeline is not None:
+        _write_json(out / "model_index.json", {"_class_name": pipeline, **CLASSES})
+    elif config.conditioning is not None:
+        _write_json(out / "conditioner" / "config.json", conditioning_to_json(config.conditioning))
     _write_json(out / "unet" / "config.json", config.unet.to_dict())
     _write_json(out / "vqvae" / "config.json", config.first_stage.to_dict())
     _write_json(out / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
@@ -111,7 +115,7 @@ def _write_json(path: Path, data: dict) -> None:
 
 
 def _write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    _replace(path, save({name: value.float().contiguous() for name, value in weights.items()}, {"format": "pt"}))
+    _replace(path, save({name: value.contiguous() for name, value in weights.items()}, {"format": "pt"}))
 
 
 def _write_checksums(out: Path) -> None:

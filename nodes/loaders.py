@@ -37,8 +37,8 @@ class LDMCheckpointLoader(io.ComfyNode):
             description=(
                 "Loads a latent diffusion model: an unconditional one such as CompVis/ldm-celebahq-256, or one for "
                 "super-resolution, inpainting or semantic synthesis. Put its file, or the folder that holds unet, "
-                "vqvae and scheduler, into ComfyUI/models/ldm. Two small demo models come with the pack: portraits-128 "
-                "and upscaler-4x."
+                "vqvae and scheduler, into ComfyUI/models/ldm. Three small demo models come with the pack: "
+                "portraits-128, upscaler-4x and inpainter-128."
             ),
             search_aliases=["latent diffusion", "CelebA-HQ", "unconditional", "load checkpoint"],
             inputs=[

@@ -42,6 +42,7 @@ SNIPPETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "LDMLatentWalk": ("latent-circle", ("Circle through both", "Save animation")),
     "LDMSeedVariations": ("seed-variations", ("Noise near a seed", "Save contact sheet")),
     "LDMContactSheet": ("contact-sheet", ("Contact sheet", "Save contact sheet")),
+    "LDMInpaintModel": ("remove", ("Portrait", "Remove it", "Save portrait")),
     "LDMSuperResolution": ("portrait-x4", ("Portrait", "Four times as large", "Save large portrait")),
     "LDMSuperResolutionConditioning": (
         "upscale-ksampler",

@@ -11,7 +11,7 @@ from ...ldm_backend.errors import CheckpointError, short_repr
 from ...ldm_backend.locations import SINGLE_FILE_ENDINGS, WEIGHT_NAMES, single_files
 
 FOLDER_KIND = "ldm"
-DEMO_NAMES = ("portraits-128", "upscaler-4x")
+DEMO_NAMES = ("portraits-128", "upscaler-4x", "inpainter-128")
 MARKER = Path("unet", "config.json")  # what makes a directory a checkpoint
 
 _DEMO_ROOT = Path(__file__).parents[2] / "demo"
@@ -33,12 +33,13 @@ def register_folders() -> None:
 
 
 def checkpoint_names() -> list[str]:
-    """Names of all checkpoints, "/" between levels, sorted, the demos last.
+    """Names of all checkpoints, "/" between levels, sorted, the demos last in their own order.
 
     A name found below several roots appears once; `checkpoint_path` takes the first root, as the host does.
     """
     names = {name for root in _roots() for name in _scan(root)}
-    return sorted(names, key=lambda name: (name in DEMO_NAMES, name))
+    own = sorted(names.difference(DEMO_NAMES))
+    return [*own, *(name for name in DEMO_NAMES if name in names)]
 
 
 def checkpoint_path(name: str) -> Path:

@@ -72,6 +72,7 @@ def test_nodes_speak_the_language(foreign: tuple[str, Page]) -> None:
     ("name", "inputs", "count"),
     [
         ("LDM portrait", ["checkpoint", "seed", "width", "height", "batch_size", "steps"], 5),
+        ("LDM remove", ["image", "mask", "checkpoint", "seed", "steps"], 5),
         ("LDM upscale", ["image", "checkpoint", "seed", "steps", "tile"], 4),
     ],
 )
@@ -92,6 +93,12 @@ def test_blueprint_is_found_placed_and_exported(
             const grey = LiteGraph.createNode('EmptyImage')
             app.graph.add(grey)
             grey.connect(0, placed, picture)
+          }
+          const hole = placed.inputs.findIndex((input) => input.type === 'MASK')
+          if (hole >= 0) {
+            const white = LiteGraph.createNode('SolidMask')
+            app.graph.add(white)
+            white.connect(0, placed, hole)
           }
           return JSON.parse(JSON.stringify(app.graph.serialize()))
         }"""

@@ -47,7 +47,10 @@ TINY = LDMConfig(
 SMALL = {"steps": 2, "batch_size": 2, "frames": 3, "variations": 2, "amount": 2}
 SMALL |= {"jump_length": 1, "resamples": 2, "tile": 32}
 HALVED = ("width", "height", "x", "y")
-TRAINED = {"upscaler-4x": "super-resolution"}  # checkpoints of workflows, and which stands for them; else `tiny`
+TRAINED = {
+    "upscaler-4x": "super-resolution",
+    "inpainter-128": "inpainting",
+}  # checkpoints of workflows, and which stands for them; else `tiny`
 
 Picture = tuple[str, np.ndarray]  # format of the file, (H, W, 3)
 Pictures = dict[str, list[Picture]]

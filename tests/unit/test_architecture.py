@@ -165,7 +165,7 @@ def test_imports(folder):
     files = [file for file in (ROOT / folder).rglob("*.py") if "__pycache__" not in file.parts]
     assert files
     for file in files:
-        own = {path.stem for path in file.parent.glob("*.py")} if folder == "demo" else set()
+        own = {path.stem for path in (ROOT / folder).rglob("*.py")} if folder == "demo" else set()
         foreign = absolute_imports(file) - set(sys.stdlib_module_names) - ALLOWED[folder] - own
         assert not foreign, f"{file.relative_to(ROOT)} imports {foreign}"
 

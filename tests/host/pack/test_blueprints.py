@@ -25,12 +25,13 @@ VALUES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
         {"checkpoint": "portraits-128", "seed": 20, "width": 128, "height": 128, "batch_size": 1, "steps": 20},
         (128, 128),
     ),
+    "LDM remove": ({"checkpoint": "inpainter-128", "seed": 0, "steps": 20}, (40, 24)),
     "LDM upscale": ({"checkpoint": "upscaler-4x", "seed": 0, "steps": 20, "tile": 0}, (160, 96)),
 }
 
 
 def placed(path: Path) -> dict[str, Any]:
-    """A graph that holds the blueprint's node, gives it a picture if it takes one, and shows its images."""
+    """A graph that holds the blueprint's node, gives it a picture and a mask if it takes them, and shows its images."""
     graph = json.loads(path.read_text())
     (node,) = graph["nodes"]
     node["outputs"][0]["links"] = [1]
@@ -38,6 +39,12 @@ def placed(path: Path) -> dict[str, Any]:
              "inputs": [{"name": "images", "type": "IMAGE", "link": 1}], "outputs": [], "properties": {}}  # fmt: skip
     nodes, links = [node, shown], [[1, node["id"], 0, 9, 0, "IMAGE"]]
     for index, slot in enumerate(node["inputs"]):
+        if slot["type"] == "MASK":
+            slot["link"] = 3
+            links.append([3, 7, 0, node["id"], index, "MASK"])
+            nodes.append({"id": 7, "type": "SolidMask", "pos": [-800, 80], "size": [300, 112], "mode": 0, "order": 0,
+                          "flags": {}, "inputs": [], "properties": {}, "widgets_values": [1, 40, 24],
+                          "outputs": [{"name": "MASK", "type": "MASK", "links": [3]}]})  # fmt: skip
         if slot["type"] == "IMAGE":
             slot["link"] = 2
             links.append([2, 8, 0, node["id"], index, "IMAGE"])

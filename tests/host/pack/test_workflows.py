@@ -42,6 +42,7 @@ FILES = {
     "latent-circle": 1,
     "model-card": 1,
     "portrait-x4": 2,
+    "remove": 2,
     "save-and-inspect": 4,
     "seed-variations": 1,
     "seed-walk": 1,
@@ -49,7 +50,7 @@ FILES = {
     "upscale": 1,
     "upscale-ksampler": 1,
 }
-DEMOS = ("portraits-128", "upscaler-4x")
+DEMOS = ("portraits-128", "upscaler-4x", "inpainter-128")
 
 each = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 

@@ -1,0 +1,91 @@
+"""Something taken out of a picture in the editor: built by hand, and the template, on the demo weights."""
+
+import io
+
+import numpy as np
+from editor_hands import (
+    add_node,
+    browse_templates,
+    choose,
+    choose_template,
+    link_of,
+    new_workflow,
+    pixels,
+    run,
+    set_number,
+    shown_image,
+    wire,
+)
+from editor_page import Editor
+from PIL import Image
+
+import ldm_backend
+from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost
+
+PICTURE = "example.png"
+LOADER, LOAD, REMOVE, SAVE = range(1, 5)
+WIRES = [
+    ((LOADER, "MODEL"), (REMOVE, "model")),
+    ((LOADER, "VAE"), (REMOVE, "vae")),
+    ((LOAD, "IMAGE"), (REMOVE, "image")),
+    ((LOAD, "MASK"), (REMOVE, "mask")),
+    ((REMOVE, "IMAGE"), (SAVE, "images")),
+]
+_TITLED = "(title) => Number(app.graph.nodes.find((node) => node.title === title).id)"
+
+
+def test_removal_built_by_hand(host: PrivateHost, editor: Editor) -> None:
+    """Placed, wired by dragging and run; the mask is what is transparent in the picture, as by the mask editor."""
+    portrait = Image.open(PACK_ROOT / "workflows" / "demo.jpg").convert("RGB").resize((128, 128))
+    hole = np.zeros((128, 128), bool)
+    hole[48:82, 32:100] = True
+    file = io.BytesIO()
+    Image.fromarray(np.dstack([np.array(portrait), np.where(hole, 0, 255).astype(np.uint8)])).save(file, "PNG")
+    with ComfyClient(host.url) as client:
+        client.upload(PICTURE, file.getvalue())
+    page = editor.page
+    new_workflow(page)
+    places = {
+        "LDM Checkpoint Loader": (160, 200),
+        "Load Image": (160, 500),
+        "LDM Inpaint Model": (660, 250),
+        "Save Image": (1160, 250),
+    }
+    assert [add_node(page, name, *place) for name, place in places.items()] == [LOADER, LOAD, REMOVE, SAVE]
+    choose(page, LOADER, "checkpoint", "inpainter-128")
+    choose(page, LOAD, "image", PICTURE)
+    for source, target in WIRES:
+        wire(page, source, target)
+        assert link_of(page, *target) == list(source)
+    set_number(page, REMOVE, "seed", 5)
+    set_number(page, REMOVE, "steps", 4)
+    run(page)
+    made = pixels(shown_image(page, SAVE)).astype(int)
+    page.wait_for_timeout(300)  # the canvas draws at its own pace
+    editor.screenshot("remove-by-hand")
+    model = ldm_backend.load(PACK_ROOT / "demo" / "inpainter-128", device="cpu")
+    before = np.array(portrait)
+    expected = ldm_backend.inpaint(model, before[None], hole, seeds=[5], steps=4)[0]
+    assert np.array_equal(made[~hole], before[~hole])
+    assert np.abs(made - expected.astype(int)).max() <= 1
+
+
+def test_the_template_removes_the_glasses(editor: Editor) -> None:
+    page = editor.page
+    browse_templates(page)
+    choose_template(page, "remove")
+    set_number(page, page.evaluate(_TITLED, "Remove it"), "steps", 4)
+    run(page)
+    before, after = (
+        pixels(shown_image(page, page.evaluate(_TITLED, title))).astype(int) for title in ("Portrait", "Save portrait")
+    )
+    page.wait_for_timeout(300)
+    editor.screenshot("remove-template")
+    changed = np.abs(after - before).max(-1) > 0
+    rows, columns = np.nonzero(changed)
+    assert rows.min() >= 48
+    assert rows.max() < 82
+    assert columns.min() >= 32
+    assert columns.max() < 100
+    assert changed[48:82, 32:100].mean() > 0.8
+    assert page.get_by_role("dialog").count() == 0
