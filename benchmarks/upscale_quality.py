@@ -23,6 +23,7 @@ from common import DEMO_SCRIPTS, demo_module, machine, psnr, spread
 from PIL import Image
 
 import ldm_backend
+from ldm_backend.sampling.samplers import eta_of
 from ldm_backend.tasks.colours import with_colours_of
 from ldm_backend.views.images import from_uint8, to_uint8
 
@@ -34,12 +35,11 @@ ORIGINAL: dict[str, Any] = {"sampler": "ddim", "eta": 1.0, "steps": 100, "grid":
 SETTINGS: tuple[dict[str, Any], ...] = (
     {},
     {"steps": 10},
-    {"sampler": "unipc", "steps": 10},
+    {"steps": 20},
+    {"sampler": "dpmpp_2m", "steps": 20},
     {"sampler": "unipc", "steps": 20},
     {"sampler": "dpmpp_2m_sde", "steps": 20},
-    {"sampler": "ddim", "steps": 20},
-    {"sampler": "ddim", "steps": 100},
-    ORIGINAL | {"steps": 20},
+    {"sampler": "ddim", "steps": 20, "eta": 0.0},
     ORIGINAL,
 )
 KINDS = {
@@ -53,7 +53,7 @@ def label(setting: dict[str, Any]) -> str:
     parameters = inspect.signature(ldm_backend.upscale).parameters
     full = {name: setting.get(name, parameters[name].default) for name in ("sampler", "steps", "eta", "grid")}
     words = [full["sampler"], f"{full['steps']} steps"]
-    words += [f"eta {full['eta']:g}"] if full["sampler"] == "ddim" else []
+    words += [f"eta {eta_of(full['sampler'], full['eta']):g}"] if full["sampler"] == "ddim" else []
     words += [f"grid {full['grid']}"] if "grid" in setting else []
     return ", ".join(words) + (" (the default)" if not setting else " (the original)" if setting is ORIGINAL else "")
 

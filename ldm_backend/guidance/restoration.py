@@ -13,7 +13,7 @@ from ..config.conditioning import UNCONDITIONAL, check_task
 from ..errors import InputError, check_choice
 from ..kernels.fast_conv import empty_caches
 from ..pipeline import LatentDiffusion, decode_to_uint8, sample_latents
-from ..sampling.samplers import AUTO, Callback
+from ..sampling.samplers import AUTO, Callback, eta_of
 from ..views.images import as_channels, from_uint8, to_uint8
 from .guided import Guides
 from .guides import NETWORK, Projection
@@ -94,7 +94,7 @@ def restore(
     hole = None if filled is None else _grown(filled[..., None], unit)[..., 0]
     known = _measurement(task, grown, hole, factor, filter, blur, noise)
     z = sample_latents(
-        model, seeds, steps, default_eta(sampler) if eta is None else eta, sampler, grid, callback,
+        model, seeds, steps, eta_of(sampler, eta), sampler, grid, callback,
         height=grown.shape[1] * scale, width=grown.shape[2] * scale, guides=Guides(Projection(known, codec=codec)),
     )  # fmt: skip
     made = decode_to_uint8(model, z)
@@ -121,11 +121,6 @@ def check_settings(
     nothing = np.zeros((0, 0))
     known = _measurement(task, nothing, nothing if task == INPAINT else None, factor, filter, blur, noise)
     Projection(known, codec=codec)
-
-
-def default_eta(sampler: str) -> float:
-    """The eta of `restore` where none is given: 1 with "ddim", whose later steps then repair earlier ones."""
-    return 1.0 if sampler == SAMPLER else 0.0
 
 
 def _measurement(

@@ -72,6 +72,19 @@ def grid_of(schedule: Schedule, grid: str, sampler: str = "ddim") -> str:
     return "log_snr" if _SAMPLERS[sampler].solver else schedule.config.timestep_spacing
 
 
+def eta_of(sampler: str, eta: float | None) -> float:
+    """The eta of a run whose caller may leave it open.
+
+    Args:
+        sampler: One of SAMPLERS.
+        eta: As given. None takes 1 with "ddim", whose fresh noise lets later steps repair what earlier ones left, and 0
+            with the others, which have none.
+    """
+    if eta is not None:
+        return eta
+    return 1.0 if sampler == "ddim" else 0.0
+
+
 def adds_noise(sampler: str, eta: float = 0.0) -> bool:
     """Whether this sampler needs the argument `step_noise`.
 

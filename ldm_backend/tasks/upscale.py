@@ -10,18 +10,18 @@ from ..conditioning.low_resolution import low_resolution
 from ..config.conditioning import SUPER_RESOLUTION
 from ..kernels.fast_conv import empty_caches
 from ..pipeline import LatentDiffusion, decode_to_uint8, sample_latents
-from ..sampling.samplers import AUTO, Callback
+from ..sampling.samplers import AUTO, Callback, eta_of
 from .colours import with_colours_of
-from .sampling import SAMPLER, STEPS, begin
+from .sampling import UPSCALE_SAMPLER, UPSCALE_STEPS, begin
 
 
 def upscale(
     model: LatentDiffusion,
     images: np.ndarray,
     seeds: Sequence[int],
-    steps: int = STEPS,
-    eta: float = 0.0,
-    sampler: str = SAMPLER,
+    steps: int = UPSCALE_STEPS,
+    eta: float | None = None,
+    sampler: str = UPSCALE_SAMPLER,
     grid: str = AUTO,
     tile: int | None = None,
     keep_colours: bool = False,
@@ -30,7 +30,9 @@ def upscale(
     """Enlarge pictures, each side by what the first stage halves: four times with the released model.
 
     The model was trained on clean small pictures, lightly blurred and compressed; what is broken in heavily compressed
-    or noisy ones it takes for content. The original ran 100 steps of "ddim" with eta 1.
+    or noisy ones it takes for content. The original ran 100 steps of "ddim" with eta 1. The default has few steps, and
+    keeps the fresh noise of eta 1, because that repairs what few steps leave, such as colours that drift: on the demo
+    upscaler 15 of them come nearer to the truth than 20 steps of "dpmpp_2m", which adds none.
 
     Args:
         model: From `load`, of the task "super-resolution".
@@ -38,7 +40,8 @@ def upscale(
             cut off again.
         seeds: One for each picture, which depends on no other picture of the batch.
         steps: Model evaluations, 1 to as many as the training has timesteps.
-        eta: 0..1, fresh noise in each step of "ddim"; 0 is deterministic.
+        eta: 0..1, fresh noise in each step of "ddim"; None takes 1 there, and 0 with other samplers. With 0 the noise
+            at the start alone decides.
         sampler: One of `samplers.SAMPLERS`.
         grid: One of `schedule.GRIDS`, or "auto", see `generate`.
         tile: Side of a tile in pixels of `images`; all tiles are averaged at each step. None takes pictures whole, and
@@ -60,7 +63,7 @@ def upscale(
     """
     begin(model, SUPER_RESOLUTION, "upscale")
     c = low_resolution(images, model.config)
-    z = sample_latents(model, seeds, steps, eta, sampler, grid, callback, conditioning=c, tile=tile)
+    z = sample_latents(model, seeds, steps, eta_of(sampler, eta), sampler, grid, callback, conditioning=c, tile=tile)
     enlarged = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
     height, width = (side * model.first_stage.downscale for side in images.shape[1:3])

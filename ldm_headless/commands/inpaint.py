@@ -8,7 +8,9 @@ import typer
 
 from . import options
 from .options import AUTO, FirstStagePrecision, Precision, Weights
-from .picture_runs import SAMPLER, STEPS, run_pictures
+from .picture_runs import run_pictures
+
+STEPS, SAMPLER = 20, "dpmpp_2m"  # those of `ldm_backend.inpaint`
 
 
 class MaskReduction(StrEnum):

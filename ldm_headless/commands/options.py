@@ -55,6 +55,9 @@ WeightsOption = Annotated[Weights, typer.Option(help="auto: EMA where present.")
 OutOption = Annotated[Path, typer.Option(help="A new folder, or the one of a run to continue.")]
 StepsOption = Annotated[int, typer.Option(min=1, help="Evaluations of the network.")]
 EtaOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim.")]
+OpenEtaOption = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim, of which it is 1 by default.")
+]
 SamplerOption = Annotated[str, typer.Option(help="As in LDM Sampler.")]
 GridOption = Annotated[str, typer.Option(help="auto: what suits the sampler.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")]

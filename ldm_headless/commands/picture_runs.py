@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ..tasks.job import FailedPicture, MadePicture, Unit
     from ..tasks.picture_folder import PictureFolder
 
-STEPS, SAMPLER = 20, "dpmpp_2m"
-
 
 def run_pictures(
     command: str,

@@ -67,9 +67,7 @@ def restore(
     ] = 0.0,
     seed: options.SeedOption = 0,
     steps: options.StepsOption = STEPS,
-    eta: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Noise in each step of ddim, of which it is 1 by default.")
-    ] = None,
+    eta: options.OpenEtaOption = None,
     sampler: options.SamplerOption = SAMPLER,
     grid: options.GridOption = AUTO,
     codec: Annotated[

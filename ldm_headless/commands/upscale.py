@@ -7,7 +7,9 @@ import typer
 
 from . import options
 from .options import AUTO, FirstStagePrecision, Precision, Weights
-from .picture_runs import SAMPLER, STEPS, run_pictures
+from .picture_runs import run_pictures
+
+STEPS, SAMPLER = 15, "ddim"  # those of `ldm_backend.upscale`
 
 
 def upscale(
@@ -19,7 +21,7 @@ def upscale(
     out: options.OutOption,
     seed: options.SeedOption = 0,
     steps: options.StepsOption = STEPS,
-    eta: options.EtaOption = 0.0,
+    eta: options.OpenEtaOption = None,
     sampler: options.SamplerOption = SAMPLER,
     grid: options.GridOption = AUTO,
     tile: Annotated[

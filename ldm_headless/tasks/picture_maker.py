@@ -10,10 +10,10 @@ import torch
 import ldm_backend
 from ldm_backend.config.conditioning import INPAINTING, SUPER_RESOLUTION, UNCONDITIONAL
 from ldm_backend.errors import InputError, LDMError, SamplingError
-from ldm_backend.guidance.restoration import COLOURISE, check_settings, default_eta
+from ldm_backend.guidance.restoration import COLOURISE, check_settings
 from ldm_backend.networks.precision import resolve
 from ldm_backend.networks.tiles import check_tile
-from ldm_backend.sampling.samplers import StepInfo
+from ldm_backend.sampling.samplers import StepInfo, eta_of
 
 from ..errors import GenerationError, JobError
 from ..files.pictures import read_mask, read_picture
@@ -172,7 +172,7 @@ def settings_of(
 ) -> Settings:
     """The settings of a job, checked as far as is possible without weights.
 
-    The grid "auto" becomes the sampler's own, and an eta of None that of `ldm_backend.restore`.
+    The grid "auto" becomes the sampler's own, and an eta of None that of `ldm_backend.upscale` and `restore`.
 
     Raises:
         LDMError: A checkpoint that cannot be read or is for another task, or steps, eta, sampler, grid, tile,
@@ -180,7 +180,7 @@ def settings_of(
     """
     if restoration is not None:
         check_settings(**restoration.given())
-    eta = default_eta(sampler) if eta is None else eta
+    eta = eta_of(sampler, eta)
     unet_format = resolve(precision, device)
     checkpoint = read_source(source, _TASKS[command], command)
     grid = checked_grid(checkpoint, steps, eta, sampler, grid)

@@ -41,11 +41,11 @@ def steps_input(default: int, tooltip: str) -> io.Int.Input:
     return io.Int.Input("steps", default=default, min=1, max=1000, tooltip=tooltip)
 
 
-def eta_input(tooltip: str | None = None) -> io.Float.Input:
+def eta_input(tooltip: str | None = None, default: float = 0.0) -> io.Float.Input:
     """DDIM's eta."""
     return io.Float.Input(
         "eta",
-        default=0.0,
+        default=default,
         min=0.0,
         max=1.0,
         step=0.05,

@@ -122,7 +122,7 @@ def test_upscale_is_the_pipeline_of_diffusers(models, monkeypatch, eta, size):
     assert_same_levels(found, truncated(expected * 2.0 - 1.0))
 
 
-def test_the_default_of_upscale_is_diffusers_solver(models):
+def test_upscale_with_dpmpp_2m_is_diffusers_solver(models):
     """DPM-Solver++ of second order, on a grid that both have: even steps in the log-SNR diffusers would round."""
     both, small = models["super-resolution"], RNG.integers(0, 256, (1, 16, 16, 3), np.uint8)
     scheduler: Any = DPMSolverMultistepScheduler.from_config(
@@ -136,7 +136,7 @@ def test_the_default_of_upscale_is_diffusers_solver(models):
         generator=torch.Generator().manual_seed(5),
         output_type="pt",
     ).images
-    found = ldm_backend.upscale(both.ours, small, [5], STEPS, grid="linspace_open")
+    found = ldm_backend.upscale(both.ours, small, [5], STEPS, sampler="dpmpp_2m", grid="linspace_open")
     assert_same_levels(found, truncated(expected * 2.0 - 1.0))
 
 

@@ -364,6 +364,19 @@ def test_where_memory_runs_out_tiles_take_over_for_a_hole(inpainter, holed, monk
 # Refusals.
 
 
+def test_upscale_adds_noise_in_each_step_unless_the_sampler_has_no_eta(upscaler):
+    def made(**settings: Any) -> np.ndarray:
+        return ldm_backend.upscale(upscaler, SMALL[:1], [1], **settings)
+
+    steps: list[Any] = []
+    assert np.array_equal(made(callback=steps.append), made(steps=15, eta=1.0, sampler="ddim"))
+    assert len(steps) == 15
+    assert (made(eta=0.0) != made()).any()
+    assert (made(eta=0.5) != made()).any()
+    for sampler in ("plms", "dpmpp_2m", "dpmpp_2m_sde", "unipc"):
+        assert np.array_equal(made(sampler=sampler, steps=3), made(sampler=sampler, steps=3, eta=0.0))
+
+
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("other", [*CONFIGS, "unconditional"])
 def test_a_model_of_another_task_is_refused(name, other, tiny, upscaler, inpainter, synthesiser):
@@ -380,7 +393,7 @@ def test_a_model_of_another_task_is_refused(name, other, tiny, upscaler, inpaint
         ({"steps": 0}, ScheduleError, "steps is 0"),
         ({"sampler": "heun"}, ScheduleError, "sampler is 'heun'"),
         ({"grid": "karras"}, ScheduleError, "grid is 'karras'"),
-        ({"eta": 0.5}, ScheduleError, "dpmpp_2m has no eta"),
+        ({"sampler": "dpmpp_2m", "eta": 0.5}, ScheduleError, "dpmpp_2m has no eta"),
         ({"sampler": "ddim", "eta": 2.0}, ScheduleError, "eta is 2.0"),
         ({"seeds": [1, 2]}, InputError, "2 seeds for 1 images"),
         ({"seeds": []}, InputError, "seeds"),

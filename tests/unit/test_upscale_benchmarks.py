@@ -88,7 +88,7 @@ def test_the_command_measures_each_side_in_a_process_of_its_own(folder, tmp_path
     lines = file.read_text().splitlines()
     assert any(line.startswith("## ") and "32x32 to 128x128" in line for line in lines)
     assert any(
-        line.startswith("Evaluations of a picture: ours 20, original's way 100, diffusers 100.") for line in lines
+        line.startswith("Evaluations of a picture: ours 15, original's way 100, diffusers 100.") for line in lines
     )
     rows = [line.split("|")[1:-1] for line in lines if re.match(r"\| .* \| \d+ \|", line)]
     assert [row[0].strip().split(",")[0] for row in rows] == [
@@ -107,7 +107,7 @@ def test_the_released_size_is_measured_by_parts(upscale, tmp_path):
     assert (demo.pairs, large.pairs, full.pairs) == (3, 1, 2)
     assert full.folder == tmp_path / "full"
     assert full.measured == dict.fromkeys(upscale.SIDES, 4)
-    assert full.steps == demo.measured == {"ours": 20, "original": 100, "diffusers": 100}
+    assert full.steps == demo.measured == {"ours": 15, "original": 100, "diffusers": 100}
 
 
 def test_fewer_than_two_evaluations_tell_nothing(upscale, monkeypatch, capsys):
@@ -137,7 +137,7 @@ def test_a_shift_of_colours_costs_nothing_where_they_are_kept(quality):
 
 def test_rows_are_named_by_what_upscale_is_given(quality):
     names = [quality.label(setting) for setting in quality.SETTINGS]
-    assert names[0] == "dpmpp_2m, 20 steps (the default)"
+    assert names[0] == "ddim, 15 steps, eta 1 (the default)"
     assert names[-1] == "ddim, 100 steps, eta 1, grid compvis (the original)"
     assert len(set(names)) == len(names)
 
@@ -156,5 +156,5 @@ def test_quality_is_measured_for_each_way_to_make_a_picture_small(quality, folde
     rows = [line for line in text.splitlines() if re.match(r"\| (?!\|)", line)]
     assert len(rows) == len(quality.KINDS) * (len(quality.SETTINGS) + 2)
     for setting in quality.SETTINGS:
-        steps = setting.get("steps", 20)
+        steps = setting.get("steps", 15)
         assert text.count(f"| {quality.label(setting)} | {steps} |") == len(quality.KINDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import os
 import shutil
 import signal
@@ -46,31 +48,44 @@ def seen(path: Path) -> np.ndarray:
         return np.array(picture.convert("RGB"))
 
 
-@pytest.mark.parametrize("options", [(), ("--sampler", "ddim", "--eta", "1"), ("--tile", "8", "--grid", "leading")])
+@pytest.mark.parametrize(
+    "options", [(), ("--sampler", "unipc"), ("--eta", "0.5"), ("--tile", "8", "--grid", "leading")]
+)
 def test_the_pictures_are_those_of_the_backend(model: Path, pictures: Path, tmp_path: Path, options: tuple) -> None:
     out = tmp_path / "out"
     assert upscale(model, out, pictures, "--seed", "5", *options)[0] == 0
     loaded = ldm_backend.load(model, "cpu")
     entries = lines(out)
     assert list(entries) == ["E.png", "a.png", "b.png", "c.png", "d.png"]
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    eta = float(given.get("--eta", 0 if "--sampler" in given else 1))
     for path in pictures.iterdir():
         name = f"{path.stem}.png"
         seed = int.from_bytes(hashlib.sha256(f"5 {name}".encode()).digest()[:8], "big")
-        given = dict(zip(options[::2], options[1::2], strict=True))
         expected = ldm_backend.upscale(
             loaded,
             seen(path)[None],
             [seed],
             steps=2,
-            eta=float(given.get("--eta", 0)),
-            sampler=given.get("--sampler", "dpmpp_2m"),
+            eta=eta,
+            sampler=given.get("--sampler", "ddim"),
             grid=given.get("--grid", "auto"),
             tile=int(given["--tile"]) if "--tile" in given else None,
         )[0]
         assert np.array_equal(pixels_of(out, name), expected)
         assert entries[name]["seed"] == info_of(out, name)["seed"] == seed
+        assert entries[name]["eta"] == info_of(out, name)["eta"] == eta
         assert info_of(out, name)["inputs"] == [path.name]
         assert info_of(out, name)["input_sha256"] == [hashlib.sha256(path.read_bytes()).hexdigest()]
+
+
+@pytest.mark.parametrize("name", ["upscale", "inpaint"])
+def test_the_defaults_are_those_of_the_backend(name: str) -> None:
+    ours = inspect.signature(getattr(importlib.import_module(f"ldm_headless.commands.{name}"), name)).parameters
+    theirs = inspect.signature(getattr(ldm_backend, name)).parameters
+    both = ours.keys() & theirs.keys()
+    assert both >= {"steps", "eta", "sampler", "grid", "tile"}
+    assert {key: ours[key].default for key in both} == {key: theirs[key].default for key in both}
 
 
 def test_a_picture_depends_on_no_neighbour_and_on_no_order(model: Path, pictures: Path, tmp_path: Path) -> None:
@@ -143,7 +158,7 @@ def test_a_result_of_another_picture_is_kept_and_told(model: Path, pictures: Pat
     ("options", "message"),
     [
         (("--seed", "1"), "base_seed is 0 there and 1 now"),
-        (("--sampler", "ddim"), "sampler is 'dpmpp_2m' there and 'ddim' now"),
+        (("--sampler", "unipc"), "sampler is 'ddim' there and 'unipc' now"),
         (("--tile", "16"), "tile is None there and 16 now"),
         (("--threads", "2"), "threads is 1 there and 2 now"),
     ],
@@ -370,7 +385,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_made(model: Pat
     for options, message in (
         (("--tile", "7"), "tile is 7; expected a multiple of 2 latent cells, at least 8"),
         (("--sampler", "heun"), "sampler is 'heun'"),
-        (("--eta", "0.5"), "dpmpp_2m has no eta"),
+        (("--sampler", "dpmpp_2m", "--eta", "0.5"), "dpmpp_2m has no eta"),
         (("--steps", "1001"), "expected a whole number from 1 to 1000"),
         (("--workers", "2"), "--workers is for --ray"),
     ):

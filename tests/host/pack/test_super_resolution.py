@@ -1,11 +1,13 @@
 """Super-resolution in one node and in parts: the pictures of `ldm_backend.upscale`."""
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 
 import ldm_backend
+from ldm_backend.sampling.samplers import eta_of
 from ldm_headless import ComfyClient, Event
 
 TASK = "super-resolution"
@@ -22,7 +24,7 @@ def small(graph, put_picture) -> Any:
 def enlarged(graph: Any, image: Any, **settings: Any) -> Any:
     """LDM Super-Resolution and SaveImage, which is returned."""
     loader = graph.checkpoint(TASK)
-    usual = {"seed": 5, "steps": 3, "sampler": "dpmpp_2m", "grid": "auto", "eta": 0.0, "tile": 0}
+    usual = {"seed": 5, "steps": 3, "sampler": "ddim", "grid": "auto", "eta": 1.0, "tile": 0}
     return graph.save(
         graph.add("LDMSuperResolution", model=loader[0], vae=loader[1], image=image[0], **(usual | settings))
     )
@@ -32,20 +34,30 @@ def enlarged(graph: Any, image: Any, **settings: Any) -> Any:
     "settings",
     [
         {},
-        {"sampler": "ddim", "eta": 1.0, "grid": "compvis", "steps": 4},
-        {"sampler": "plms", "grid": "leading"},
+        {"eta": 0.0, "grid": "compvis", "steps": 4},
+        {"sampler": "plms", "eta": 0.0, "grid": "leading"},
+        {"sampler": "dpmpp_2m", "eta": 0.0},
         {"tile": 8},
         {"keep_colours": True},
-        {"keep_colours": True, "tile": 8, "sampler": "ddim", "eta": 1.0},
+        {"keep_colours": True, "tile": 8, "sampler": "dpmpp_2m_sde", "eta": 0.0},
     ],
 )
 def test_pictures_are_the_backends(graph, run, small, conditional, settings):
     """To the bit, of a size that is continued by reflection and cut off again."""
     node = enlarged(graph, small, **settings)
-    given = {"steps": 3, "sampler": "dpmpp_2m", **settings}
-    expected = ldm_backend.upscale(conditional[TASK], PIXELS[None], [5], **given)
+    expected = ldm_backend.upscale(conditional[TASK], PIXELS[None], [5], **({"steps": 3} | settings))
     assert expected.shape == (1, 56, 36, 3)
     assert np.array_equal(run(graph)[node.id], expected)
+
+
+def test_the_defaults_are_those_of_the_backend(client: ComfyClient):
+    """Of which an eta of None takes 1 with ddim."""
+    node = client.object_info()["LDMSuperResolution"]["input"]["required"]
+    expected = inspect.signature(ldm_backend.upscale).parameters
+    assert {name: node[name][1]["default"] for name in ("steps", "sampler", "grid")} == {
+        name: expected[name].default for name in ("steps", "sampler", "grid")
+    }
+    assert node["eta"][1]["default"] == eta_of(expected["sampler"].default, None) == 1.0
 
 
 def test_image_i_of_a_batch_has_seed_plus_i(graph, run, small, conditional, assert_same_images):
@@ -78,7 +90,7 @@ def test_parts_give_the_same_picture(graph, run, small, conditional, assert_same
     loader, made = parts(graph, small)
     sampled = graph.conditioned(loader, made)
     node = cropped(graph, loader, sampled, made)
-    expected = ldm_backend.upscale(conditional[TASK], PIXELS[None], [5], steps=4, sampler="ddim", grid="trailing")
+    expected = ldm_backend.upscale(conditional[TASK], PIXELS[None], [5], steps=4, eta=0.0, grid="trailing")
     assert_same_images(run(graph)[node.id], expected)
 
 
@@ -130,7 +142,7 @@ def test_a_conditioning_for_another_model_is_refused(graph, refusal, small, cond
 def test_what_does_not_fit_is_said(graph, refusal, small, conditional):
     for settings, message in (
         ({"tile": 6}, "tile is 6; expected a multiple of 2 latent cells, at least 8"),
-        ({"eta": 0.5}, "eta"),
+        ({"sampler": "unipc"}, "eta is 1.0 but unipc has no eta; set it to 0, or take ddim"),
         ({"steps": 1000, "grid": "linspace_open", "sampler": "nothing"}, "sampler|not in list"),
     ):
         wrong = type(graph)()
