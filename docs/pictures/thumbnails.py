@@ -92,7 +92,7 @@ FORMS: dict[str, Callable[[Sequence[Image.Image]], Image.Image]] = {
     "inversion": stitched,
     "latent-circle": frames,
     "portrait-x4": strips,
-    "remove": lambda pictures: strips(pictures[::-1]),
+    "remove": strips,
     "save-and-inspect": whole,
     "seed-variations": whole,
     "seed-walk": frames,
