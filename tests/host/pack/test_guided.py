@@ -330,7 +330,7 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str, str]] = {
         lambda g: g.add(
             "LDMGuideBlurredPicture", image=loaded(g), sigma=1.0, sharpening=5, **PROJECTION,
             kernel=loaded(g, "guide-small.png"),
-        ), RUNNER, "both odd",
+        ), "LDMGuideBlurredPicture", "both odd",
     ),
 }  # fmt: skip
 

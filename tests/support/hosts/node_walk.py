@@ -56,7 +56,10 @@ LONG = ("steps", "jump_length", "resamples", "iterations")  # their largest valu
 SMALL = {"steps": 2, "frames": 3, "width": 64, "height": 64, "variations": 2, "resamples": 1, "jump_length": 1,
          "tile": 16, "checkpoint": "portraits-128", "filename_prefix": "walk/x"}  # fmt: skip
 # A map of labels: black, which is number 0.
-MAPS = {"LDMSemanticLabels": {"image": lambda: torch.zeros(1, 64, 64, 3), "labels": "numbers"}}
+MAPS = {
+    "LDMSemanticLabels": {"image": lambda: torch.zeros(1, 64, 64, 3), "labels": "numbers"},
+    "LDMGuideBlurredPicture": {"kernel": lambda: torch.ones(1, 5, 5, 3)},  # sides that are odd
+}
 KEYS = {"seed": latent_batch.SEED_KEY, "labels": latent_batch.LABELS_KEY, "info": latent_batch.INFO_KEY}
 
 
@@ -260,6 +263,7 @@ def main() -> None:
     loaded = {
         task: execute(nodes["LDMCheckpointLoader"], {"checkpoint": task.replace(tasks.UNCONDITIONAL, "portraits-128")})
         for task in tasks.TASKS
+        if task != tasks.CLASS_CONDITIONAL  # which the loader refuses
     }
     model, vae = loaded[tasks.UNCONDITIONAL]
     generator = torch.Generator().manual_seed(0)
@@ -280,7 +284,7 @@ def main() -> None:
     for name, node in nodes.items():
         if not chosen or name in chosen:
             task = task_of(node)
-            other = loaded[next(one for one in reversed(tasks.TASKS) if one != task)][0]
+            other = loaded[next(one for one in reversed(loaded) if one != task)][0]
             model, vae = loaded[task]
             fitting = good | {"MODEL": lambda model=model: model, "VAE": lambda vae=vae: vae}
             walk(node, fitting, foreign_values(model, vae, other, good["LATENT"]))
