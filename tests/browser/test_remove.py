@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from editor_hands import (
     add_node,
     browse_templates,
@@ -23,6 +24,8 @@ import ldm_backend
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost
 
 PICTURE = "example.png"
+HOLE = np.zeros((128, 128), bool)
+HOLE[48:82, 32:100] = True
 LOADER, LOAD, REMOVE, SAVE = range(1, 5)
 WIRES = [
     ((LOADER, "MODEL"), (REMOVE, "model")),
@@ -34,15 +37,19 @@ WIRES = [
 _TITLED = "(title) => Number(app.graph.nodes.find((node) => node.title === title).id)"
 
 
-def test_removal_built_by_hand(host: PrivateHost, editor: Editor) -> None:
-    """Placed, wired by dragging and run; the mask is what is transparent in the picture, as by the mask editor."""
-    portrait = Image.open(PACK_ROOT / "workflows" / "demo.jpg").convert("RGB").resize((128, 128))
-    hole = np.zeros((128, 128), bool)
-    hole[48:82, 32:100] = True
+@pytest.fixture(scope="module")
+def portrait(host: PrivateHost) -> np.ndarray:
+    """A portrait among the inputs of the host, transparent where the hole is, as the mask editor leaves it."""
+    picture = np.array(Image.open(PACK_ROOT / "workflows" / "demo.jpg").convert("RGB").resize((128, 128)))
     file = io.BytesIO()
-    Image.fromarray(np.dstack([np.array(portrait), np.where(hole, 0, 255).astype(np.uint8)])).save(file, "PNG")
+    Image.fromarray(np.dstack([picture, np.where(HOLE, 0, 255).astype(np.uint8)])).save(file, "PNG")
     with ComfyClient(host.url) as client:
         client.upload(PICTURE, file.getvalue())
+    return picture
+
+
+def test_removal_built_by_hand(portrait: np.ndarray, editor: Editor) -> None:
+    """Placed, wired by dragging and run; what is kept is kept to the bit, and the hole is that of the backend."""
     page = editor.page
     new_workflow(page)
     places = {
@@ -64,9 +71,8 @@ def test_removal_built_by_hand(host: PrivateHost, editor: Editor) -> None:
     page.wait_for_timeout(300)  # the canvas draws at its own pace
     editor.screenshot("remove-by-hand")
     model = ldm_backend.load(PACK_ROOT / "demo" / "inpainter-128", device="cpu")
-    before = np.array(portrait)
-    expected = ldm_backend.inpaint(model, before[None], hole, seeds=[5], steps=4)[0]
-    assert np.array_equal(made[~hole], before[~hole])
+    expected = ldm_backend.inpaint(model, portrait[None], HOLE, seeds=[5], steps=4)[0]
+    assert np.array_equal(made[~HOLE], portrait[~HOLE])
     assert np.abs(made - expected.astype(int)).max() <= 1
 
 
