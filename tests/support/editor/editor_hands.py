@@ -209,7 +209,18 @@ def browse_templates(page: Page) -> None:
 
 def choose_template(page: Page, name: str) -> None:
     """Open a template, and wait until the browser of templates is gone."""
-    page.get_by_test_id(f"template-workflow-{name}").click()
+    template, shown = (
+        page.get_by_test_id(f"template-workflow-{name}"),
+        page.get_by_test_id("template-workflows-content"),
+    )
+    shown.locator("[data-testid^=template-workflow-]").first.wait_for()
+    for _ in range(20):  # it shows 24, and more when one scrolls down
+        if template.count():
+            break
+        shown.hover()
+        page.mouse.wheel(0, 2000)
+        page.wait_for_timeout(200)
+    template.click()
     # The editor numbers the tabs of a template that is opened again.
     page.wait_for_function(
         "(name) => app.extensionManager.workflow.activeWorkflow.path.startsWith(`workflows/${name}`)", arg=name
