@@ -23,7 +23,7 @@ from PIL import Image
 import ldm_backend
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost
 
-PICTURE = "example.png"
+PICTURE = "removal.png"  # not that of other tests: the host keeps both
 HOLE = np.zeros((128, 128), bool)
 HOLE[48:82, 32:100] = True
 LOADER, LOAD, REMOVE, SAVE = range(1, 5)
