@@ -1,16 +1,25 @@
-"""What both training stages share: a time budget, the learning rate, the choice of pictures, the state on disk."""
+"""What the trainings share: time budget, learning rate, the loop of a diffusion model, state on disk."""
 
 from __future__ import annotations
 
+import argparse
+import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+Training = Callable[[Path, float], None]  # of a stage, in a work folder, for so many minutes
+
+EMA = 0.998  # a tenth of the run; the factor starts low so that the average does not remember the first weights
+SAVE_EVERY = 250
+
+log = logging.getLogger("comfyui_ldm.demo")
 
 
 class Budget:
@@ -86,3 +95,99 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> d
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     return state
+
+
+def train(
+    path: Path,
+    model: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    minutes: float,
+    rate: float,
+    hold: float,
+    clock: Callable[[], float] = time.monotonic,
+    begin: Callable[[], tuple[Mapping[str, Tensor], int]] | None = None,
+) -> None:
+    """Trains a diffusion model until the budget is used.
+
+    Args:
+        path: Of the state, with which a run goes on; its entry "ema" holds the averaged weights.
+        model: With its first weights.
+        loss_of: Of a step by its number, which also decides what is drawn for it.
+        minutes: Length of the stage.
+        rate: Highest learning rate.
+        hold: See `set_rate`.
+        clock: See `Budget`.
+        begin: The weights and the number of the step that a new stage begins with; None is those of the model, and 0.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.99))
+    state: dict[str, Any] = restore(path, model, optimizer)
+    if not state and begin is not None:
+        weights, first = begin()
+        model.load_state_dict(weights)
+        state |= {"begin": first, "step": first}
+    ema = state.get("ema") or {name: value.detach().clone() for name, value in model.state_dict().items()}
+    first, step, mean_loss = state.get("begin", 0), state.get("step", 0), state.get("loss", 1.0)
+    budget = Budget(minutes, state.get("used", 0.0), clock)
+    done = budget.progress >= 1
+    while not done:
+        own = step - first
+        set_rate(optimizer, rate, own, budget.progress, hold)
+        loss = loss_of(step)
+        descend(model, optimizer, loss)
+        follow(ema, model, min(EMA, (1 + own) / (10 + own)))
+        step += 1
+        mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (own + 1))
+        if step % 50 == 0:
+            log.info("%s step %d progress %.3f loss %.4f", path.stem, step, budget.progress, mean_loss)
+        done = budget.progress >= 1
+        if step % SAVE_EVERY == 0 or done:
+            save_state(path, model, optimizer, ema=ema, begin=first, step=step, used=budget.used, loss=mean_loss)
+    log.info("%s done: %d steps, loss %.4f", path.stem, step - first, mean_loss)
+
+
+@torch.no_grad()
+def follow(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    """Moves the averaged weights towards those of `model`."""
+    state = model.state_dict()
+    for name, average in ema.items():
+        average.lerp_(state[name], 1 - decay)
+
+
+def run_stages(
+    about: str,
+    trainings: Mapping[str, tuple[Training, float]],
+    export: Callable[[Path, Path], None],
+    work: Path,
+    out: Path,
+    threads: int,
+    of: str = "of the clock",
+) -> None:
+    """Runs the stages that the command line asks for, in order.
+
+    Args:
+        about: What the program does.
+        trainings: The stages and their minutes by default, by their names.
+        export: The last stage, from the work folder to the checkpoint folder.
+        work: Folder by default.
+        out: likewise.
+        threads: likewise.
+        of: What the minutes are of.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    names = (*trainings, "export")
+    parser.add_argument("stages", nargs="*", default="all", choices=("all", *names))
+    for name, (_, minutes) in trainings.items():
+        parser.add_argument(f"--{name}-minutes", type=float, default=minutes, help=f"{of} (default: {minutes:g})")
+    parser.add_argument("--threads", type=int, default=threads, help="CPU threads of torch")
+    parser.add_argument("--work", type=Path, default=work, help="state, pictures and logs")
+    parser.add_argument("--out", type=Path, default=out, help="the checkpoint folder to write")
+    args = parser.parse_args()
+    chosen = names if "all" in args.stages else args.stages
+    args.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name, (training, _) in trainings.items():
+        if name in chosen:
+            training(args.work, getattr(args, f"{name.replace('-', '_')}_minutes"))
+    if "export" in chosen:
+        export(args.work, args.out)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from train_common import Budget, batch_indices, descend, restore, save_state, set_rate
+from train_common import batch_indices, train
 from train_data import COUNT, load_portraits
 from train_first_stage import CONFIG as VQ_CONFIG
 from train_first_stage import encode_all
@@ -30,9 +30,7 @@ CONFIG = UNetConfig(
 SCHEDULE = ScheduleConfig()  # the family's own: 1000 steps, 0.0015 .. 0.0195
 BATCH = 32  # more steps are worth more than larger batches in a run of a few thousand
 RATE = 8e-4  # high for this family, but the network is small and the run short
-EMA = 0.998  # a tenth of the run; the factor starts low so that the average does not remember the first weights
 MIN_SNR = 5.0  # clamps the weight of almost noiseless steps, which teach little (min-SNR-gamma, arXiv 2303.09556)
-SAVE_EVERY = 250
 
 log = logging.getLogger("comfyui_ldm.demo")
 
@@ -62,25 +60,11 @@ def train_diffusion(work: Path, minutes: float) -> None:
     alphas = Schedule(SCHEDULE).alphas_cumprod.float()
     torch.manual_seed(0)  # of the first weights
     model = UNet(CONFIG)  # plain layout: group norm's gradient is slow channels-last
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, betas=(0.9, 0.99))
-    state = restore(work / "diffusion.pt", model, optimizer)
-    ema = state.get("ema") or {name: value.detach().clone() for name, value in model.state_dict().items()}
-    step, mean_loss = state.get("step", 0), state.get("loss", 1.0)
-    budget = Budget(minutes, state.get("used", 0.0))
-    done = budget.progress >= 1
-    while not done:
-        set_rate(optimizer, RATE, step, budget.progress, hold=0.7)
-        loss = diffusion_loss(model, latents[batch_indices(2, step, COUNT, BATCH)], alphas, step)
-        descend(model, optimizer, loss)
-        follow(ema, model, min(EMA, (1 + step) / (10 + step)))
-        step += 1
-        mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / step)
-        if step % 50 == 0:
-            log.info("diffusion step %d progress %.3f loss %.4f", step, budget.progress, mean_loss)
-        done = budget.progress >= 1
-        if step % SAVE_EVERY == 0 or done:
-            save_state(work / "diffusion.pt", model, optimizer, ema=ema, step=step, used=budget.used, loss=mean_loss)
-    log.info("diffusion done: %d steps, loss %.4f", step, mean_loss)
+
+    def loss_of(step: int) -> Tensor:
+        return diffusion_loss(model, latents[batch_indices(2, step, COUNT, BATCH)], alphas, step)
+
+    train(work / "diffusion.pt", model, loss_of, minutes, RATE, hold=0.7)
 
 
 def diffusion_loss(model: UNet, x_0: Tensor, alphas: Tensor, step: int) -> Tensor:
@@ -117,11 +101,3 @@ def mean_error(error: Tensor, snr: Tensor) -> Tensor:
     where the mean of the noise can no longer be told from that of the picture.
     """
     return 256 * error.mean((2, 3)).square().mean(1) / (1 + 300 * snr)
-
-
-@torch.no_grad()
-def follow(ema: dict[str, Tensor], model: UNet, decay: float) -> None:
-    """Moves the averaged weights towards those of `model`."""
-    state = model.state_dict()
-    for name, average in ema.items():
-        average.lerp_(state[name], 1 - decay)

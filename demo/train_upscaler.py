@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 from pathlib import Path
-
-import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for ldm_backend, when the pack is a folder and not installed
 
+from train_common import run_stages  # noqa: E402
 from upscaler_diffusion import train_noise, train_velocity  # noqa: E402
 from upscaler_export import export  # noqa: E402
 from upscaler_first_stage import train_first_stage  # noqa: E402
 
-
-def main() -> None:
-    """Runs the stages that are asked for, in order."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    stages = ("first-stage", "noise", "velocity", "export")
-    parser.add_argument("stages", nargs="*", default="all", choices=("all", *stages))
-    parser.add_argument("--first-stage-minutes", type=float, default=22, help="of CPU time")
-    parser.add_argument("--noise-minutes", type=float, default=60, help="likewise")
-    parser.add_argument("--velocity-minutes", type=float, default=26, help="likewise")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--work", type=Path, default=HERE / ".train-upscaler", help="state, pictures and logs")
-    parser.add_argument("--out", type=Path, default=HERE / "upscaler-4x", help="the checkpoint folder to write")
-    args = parser.parse_args()
-    chosen = stages if "all" in args.stages else args.stages
-    args.work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if "first-stage" in chosen:
-        train_first_stage(args.work, args.first_stage_minutes)
-    if "noise" in chosen:
-        train_noise(args.work, args.noise_minutes)
-    if "velocity" in chosen:
-        train_velocity(args.work, args.velocity_minutes)
-    if "export" in chosen:
-        export(args.work, args.out)
-
-
 if __name__ == "__main__":
-    main()
+    run_stages(
+        __doc__ or "",
+        {"first-stage": (train_first_stage, 22), "noise": (train_noise, 60), "velocity": (train_velocity, 26)},
+        export,
+        work=HERE / ".train-upscaler",
+        out=HERE / "upscaler-4x",
+        threads=1,
+        of="of CPU time",
+    )

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from train_common import Budget, descend, read_state, restore, save_state, set_rate
+from train_common import read_state, train
 from train_data import to_tensor
-from train_diffusion import follow, noised
+from train_diffusion import noised
 from upscaler_data import COUNT, SCALE, degrade, halve, training_portraits
 from upscaler_first_stage import CONFIG as VQ_CONFIG
 from upscaler_first_stage import PORTRAITS
@@ -44,11 +44,9 @@ CONFIG = UNetConfig(
 SCHEDULE = ScheduleConfig(beta_end=0.0155, prediction_type="v_prediction")  # but for the prediction the original's
 SIDES = ((32, 24), (64, 6))  # cells of a part and parts in a batch, in turn: the same work
 RATE = 8e-4
-EMA = 0.998
 MIN_SNR = 5.0  # see train_diffusion
 COLOURS = 0.2  # weight of the noisiest steps in the second training, beside that of min-SNR-gamma
 OWN = 0.3  # share of small pictures that went through the demo's first stage, as the portraits that it draws
-SAVE_EVERY = 250
 
 log = logging.getLogger("comfyui_ldm.demo")
 
@@ -106,51 +104,33 @@ Loss = Callable[[UNet, Tensor, Tensor, Tensor, int], Tensor]
 def train_noise(work: Path, minutes: float) -> None:
     """Trains until the budget is used; writes noise.pt (resumable; its entry "ema" holds the averaged weights)."""
     torch.manual_seed(0)  # of the first weights
-    model = UNet(CONFIG)
-    optimizer = _optimizer(model)
-    state = restore(work / "noise.pt", model, optimizer)
-    _train(work / "noise.pt", model, optimizer, state, noise_loss, 0.6, minutes)
+    _train(work / "noise.pt", noise_loss, minutes, hold=0.6)
 
 
 def train_velocity(work: Path, minutes: float) -> None:
     """Goes on with the averaged weights of noise.pt until the budget is used; writes diffusion.pt, of the same form."""
-    model = UNet(CONFIG)
-    optimizer = _optimizer(model)
-    state = restore(work / "diffusion.pt", model, optimizer)
-    if not state:
+
+    def begin() -> tuple[dict[str, Tensor], int]:
         begun = read_state(work / "noise.pt")
-        model.load_state_dict(begun["ema"])
-        state = {"begin": begun["step"], "step": begun["step"]}
-    _train(work / "diffusion.pt", model, optimizer, state, velocity_loss, 0.5, minutes)
+        return begun["ema"], begun["step"]
 
-
-def _optimizer(model: UNet) -> torch.optim.Adam:
-    return torch.optim.Adam(model.parameters(), lr=RATE, betas=(0.9, 0.99))
+    _train(work / "diffusion.pt", velocity_loss, minutes, 0.5, begin)
 
 
 def _train(
-    path: Path, model: UNet, optimizer: torch.optim.Adam, state: dict, loss_of: Loss, hold: float, minutes: float
+    path: Path,
+    loss_of: Loss,
+    minutes: float,
+    hold: float,
+    begin: Callable[[], tuple[dict[str, Tensor], int]] | None = None,
 ) -> None:
-    pairs = Pairs(path.parent)
+    model, pairs = UNet(CONFIG), Pairs(path.parent)
     alphas = Schedule(SCHEDULE).alphas_cumprod.float()
-    ema = state.get("ema") or {name: value.detach().clone() for name, value in model.state_dict().items()}
-    begin, step, mean_loss = state.get("begin", 0), state.get("step", 0), state.get("loss", 1.0)
-    budget = Budget(minutes, state.get("used", 0.0), time.process_time)
-    done = budget.progress >= 1
-    while not done:
-        own = step - begin
-        set_rate(optimizer, RATE, own, budget.progress, hold)
-        loss = loss_of(model, *pairs.batch(step), alphas, step)
-        descend(model, optimizer, loss)
-        follow(ema, model, min(EMA, (1 + own) / (10 + own)))
-        step += 1
-        mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (own + 1))
-        if step % 50 == 0:
-            log.info("%s step %d progress %.3f loss %.4f", path.stem, step, budget.progress, mean_loss)
-        done = budget.progress >= 1
-        if step % SAVE_EVERY == 0 or done:
-            save_state(path, model, optimizer, ema=ema, begin=begin, step=step, used=budget.used, loss=mean_loss)
-    log.info("%s done: %d steps, loss %.4f", path.stem, step - begin, mean_loss)
+
+    def of_step(step: int) -> Tensor:
+        return loss_of(model, *pairs.batch(step), alphas, step)
+
+    train(path, model, of_step, minutes, RATE, hold, time.process_time, begin)
 
 
 def noise_loss(model: UNet, x_0: Tensor, pictures: Tensor, alphas: Tensor, step: int) -> Tensor:

@@ -6,7 +6,6 @@ first alone what fills a hole has colours a little beside those around it, and i
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,9 +14,9 @@ from pathlib import Path
 import torch
 from inpainter_data import PORTRAITS, Pairs
 from torch import Tensor
-from train_common import Budget, descend, read_state, restore, save_state, set_rate
+from train_common import read_state, train
 from train_diffusion import CONFIG as PORTRAITS_CONFIG
-from train_diffusion import EMA, MIN_SNR, follow, mean_error, noised
+from train_diffusion import MIN_SNR, mean_error, noised
 from train_diffusion import SCHEDULE as PORTRAITS_SCHEDULE
 
 import ldm_backend
@@ -30,9 +29,6 @@ BATCH = 16
 RATE = 5e-4
 KNOWN = 0.2  # weight of the cells outside of the hole, whose pixels the task does not take from the model
 COLOURS = 0.2  # weight of the noisiest steps in the second training, beside that of min-SNR-gamma
-SAVE_EVERY = 250
-
-log = logging.getLogger("comfyui_ldm.demo")
 
 
 Loss = Callable[[UNet, Tensor, Tensor, Tensor, int], Tensor]
@@ -40,45 +36,28 @@ Loss = Callable[[UNet, Tensor, Tensor, Tensor, int], Tensor]
 
 def train_noise(work: Path, minutes: float) -> None:
     """Trains until the budget is used; writes noise.pt (resumable; its entry "ema" holds the averaged weights)."""
-    _train(work, "noise", _widened, noise_loss, minutes)
+    _train(work / "noise.pt", noise_loss, minutes, _widened)
 
 
 def train_velocity(work: Path, minutes: float) -> None:
     """Goes on with the averaged weights of noise.pt until the budget is used; writes diffusion.pt, of the same form."""
-    _train(work, "diffusion", lambda model: read_state(work / "noise.pt")["ema"], velocity_loss, minutes)
+    _train(work / "diffusion.pt", velocity_loss, minutes, lambda: read_state(work / "noise.pt")["ema"])
 
 
-def _train(work: Path, name: str, begin: Callable[[UNet], dict[str, Tensor]], loss_of: Loss, minutes: float) -> None:
-    model, path = UNet(CONFIG), work / f"{name}.pt"
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, betas=(0.9, 0.99))
-    state = restore(path, model, optimizer)
-    if not state:
-        model.load_state_dict(begin(model))
-    pairs, alphas = Pairs(work), Schedule(SCHEDULE).alphas_cumprod.float()
-    ema = state.get("ema") or {key: value.detach().clone() for key, value in model.state_dict().items()}
-    step, mean_loss = state.get("step", 0), state.get("loss", 1.0)
-    budget = Budget(minutes, state.get("used", 0.0), time.process_time)
-    done = budget.progress >= 1
-    while not done:
-        set_rate(optimizer, RATE, step, budget.progress, hold=0.5)
-        loss = loss_of(model, *pairs.batch(step, BATCH), alphas, step)
-        descend(model, optimizer, loss)
-        follow(ema, model, min(EMA, (1 + step) / (10 + step)))
-        step += 1
-        mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / step)
-        if step % 50 == 0:
-            log.info("%s step %d progress %.3f loss %.4f", name, step, budget.progress, mean_loss)
-        done = budget.progress >= 1
-        if step % SAVE_EVERY == 0 or done:
-            save_state(path, model, optimizer, ema=ema, step=step, used=budget.used, loss=mean_loss)
-    log.info("%s done: %d steps, loss %.4f", name, step, mean_loss)
+def _train(path: Path, loss_of: Loss, minutes: float, weights: Callable[[], dict[str, Tensor]]) -> None:
+    model, pairs, alphas = UNet(CONFIG), Pairs(path.parent), Schedule(SCHEDULE).alphas_cumprod.float()
+
+    def of_step(step: int) -> Tensor:
+        return loss_of(model, *pairs.batch(step, BATCH), alphas, step)
+
+    train(path, model, of_step, minutes, RATE, 0.5, time.process_time, lambda: (weights(), 0))
 
 
-def _widened(model: UNet) -> dict[str, Tensor]:
+def _widened() -> dict[str, Tensor]:
     """Returns the weights of the portraits' model, whose first layer gives what it newly sees no weight yet."""
     weights = ldm_backend.load(PORTRAITS, "cpu").unet.state_dict()
     narrow = weights["conv_in.weight"]
-    weights["conv_in.weight"] = torch.zeros_like(model.conv_in.weight)
+    weights["conv_in.weight"] = narrow.new_zeros(len(narrow), CONFIG.in_channels, *narrow.shape[2:])
     weights["conv_in.weight"][:, : narrow.shape[1]] = narrow
     return weights
 
