@@ -7,7 +7,7 @@ convolution writes over what it reads: three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,8 +19,6 @@ from .fast_norm import normaliser
 LARGE = 2**25  # bytes of a picture from which it is worth it
 _STRIP = 2**24  # bytes of a strip, about
 _HALO = LARGE_TILE  # rows beyond a strip; one would do, but so Winograd's tiles are those of the whole
-
-Pointwise = Callable[[Tensor], Tensor]  # (1, C, h, W) to the same size, each pixel alone
 
 
 def suits(layer: Any, x: Tensor) -> bool:
@@ -41,17 +39,14 @@ def resnet_in_rows(block: Any, x: Tensor) -> Tensor:
         (1, C_out, H, W), channels_last.
     """
     first = normaliser(block.norm1, x)
-    h = x.new_empty((1, block.conv1.out_channels, *x.shape[2:])).contiguous(memory_format=torch.channels_last)
+    h = torch.empty((1, block.conv1.out_channels, *x.shape[2:]), memory_format=torch.channels_last)
     for strip, inner, outer in _strips(x):
         h[:, :, strip] = block.conv1(first(x[:, :, outer]))[:, :, inner]
     second = normaliser(block.norm2, h)
     above = h[:, :, :0].clone()  # the rows over the next strip as they were
     for strip, inner, outer in _strips(x):
-        below = h[:, :, strip.start : outer.stop]
-        made = block.conv2(second(torch.cat([above, below], 2).contiguous(memory_format=torch.channels_last)))[
-            :, :, inner
-        ]
-        above = h[:, :, max(0, strip.stop - _HALO) : strip.stop].clone(memory_format=torch.channels_last)
+        made = block.conv2(second(torch.cat([above, h[:, :, strip.start : outer.stop]], 2)))[:, :, inner]
+        above = h[:, :, max(0, strip.stop - _HALO) : strip.stop].clone()
         skip = x[:, :, strip]
         h[:, :, strip] = made.add_(skip if block.conv_shortcut is None else block.conv_shortcut(skip))
     return h

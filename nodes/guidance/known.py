@@ -28,7 +28,7 @@ from ..shared.guides import (
 from ..shared.inputs import new_mask_input
 from ..shared.wires import checked
 
-MOST_TIMES = 64
+_MOST_TIMES = 64
 _MOST_TAPS = 511  # of a side of a kernel, more than any picture of the family's training size takes
 
 
@@ -59,7 +59,7 @@ class LDMGuideLowResolution(io.ComfyNode):
                     "factor",
                     default=4,
                     min=1,
-                    max=MOST_TIMES,
+                    max=_MOST_TIMES,
                     tooltip="How many times wider and higher the drawn picture is. 1: as large, to remove noise.",
                 ),
                 io.Combo.Input(

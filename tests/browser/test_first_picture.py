@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from editor_hands import (
-    add_node,
     browse_templates,
     choose_template,
     drop_picture,
@@ -17,11 +16,13 @@ from editor_hands import (
     new_workflow,
     open_saved,
     pixels,
+    place_nodes,
     run,
     save_as,
     set_number,
     shown_image,
     wire,
+    wire_all,
 )
 from editor_page import NEWER, Editor
 from playwright.sync_api import Browser
@@ -49,10 +50,8 @@ _ENDS = """() => [...app.graph.links.values()].map((link) => [
 ])"""
 
 
-def place_nodes(editor: Editor) -> None:
+def place_core_nodes(editor: Editor) -> None:
     """The four core nodes and Save Image, found by search, in an empty workflow."""
-    page = editor.page
-    new_workflow(page)
     places = {
         "LDM Checkpoint Loader": (160, 200),
         "LDM Latent Noise": (160, 500),
@@ -60,7 +59,7 @@ def place_nodes(editor: Editor) -> None:
         "LDM VQ Decode": (960, 200),
         "Save Image": (1260, 300),
     }
-    assert [add_node(page, name, *place) for name, place in places.items()] == [LOADER, NOISE, SAMPLER, DECODE, SAVE]
+    place_nodes(editor.page, places)
 
 
 def assert_backend_draws(png: bytes) -> None:
@@ -103,10 +102,8 @@ def test_graph_built_by_hand(
 ) -> None:
     """Placed, wired and run; then saved and opened again, exported and run by `ldm run`, and dropped as a picture."""
     page = editor.page
-    place_nodes(editor)
-    for source, target in WIRES:
-        wire(page, source, target)
-        assert link_of(page, *target) == list(source)
+    place_core_nodes(editor)
+    wire_all(page, WIRES)
     for node, name, value in ((NOISE, "width", 128), (NOISE, "height", 128), (SAMPLER, "steps", 5)):
         set_number(page, node, name, value)
     export_api(page, tmp_path / "byhand.json")
@@ -132,7 +129,7 @@ def test_graph_built_by_hand(
 
 
 def test_wrong_wires_are_refused(editor: Editor) -> None:
-    place_nodes(editor)
+    place_core_nodes(editor)
     for source, target in WRONG_WIRES:
         wire(editor.page, source, target)
         assert link_of(editor.page, *target) is None

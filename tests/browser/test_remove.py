@@ -5,17 +5,15 @@ import io
 import numpy as np
 import pytest
 from editor_hands import (
-    add_node,
     browse_templates,
     choose,
     choose_template,
-    link_of,
-    new_workflow,
     pixels,
+    place_nodes,
     run,
     set_number,
     shown_image,
-    wire,
+    wire_all,
 )
 from editor_page import Editor
 from PIL import Image
@@ -51,19 +49,16 @@ def portrait(host: PrivateHost) -> np.ndarray:
 def test_removal_built_by_hand(portrait: np.ndarray, editor: Editor) -> None:
     """Placed, wired by dragging and run; what is kept is kept to the bit, and the hole is that of the backend."""
     page = editor.page
-    new_workflow(page)
     places = {
         "LDM Checkpoint Loader": (160, 200),
         "Load Image": (160, 500),
         "LDM Inpaint Model": (660, 250),
         "Save Image": (1160, 250),
     }
-    assert [add_node(page, name, *place) for name, place in places.items()] == [LOADER, LOAD, REMOVE, SAVE]
+    place_nodes(page, places)
     choose(page, LOADER, "checkpoint", "inpainter-128")
     choose(page, LOAD, "image", PICTURE)
-    for source, target in WIRES:
-        wire(page, source, target)
-        assert link_of(page, *target) == list(source)
+    wire_all(page, WIRES)
     set_number(page, REMOVE, "seed", 5)
     set_number(page, REMOVE, "steps", 4)
     run(page)

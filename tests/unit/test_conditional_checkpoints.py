@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from compvis_writer import published_shapes
+from checkpoint_parts import assert_every_tensor_has_a_place, assert_holds, meta_file
 from conditional_models import (
     CONFIGS,
     INPAINTING,
     RELEASES,
     SEMANTIC,
     SUPER_RESOLUTION,
-    Weights,
     compvis_tensors,
     random_weights,
     write_conditional_folder,
@@ -25,27 +24,20 @@ from model_folder import write_model_folder
 from safetensors.torch import load_file, save_file
 
 import ldm_backend
-from ldm_backend.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ldm_backend.checkpoints.compvis import from_compvis
-from ldm_backend.checkpoints.conditioner import conditioner_from_compvis, conditioner_shapes
+from ldm_backend.checkpoints.conditioner import conditioner_from_compvis
 from ldm_backend.checkpoints.configuration import fitting_presets
 from ldm_backend.checkpoints.conversion import convert_to_folder, convert_to_single_file
 from ldm_backend.checkpoints.inspection import inspect_checkpoint
-from ldm_backend.checkpoints.tensor_files import TensorFile
 from ldm_backend.config.model import LDMConfig
 from ldm_backend.config.presets import PRESETS
 from ldm_backend.errors import CheckpointError, ConfigError, InputError, LDMError
-from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
 from ldm_backend.verification import verify_checkpoint
 
 COPY = "cond_stage_model."
 MAP = COPY + "channel_mapper.weight"
-
-
-def meta_file(release: str) -> TensorFile:
-    shapes = published_shapes(release.replace("512", "256"))  # of the same networks
-    return TensorFile(Path("a.ckpt"), {key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
 
 
 def write_ckpt(folder: Path, config: LDMConfig, **changes: torch.Tensor) -> Path:
@@ -56,28 +48,10 @@ def write_ckpt(folder: Path, config: LDMConfig, **changes: torch.Tensor) -> Path
     return folder / "last.ckpt"
 
 
-def assert_holds(checkpoint: Checkpoint, config: LDMConfig, weights: Weights, factor: float = 1) -> None:
-    assert checkpoint.config == config
-    found = Weights(checkpoint.unet, checkpoint.first_stage, checkpoint.conditioner)
-    for part, expected, times in zip(found, weights, (factor, 1, 1), strict=True):
-        assert part.keys() == expected.keys()
-        for key, tensor in expected.items():
-            assert torch.equal(part[key], times * tensor), key
-
-
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_published_tensor_finds_its_place(release):
-    """Of all networks, no tensor is left over, and none is missing."""
     file, config = meta_file(release), PRESETS[RELEASES[release]]
-    unet, first_stage = from_compvis(file, config, "raw")
-    conditioner = conditioner_from_compvis(file, config)
-    for found, module in (
-        (unet, UNet(config.unet, device="meta")),
-        (first_stage, build_first_stage(config.first_stage, device="meta")),
-    ):
-        expected = {key: tensor.shape for key, tensor in module.state_dict().items()}
-        assert {key: tensor.shape for key, tensor in found.items()} == expected
-    assert {key: tuple(tensor.shape) for key, tensor in conditioner.items()} == conditioner_shapes(config)
+    assert_every_tensor_has_a_place(file, config)
 
 
 @pytest.mark.parametrize("release", [*RELEASES, "celeba256", "lsun_churches256"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from failures import expect_failure
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -15,7 +16,6 @@ from ldm_backend.sampling.noise import draw_noise
 from ldm_backend.sampling.samplers import SAMPLERS, sample
 from ldm_backend.views.images import from_uint8, to_uint8
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
-from ldm_headless.errors import ExecutionError
 
 SCHEDULERS = ["simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
               "kl_optimal"]  # fmt: skip
@@ -68,15 +68,6 @@ def latents(graph: Any, client: ComfyClient, host: PrivateHost, nodes: list[Any]
         load_file(host.base_directory / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
         for file in files
     ]
-
-
-def expect_failure(client: ComfyClient, graph: Any, node_type: str) -> str:
-    """The message of our error in that node."""
-    with pytest.raises(ExecutionError) as caught:
-        client.follow(client.submit(graph.prompt))
-    assert caught.value.node_type == node_type
-    assert caught.value.exception_type.startswith("ldm_backend.errors."), caught.value
-    return caught.value.exception_message
 
 
 @pytest.mark.parametrize("grid", ["leading", "trailing", "log_snr"])

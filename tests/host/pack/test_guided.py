@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from failures import expect_failure
 
 import ldm_backend
 from ldm_backend.conditioning.low_resolution import low_resolution as low_resolution_channels
@@ -16,8 +17,6 @@ from ldm_backend.guidance.losses import MeanColour, Palette, Reference, Style
 from ldm_backend.guidance.measurements import Blurred, GreyPicture, KnownPixels, LowResolution
 from ldm_backend.pipeline import sample_latents
 from ldm_backend.sampling.samplers import SAMPLERS
-from ldm_headless import ComfyClient
-from ldm_headless.errors import ExecutionError
 
 PROJECTION = {"noise": 0.0, "strength": 1.0, "start": 0.0, "end": 1.0, "every_nth": 1, "codec": "network"}
 GRADIENT = {"strength": 0.3, "method": "loss", "inner": 1, "start": 0.0, "end": 1.0, "every_nth": 1}
@@ -111,14 +110,6 @@ def guided(graph: Any, loader: Any, guides: Any, batch: int = 1, steps: int = 4,
 
 def decode(graph: Any, loader: Any, latent: Any) -> Any:
     return graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=latent[0]))
-
-
-def expect_failure(client: ComfyClient, graph: Any, node_type: str) -> str:
-    with pytest.raises(ExecutionError) as caught:
-        client.follow(client.submit(graph.prompt))
-    assert caught.value.node_type == node_type
-    assert caught.value.exception_type.startswith("ldm_backend.errors."), caught.value
-    return caught.value.exception_message
 
 
 RUN = {"steps": 4, "eta": 1.0, "grid": "trailing"}

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import httpx
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, TimeoutError
+
+Wire = tuple[tuple[int, str], tuple[int, str]]  # from an output to an input: a node's id and the name of the slot
 
 RUN_MS = 300_000
 # Of frontend 1.32.9, and of 1.58.1.
@@ -199,6 +202,20 @@ def graph_of(page: Page) -> dict[str, Any]:
     saved = page.evaluate("() => app.graph.serialize()")
     # Read from a file, a node without widgets has an empty list of values; made by hand, it has none.
     return {"nodes": [{"widgets_values": [], **node} for node in saved["nodes"]], "links": saved["links"]}
+
+
+def place_nodes(page: Page, places: Mapping[str, tuple[int, int]]) -> None:
+    """Nodes by their names, found by search, in a new workflow; they are numbered from 1 in this order."""
+    new_workflow(page)
+    numbers = [add_node(page, name, *place) for name, place in places.items()]
+    assert numbers == list(range(1, len(places) + 1))
+
+
+def wire_all(page: Page, wires: Sequence[Wire]) -> None:
+    """Each by dragging."""
+    for source, target in wires:
+        wire(page, source, target)
+        assert link_of(page, *target) == list(source)
 
 
 def browse_templates(page: Page) -> None:
