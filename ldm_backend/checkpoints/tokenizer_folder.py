@@ -210,8 +210,12 @@ def _check_settings(data: Mapping[str, Any], vocabulary: Vocabulary, file: Path)
     if not isinstance(decoder, dict):
         raise ConfigError(f"{file}: added_tokens_decoder is {short_repr(decoder)}; expected an object. {_NOT_BERT}")
     for number, one in decoder.items():
-        entry = {**one, "id": int(number) if number.isdecimal() and len(number) < 9 else number}
-        _check_added_token(entry if isinstance(one, dict) else one, vocabulary, f"{file}: added_tokens_decoder")
+        entry = (
+            {**one, "id": int(number) if number.isdecimal() and len(number) < 9 else number}
+            if isinstance(one, dict)
+            else one
+        )
+        _check_added_token(entry, vocabulary, f"{file}: added_tokens_decoder")
 
 
 def _check_added(data: Mapping[str, Any], vocabulary: Vocabulary, file: Path) -> None:
