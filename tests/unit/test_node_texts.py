@@ -13,7 +13,7 @@ DOCS = ROOT / "web" / "docs"
 PAGES = sorted(DOCS.glob("LDM*.md"))
 # Help pages without a picture of the node in a template: that needs weights that are not part of the pack.
 WITHOUT_WEIGHTS = (
-    "LDMInpaintConditioning", "LDMSemanticLabels", "LDMSemanticRegion",
+    "LDMClass", "LDMInpaintConditioning", "LDMSemanticLabels", "LDMSemanticRegion",
 )  # fmt: skip
 PICTURED = [page for page in PAGES if page.stem not in WITHOUT_WEIGHTS]
 PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")

@@ -378,6 +378,15 @@ def _semantic_synthesis(seed: int) -> Case:
     return Case("semantic synthesis with a model for portraits", prompt, "failed")
 
 
+def _class(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    wanted = prompt.add("LDMClass", model=loader(0), class_name="none", classes=str(seed % 1000))(0)
+    latent = prompt.sampled(loader(0), prompt.noise(seed), positive=wanted, cfg=3.0)
+    prompt.save(prompt.decoded(loader(1), latent))
+    return Case("a class with a model for portraits", prompt, "failed")
+
+
 def _cancelled(seed: int) -> Case:
     return Case("cancelled", portrait(seed, steps=1000), "cancelled")
 
@@ -386,6 +395,6 @@ _CASES: tuple[Callable[[int], Case], ...] = (
     _demo, _batch, _refused, _wide, _samplers, _unknown_checkpoint, _other_samplers, _tiled, _native_sampler,
     _cancelled, _custom_sampling, _image_to_image, _odd_size, _inpaint, _inversion, _walk, _no_wire, _latent_walk,
     _variations, _checkpoint, _super_resolution, _super_resolution_parts,
-    _trained_inpainting, _trained_inpainting_parts, _semantic_map, _semantic_synthesis,
+    _trained_inpainting, _trained_inpainting_parts, _semantic_map, _semantic_synthesis, _class,
     _restored, _wrong_guide, _pulled,
 )  # fmt: skip

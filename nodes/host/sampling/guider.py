@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 
-from .model import ldm_model_of
+from ..model import ldm_model_of
 
 
 class UnconditionalGuider(CFGGuider):
