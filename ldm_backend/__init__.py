@@ -3,7 +3,8 @@
     model = ldm_backend.load("path/to/ldm-celebahq-256")
     images = ldm_backend.generate(model, seeds=[3], steps=200, eta=0.0)  # uint8 (1, 256, 256, 3)
 
-Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`; of classes: `generate(classes=...)`.
+Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`; of classes or texts: `generate` with
+`classes=` or `prompts=`.
 Restoring pictures without such a model: `restore`; other guides of a run are in `guidance`.
 
 Read on in this order: checkpoints.checkpoint, sampling (noise, schedule, samplers), networks (unet, vq),

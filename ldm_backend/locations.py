@@ -12,6 +12,7 @@ from .errors import CheckpointError, ConfigError, first_names
 
 # Weights of one part of the Hugging Face layout, in order of preference; the last is the name of the first uploads.
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "diffusion_model.pt")
+TEXT_WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # of the text encoder, a part of transformers
 
 # Of files that hold a whole checkpoint. What such a file is, is told by its content.
 SINGLE_FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
@@ -21,11 +22,21 @@ INDEX_ENDING = ".index.json"
 
 STAGE_FOLDERS = ("vqvae", "vae")  # of the first stage in a Hugging Face folder, whichever kind it is
 CONDITIONER_FOLDER = "conditioner"  # of what the UNet sees beside the noise, in folders that we wrote
+TEXT_FOLDER = "bert"  # of the text encoder of a model that draws from texts
+TOKENIZER_FOLDER = "tokenizer"  # of its vocabulary
+# What may say how it is used, in the order in which it is read.
+TOKENIZER_FILES = (
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 EMA_FOLDER = "unet_ema"  # of the averaged UNet, where diffusers' EMAModel wrote it beside the other
 
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.\w+")
 # diffusers puts the name of a variant before the ending, of an index before its last one.
-_VARIANT = re.compile(r"diffusion_pytorch_model(?:\.(?P<file>[\w-]+)\.(?:safetensors|bin)|"
+_VARIANT = re.compile(r"(?:(?:diffusion_)?pytorch_model|model)(?:\.(?P<file>[\w-]+)\.(?:safetensors|bin)|"
                       r"\.(?:safetensors|bin)\.index\.(?P<index>[\w-]+)\.json)")  # fmt: skip
 
 
@@ -51,13 +62,19 @@ def is_parts_folder(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("unet", EMA_FOLDER))
 
 
+def weight_names(part: str) -> tuple[str, ...]:
+    """Names of the weights in a part's folder, in order of preference."""
+    return TEXT_WEIGHT_NAMES if part == TEXT_FOLDER else WEIGHT_NAMES
+
+
 def find_weights(folder: Path) -> Path:
     """The weight file of one part, safetensors before pickle, or the index of its shards; else its only variant.
 
     Raises:
         CheckpointError: None of the known names is there, or two of equal right.
     """
-    for name in WEIGHT_NAMES:
+    expected = weight_names(folder.name)
+    for name in expected:
         if found := [file for file in (folder / name, folder / (name + INDEX_ENDING)) if file.is_file()]:
             return _only(found, f"{folder}: both {{}} hold the weights. Move one of them out of the folder.")
     names = [item.name for item in folder.iterdir()] if folder.is_dir() else []
@@ -68,11 +85,11 @@ def find_weights(folder: Path) -> Path:
     if not variants:
         found_names = first_names(names) or "nothing"
         raise CheckpointError(
-            f"{folder}: no weights; expected {' or '.join(WEIGHT_NAMES)}, found {found_names}. Copy them there."
+            f"{folder}: no weights; expected {' or '.join(expected)}, found {found_names}. Copy them there."
         )
     return _only(
         [folder / found[0] for found in variants.values()],
-        f"{folder}: {{}} are variants of the weights, and none is plain {WEIGHT_NAMES[0]}. Which is meant? Give the "
+        f"{folder}: {{}} are variants of the weights, and none is plain {expected[0]}. Which is meant? Give the "
         "one to load that name, or move the others out of the folder.",
     )
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoints.checkpoint import Checkpoint, load_into, read_checkpoint
+from .checkpoints.checkpoint import load_into, read_checkpoint
 from .checkpoints.file_marks import FileMark
-from .config.conditioning import ClassConfig, SegmentationConfig
 from .config.model import LDMConfig
+from .contexts import Conditioner, Wanted, attended, build_conditioner, build_tokeniser, check_wanted
 from .errors import InputError, short_repr
 from .hub.models import local_path
 from .kernels.fast_conv import empty_caches, kernel_bytes
@@ -23,9 +23,7 @@ from .memory.free_memory import free_bytes
 from .memory.mapped import release_pages
 from .memory.sizes import latent_size
 from .networks import skip_init
-from .networks.conditioned import Attending, Conditioned, check_classes, check_conditioned, check_conditioning, in_parts
-from .networks.conditioners.class_embedder import ClassEmbedder
-from .networks.conditioners.spatial_rescaler import SpatialRescaler
+from .networks.conditioned import Attending, Conditioned, check_conditioned, check_conditioning, in_parts
 from .networks.decoding import check_decoding, decoded
 from .networks.deep_cache import DeepCache
 from .networks.first_stage import FirstStage, build_first_stage
@@ -33,6 +31,7 @@ from .networks.precision import resolve, set_first_stage_precision, set_precisio
 from .networks.unet import UNet
 from .sampling.samplers import AUTO, Callback, Denoiser, sample_seeds
 from .sampling.schedule import Schedule
+from .texts.tokeniser import Tokeniser
 from .views.images import to_uint8
 
 
@@ -45,6 +44,7 @@ class LatentDiffusion:
     Attributes:
         files: What the weights were read from, and may still be mapped from.
         conditioner: Makes what the UNet sees beside the noise, where that takes weights.
+        tokeniser: Of texts, where it makes that of texts.
     """
 
     unet: UNet
@@ -53,7 +53,8 @@ class LatentDiffusion:
     config: LDMConfig
     device: torch.device
     files: tuple[FileMark, ...] = ()
-    conditioner: SpatialRescaler | ClassEmbedder | None = None
+    conditioner: Conditioner | None = None
+    tokeniser: Tokeniser | None = None
 
     @property
     def task(self) -> str:
@@ -108,24 +109,19 @@ def load(
     load_into(first_stage, checkpoint.first_stage, checkpoint.first_stage_file)
     set_precision(unet, unet_format)
     set_first_stage_precision(first_stage, first_stage_precision)
-    release_pages([*unet.parameters(), *first_stage.parameters()])  # checking has read all of them, the encoder's too
+    conditioner, networks = build_conditioner(checkpoint.config), [unet, first_stage]
+    if conditioner is not None:
+        load_into(conditioner, checkpoint.conditioner, checkpoint.conditioner_file or checkpoint.unet_file)
+        networks.append(conditioner)
+    tokeniser = build_tokeniser(checkpoint.config, checkpoint.vocabulary, str(checkpoint.path))
+    # Checking has read all of them, the first stage's encoder too.
+    release_pages([parameter for network in networks for parameter in network.parameters()])
     if compiled:
         unet.compile_evaluation()
-    schedule, conditioner = Schedule(checkpoint.config.schedule), _conditioner(checkpoint, target)
-    networks = (unet.to(target), first_stage.to(target))
-    return LatentDiffusion(*networks, schedule, checkpoint.config, target, files, conditioner)
-
-
-def _conditioner(checkpoint: Checkpoint, device: torch.device) -> SpatialRescaler | ClassEmbedder | None:
-    config = checkpoint.config.conditioning
-    if isinstance(config, SegmentationConfig):
-        conditioner = SpatialRescaler(config, skip_init, device="meta")
-    elif isinstance(config, ClassConfig):
-        conditioner = ClassEmbedder(config, skip_init, device="meta")
-    else:
-        return None
-    load_into(conditioner, checkpoint.conditioner, checkpoint.conditioner_file or checkpoint.unet_file)
-    return conditioner.to(device)
+    for network in networks:
+        network.to(target)
+    schedule = Schedule(checkpoint.config.schedule)
+    return LatentDiffusion(unet, first_stage, schedule, checkpoint.config, target, files, conditioner, tokeniser)
 
 
 def generate(
@@ -145,6 +141,8 @@ def generate(
     guides: Guidance | None = None,
     classes: Sequence[int | None] | None = None,
     cfg: float = 1.0,
+    prompts: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] = "",
 ) -> np.ndarray:
     """Draw one image for each seed; the defaults are the model card's recipe.
 
@@ -165,24 +163,27 @@ def generate(
             of `ldm_backend.conditioning` make it; its size is that of the latents. None is for unconditional models.
         tile: Only with a conditioning: side of a tile in latent cells, averaged at each step. None takes images whole,
             and tiles only where that does not fit into memory, which is said in the log.
-        guides: What is known or wanted of the images, see `guidance.guided.Guides`; not with classes.
+        guides: What is known or wanted of the images, see `guidance.guided.Guides`; not with classes or prompts.
         classes: Of a class-conditional model the class of each image by its number, None for no class.
-        cfg: With classes, the scale of guidance without a classifier: 1 is none, above 1 an evaluation more each step.
+        cfg: With classes or prompts, the scale of guidance without a classifier: 1 is none; every other takes an
+            evaluation more each step.
+        prompts: Of a text-conditional model the text of each image, or one for all; equal ones are encoded once.
+        negative: With prompts, what guidance leads away from: a text for all images, or one for each.
 
     Returns:
         uint8 (N, H, W, 3); (N, H, W, 1) of a model of grey pictures.
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
-        InputError: No seeds, a seed, cache setting, tile or class out of range, a conditioning or classes that are
-            missing, too much or of another shape or number, or a guide that does not fit to the images.
+        InputError: No seeds, a seed, cache setting, tile or class out of range, a conditioning, classes or prompts that
+            are missing, too much or of another shape or number, or a guide that does not fit to the images.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
     z = sample_latents(
         model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth, height, width,
-        conditioning, tile, guides, classes, cfg,
+        conditioning, tile, guides, classes, cfg, prompts, negative,
     )  # fmt: skip
     images = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
@@ -206,24 +207,28 @@ def sample_latents(
     guides: Guidance | None = None,
     classes: Sequence[int | None] | None = None,
     cfg: float = 1.0,
+    prompts: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] = "",
 ) -> Tensor:
     """What `generate` decodes; its arguments and errors.
 
     Returns:
         (N, C, h, w) float32 latents on the model's device.
     """
-    check_classes(classes, cfg, model.config, len(seeds))
-    if classes is None or conditioning is not None:
+    wanted = Wanted(classes, prompts, negative, cfg)
+    check_wanted(wanted, model.config, len(seeds))
+    if not wanted.given or conditioning is not None:
         check_conditioning(conditioning, model.config, len(seeds))
     _check_goes_together(conditioning is not None, tile, (cache_interval, height, width))
-    if classes is not None and (cache_interval != 1 or guides is not None):
-        raise InputError("cache_interval or guides are given beside classes; expected neither. Leave them out.")
+    if wanted.given and (cache_interval != 1 or guides is not None):
+        kind = "prompts" if classes is None else "classes"
+        raise InputError(f"cache_interval or guides are given beside {kind}; expected neither. Leave them out.")
     for file in model.files:
         file.check()
     if conditioning is None:
         size = latent_size(model.config, height, width)
         check_memory(model, len(seeds), whole=cache_interval > 1, size=size)
-        plain = evaluation(model) if classes is None else _of_classes(model, classes, cfg)
+        plain = _attending(model, wanted, len(seeds)) if wanted.given else evaluation(model)
         denoiser = plain if cache_interval == 1 else DeepCache(model.unet, cache_interval, cache_depth)
     else:
         size = (conditioning.shape[2], conditioning.shape[3])
@@ -256,14 +261,9 @@ def _check_goes_together(conditioned: bool, tile: int | None, others: tuple[int,
         )
 
 
-def _of_classes(model: LatentDiffusion, classes: Sequence[int | None], cfg: float) -> Denoiser:
-    """The UNet that attends to classes, guided where that changes anything."""
-    if not isinstance(model.conditioner, ClassEmbedder):
-        raise InputError(f"The model has no table of classes, its task is {model.task}; load one of classes.")
-    guided = cfg != 1 and any(one is not None for one in classes)
-    with torch.no_grad():
-        context, none = model.conditioner(classes), model.conditioner([None]) if guided else None
-    return Attending(evaluation(model), context, none, cfg)
+def _attending(model: LatentDiffusion, wanted: Wanted, images: int) -> Denoiser:
+    """The UNet that attends to classes or texts, guided where that changes anything."""
+    return Attending(evaluation(model), *attended(model.conditioner, model.tokeniser, wanted, images), wanted.cfg)
 
 
 def _conditioned(model: LatentDiffusion, c: Tensor, tile: int | None) -> Denoiser:

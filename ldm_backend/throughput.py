@@ -31,7 +31,8 @@ def best_batch(checkpoint: Checkpoint, device: torch.device, itemsize: int, size
     config = checkpoint.config
     rows, columns = size or (config.unet.sample_size, config.unet.sample_size)
     height, width = rows * config.first_stage.downscale, columns * config.first_stage.downscale
-    weights = sum(4 * tensor.numel() for part in (checkpoint.unet, checkpoint.first_stage) for tensor in part.values())
+    parts = (checkpoint.unet, checkpoint.first_stage, checkpoint.conditioner)
+    weights = sum(4 * tensor.numel() for part in parts for tensor in part.values())
     free = free_bytes(device) - _NETWORKS * weights
 
     def fits(images: int) -> bool:

@@ -15,18 +15,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..config.conditioning import TextConfig
 from ..config.model import LDMConfig
 from ..errors import CheckpointError, ConfigError, check_choice, first_names, printable, short_repr
 from ..finite import FLOATS
-from ..locations import CONDITIONER_FOLDER, EMA_FOLDER, STAGE_FOLDERS, find_single_file, find_weights, is_parts_folder
-from .compvis import UNET as COMPVIS_UNET
+from ..locations import (
+    CONDITIONER_FOLDER,
+    EMA_FOLDER,
+    STAGE_FOLDERS,
+    TEXT_FOLDER,
+    find_single_file,
+    find_weights,
+    is_parts_folder,
+)
+from ..texts.vocabulary import Vocabulary
 from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
-from .conditioner import check_conditioner, conditioner_from_compvis, conditioner_shapes
+from .conditioner import (
+    check_conditioner,
+    conditioner_from_compvis,
+    conditioner_shapes,
+    text_encoder_from_diffusers,
+)
 from .configuration import FoundConfig, Given, check_folder, file_config, folder_config, given_config
 from .key_maps import current_name
 from .shards import read_weights, weight_files
-from .single_file import CONDITIONER_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, refuse_rest, split_parts
+from .single_file import CONDITIONER_PREFIX, refuse_incomplete, refuse_rest, split_parts
 from .tensor_files import StateDict, TensorFile, copies_weights, under
+from .tokenizer_folder import folder_vocabulary, metadata_vocabulary
 
 logger = logging.getLogger("comfyui_ldm")
 
@@ -50,6 +65,7 @@ class Checkpoint:
         weights: "ema" or "raw" for a file that holds both or says which it holds, else "only".
         conditioner: Of what makes the conditioning, where that has weights; see `conditioner_shapes`.
         conditioner_file: Where these come from, if not from one of the two others.
+        vocabulary: Of a model that draws from texts.
     """
 
     path: Path
@@ -62,6 +78,7 @@ class Checkpoint:
     first_stage: StateDict
     conditioner: StateDict = field(default_factory=dict)
     conditioner_file: Path | None = None
+    vocabulary: Vocabulary | None = None
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -222,12 +239,15 @@ def _read_folder(root: Path, weights: str, config: Given, scale_factor: float | 
     tensors, stage_tensors = (with_current_names(read_weights(file)) for file in (unet_file, stage_file))
     chosen = ("ema" if unet == EMA_FOLDER else "raw") if averaged else "only"
     file, conditioner = None, {}
-    if conditioner_shapes(resolved):
+    if isinstance(resolved.conditioning, TextConfig):
+        file = find_weights(root / TEXT_FOLDER)
+        conditioner = text_encoder_from_diffusers(read_weights(file))
+    elif conditioner_shapes(resolved):
         file = find_weights(root / CONDITIONER_FOLDER)
         conditioner = read_weights(file).tensors
-        check_conditioner(resolved, conditioner, file)
-    parts = (tensors, stage_tensors, conditioner)
-    return Checkpoint(root, unet_file, stage_file, "huggingface", chosen, resolved, *parts, file)
+    check_conditioner(resolved, conditioner, file or root)
+    parts, words = (tensors, stage_tensors, conditioner), folder_vocabulary(root, resolved)
+    return Checkpoint(root, unet_file, stage_file, "huggingface", chosen, resolved, *parts, file, words)
 
 
 def with_current_names(file: TensorFile) -> StateDict:
@@ -255,10 +275,12 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
         resolved = found.scaled(path, scale_factor_of(file), scale_factor)
         unet, first_stage = from_compvis(file, resolved, "raw" if file.stored else chosen)
         conditioner = conditioner_from_compvis(file, resolved)
-        return Checkpoint(path, path, path, "compvis", chosen, resolved, unet, first_stage, conditioner)
+        words = metadata_vocabulary({}, resolved, str(path))
+        parts = (unet, first_stage, conditioner)
+        return Checkpoint(path, path, path, "compvis", chosen, resolved, *parts, vocabulary=words)
     unet, first_stage = split_parts(with_current_names(file))
     if not unet or not first_stage:
-        raise CheckpointError(_incomplete_message(file))
+        refuse_incomplete(file)
     refuse_rest(file.tensors, path)
     stored = file.stored or file.metadata.get("weights", "only")
     if stored not in ("ema", "raw", "only"):
@@ -274,7 +296,9 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
     resolved = file_config(file, config, scale_factor).scaled(path, None, scale_factor)
     conditioner = under(CONDITIONER_PREFIX, file.tensors)
     check_conditioner(resolved, conditioner, path)
-    return Checkpoint(path, path, path, "single-file", stored, resolved, unet, first_stage, conditioner)
+    words = metadata_vocabulary(file.metadata, resolved, str(path))
+    parts = (unet, first_stage, conditioner)
+    return Checkpoint(path, path, path, "single-file", stored, resolved, *parts, vocabulary=words)
 
 
 def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
@@ -290,24 +314,3 @@ def _chosen(file: TensorFile, weights: str, found: FoundConfig) -> str:
             "are not meant to be used. Say which to take: weights 'ema' or 'raw'."
         )
     return "ema" if averaged else "raw"
-
-
-def _incomplete_message(file: TensorFile) -> str:
-    keys = file.tensors.keys()
-    if prefix := next((key.partition(COMPVIS_UNET)[0] for key in keys if f".{COMPVIS_UNET}" in key), ""):
-        return (
-            f"{file.path}: its names have {printable(prefix)} before {COMPVIS_UNET}*; expected nothing there. Save "
-            "them without it."
-        )
-    if any(key.startswith((UNET_PREFIX, FIRST_STAGE_PREFIX)) for key in keys):
-        found = "only one of the two networks"
-    elif "conv_in.weight" in keys or "input_blocks.0.0.weight" in keys:
-        found = "a UNet without its first stage"
-    elif "decoder.conv_in.weight" in keys:
-        found = "a first stage without a UNet; load_first_stage reads it"
-    else:
-        found = f"the keys {first_names(list(keys))}" if keys else "no tensors"
-    return (
-        f"{file.path}: holds {found}; expected the UNet (model.diffusion_model.* or {UNET_PREFIX}*) and the first "
-        f"stage (first_stage_model.* or {FIRST_STAGE_PREFIX}*). Take the complete checkpoint."
-    )

@@ -1,6 +1,6 @@
-"""What a checkpoint holds for its conditioning: a trained map of labels, a table of classes, a copy of the first stage.
+"""What a checkpoint holds for its conditioning: a trained map of labels, a table of classes, the encoder of a text.
 
-Or nothing.
+Or a copy of the first stage, or nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config.conditioning import ClassConfig, MaskedImageConfig, SegmentationConfig
+from ..config.conditioning import ClassConfig, MaskedImageConfig, SegmentationConfig, TextConfig
 from ..config.model import LDMConfig
 from ..errors import CheckpointError, first_names, printable
+from ..networks.conditioners.text_encoder import TextEncoder
 from .compvis import CONDITIONER, FIRST_STAGE, refuse_foreign, unused_by_first_stage
-from .tensor_files import StateDict, TensorFile
+from .key_maps import compvis_text_sources
+from .tensor_files import StateDict, TensorFile, under
+
+# Of a text encoder: what only its training would need, which words it guesses. Nothing attends to that.
+_TEXT_UNUSED = ("to_logits.weight", "to_logits.bias")
+_LDM_BERT = "model."  # before the names of the encoder in a file of diffusers' LDMBertModel
 
 
 def conditioner_shapes(config: LDMConfig) -> dict[str, tuple[int, ...]]:
@@ -23,6 +29,8 @@ def conditioner_shapes(config: LDMConfig) -> dict[str, tuple[int, ...]]:
     one = config.conditioning
     if isinstance(one, ClassConfig):
         return {"embedding.weight": (one.n_classes, one.embed_dim)}
+    if isinstance(one, TextConfig):
+        return {key: tuple(tensor.shape) for key, tensor in TextEncoder(one, device="meta").state_dict().items()}
     if not isinstance(one, SegmentationConfig):
         return {}
     return {"channel_mapper.weight": (one.out_channels, one.n_labels, 1, 1)}
@@ -38,7 +46,7 @@ def conditioner_from_compvis(file: TensorFile, config: LDMConfig) -> StateDict:
         config: Of the model.
 
     Returns:
-        Under our names, which are theirs.
+        Under our names.
 
     Raises:
         CheckpointError: A tensor is missing, or one is there that the conditioning does not have.
@@ -47,11 +55,35 @@ def conditioner_from_compvis(file: TensorFile, config: LDMConfig) -> StateDict:
     if isinstance(config.conditioning, MaskedImageConfig):
         _check_copy(file, found)
         return {}
-    tensors = {name: file.tensors[key] for name, key in found.items()}
-    shapes = conditioner_shapes(config)
-    refuse_foreign(file, [found[name] for name in found.keys() - shapes.keys()])
+    places = _compvis_names(config)
+    unused = {f"transformer.{name}" for name in _TEXT_UNUSED} if isinstance(config.conditioning, TextConfig) else set()
+    refuse_foreign(file, [found[name] for name in found.keys() - set(places.values()) - unused])
+    tensors = {ours: file.tensors[found[theirs]] for ours, theirs in places.items() if theirs in found}
     check_conditioner(config, tensors, f"{file.path}: {CONDITIONER}")
     return tensors
+
+
+def text_encoder_from_diffusers(file: TensorFile) -> StateDict:
+    """The tensors of a text encoder in a file of diffusers' LDMBertModel, under our names.
+
+    Raises:
+        CheckpointError: One is there that the encoder does not have.
+    """
+    refuse_foreign(file, [key for key in file.tensors if not key.startswith(_LDM_BERT) and key not in _TEXT_UNUSED])
+    return under(_LDM_BERT, file.tensors)
+
+
+def text_encoder_to_diffusers(tensors: Mapping[str, Tensor]) -> StateDict:
+    """The inverse of `text_encoder_from_diffusers`, without what nothing reads."""
+    return {_LDM_BERT + key: tensor for key, tensor in tensors.items()}
+
+
+def _compvis_names(config: LDMConfig) -> dict[str, str]:
+    """Our names -> those below `cond_stage_model.`; but for texts they are the same."""
+    one = config.conditioning
+    return (
+        compvis_text_sources(one.layers) if isinstance(one, TextConfig) else {k: k for k in conditioner_shapes(config)}
+    )
 
 
 def check_conditioner(config: LDMConfig, tensors: Mapping[str, Tensor], source: str | Path) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..config.compvis_yaml import read_compvis_model
-from ..config.conditioning import ConditioningConfig, LowResolutionConfig, conditioning_from_json
+from ..config.conditioning import ConditioningConfig, LowResolutionConfig, TextConfig, conditioning_from_json
 from ..config.model import FirstStageConfig, KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
-from ..config.presets import PRESETS
+from ..config.presets import MEASURED, PRESETS
 from ..config.strict_json import build
 from ..errors import CheckpointError, ConfigError, printable, short_repr
 from ..json_text import parse_json
-from ..locations import CONDITIONER_FOLDER, find_yaml
+from ..locations import CONDITIONER_FOLDER, TEXT_FOLDER, find_yaml
+from ..texts.bert_json import text_config_from_json
 from .compvis import UNET
 from .key_maps import compvis_unet_sources, current_name
 from .single_file import UNET_PREFIX, config_from_metadata
@@ -88,8 +89,7 @@ def given_config(config: LDMConfig | str | Path, scale_factor: float | None = No
         return FoundConfig(config, "the configuration that was given")
     if str(config) in PRESETS:
         preset = PRESETS[str(config)]
-        # The released KL model was trained with scale_by_std; its preset cannot know the number.
-        return FoundConfig(preset, f"the preset {config}", scale_by_std=isinstance(preset.first_stage, KLConfig))
+        return FoundConfig(preset, f"the preset {config}", scale_by_std=str(config) in MEASURED)
     if Path(config).is_file():
         return _from_yaml(Path(config), scale_factor)
     raise ConfigError(f"config is {str(config)!r}: neither a file nor one of {', '.join(PRESETS)}. Give one.")
@@ -132,6 +132,9 @@ def _has_layers(config: UNetConfig, theirs: StateDict, ours: StateDict) -> bool:
     if theirs.keys() != set(sources.values()) and ours.keys() != sources.keys():
         return False
     sides = {"conv_in.weight": (config.block_out_channels[0], config.in_channels)}
+    if config.cross_attention_dim is not None:
+        key = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+        sides[key] = (config.block_out_channels[-1], config.cross_attention_dim)
     sides |= {f"down_blocks.{at}.resnets.0.conv2.weight": (w, w) for at, w in enumerate(config.block_out_channels)}
     found = theirs or ours
     return all(tuple(found[sources[key] if theirs else key].shape[:2]) == side for key, side in sides.items())
@@ -164,14 +167,29 @@ def check_folder(root: Path, config: LDMConfig) -> None:
     own = _own_conditioning(root)
     if own is not None and own != config.conditioning:
         raise ConfigError(
-            f"{root}: by its {CONDITIONER_FOLDER}/config.json it is a model for {own.task}, and the configuration that "
+            f"{root}: by its {_maker(own)}/config.json it is a model for {own.task}, and the configuration that "
             f"was given is for {config.task}. Leave the configuration away, or give that of the model."
         )
 
 
 def _own_conditioning(root: Path) -> ConditioningConfig | None:
-    own = root / CONDITIONER_FOLDER / "config.json"
-    return conditioning_from_json(read_json(own), str(own)) if own.is_file() else None
+    own, text = (root / folder / "config.json" for folder in (CONDITIONER_FOLDER, TEXT_FOLDER))
+    if own.is_file() and text.is_file():
+        raise ConfigError(
+            f"{root}: both {CONDITIONER_FOLDER}/config.json and {TEXT_FOLDER}/config.json say what the UNet sees; "
+            "expected one of them. Move the other out of the folder."
+        )
+    if text.is_file():
+        return text_config_from_json(read_json(text), str(text))
+    found = conditioning_from_json(read_json(own), str(own)) if own.is_file() else None
+    if isinstance(found, TextConfig):
+        raise ConfigError(f"{own}: kind is {found.kind!r}; expected a text encoder in {TEXT_FOLDER}. Convert it again.")
+    return found
+
+
+def _maker(conditioning: ConditioningConfig) -> str:
+    """The folder of what makes it."""
+    return TEXT_FOLDER if isinstance(conditioning, TextConfig) else CONDITIONER_FOLDER
 
 
 def _folder_conditioning(root: Path, unet: UNetConfig) -> ConditioningConfig | None:
@@ -210,18 +228,22 @@ def first_stage_config(data: dict[str, Any], file: Path, scale_factor: float | N
     return stage_class.from_dict(data, str(file))
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, most: int = _MAX_JSON) -> dict[str, Any]:
     """A JSON object.
+
+    Args:
+        file: Where it is.
+        most: Bytes.
 
     Raises:
         CheckpointError: Unreadable, or not an object.
     """
     try:
         with file.open("rb") as opened:
-            content = opened.read(_MAX_JSON + 1)
-        if len(content) > _MAX_JSON:
+            content = opened.read(most + 1)
+        if len(content) > most:
             raise CheckpointError(
-                f"{file}: more than {_MAX_JSON} bytes; a configuration has about a thousand. Download it again."
+                f"{file}: more than {most} bytes; expected a file of settings, which is smaller. Download it again."
             )
         data = parse_json(content.decode("utf-8"))
     except CheckpointError:

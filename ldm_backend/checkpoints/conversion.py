@@ -11,15 +11,26 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from ..config.conditioning import LowResolutionConfig, conditioning_to_json
+from ..config.conditioning import LowResolutionConfig, TextConfig, conditioning_to_json
 from ..config.model import KLConfig, LDMConfig
 from ..errors import CheckpointError, check_choice, printable
-from ..locations import CONDITIONER_FOLDER, STAGE_FOLDERS, WEIGHT_NAMES, check_free
+from ..locations import (
+    CONDITIONER_FOLDER,
+    STAGE_FOLDERS,
+    TEXT_FOLDER,
+    TOKENIZER_FOLDER,
+    check_free,
+    weight_names,
+)
+from ..texts.bert_json import text_config_to_json
 from .checkpoint import Checkpoint, check_readable
+from .conditioner import text_encoder_to_diffusers
 from .inspection import sha256_of
 from .single_file import DTYPES, fill_single_file, in_dtype, written
+from .tokenizer_folder import vocabulary_metadata, write_tokenizer
 
 _MOST_IN_NAME = 255  # characters that a file's name can have
+_PIPELINE_DOWNSCALE, _PIPELINE_TOKENS = 8, 77  # of every model, for diffusers' LDMTextToImagePipeline
 
 
 def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") -> str:
@@ -41,6 +52,7 @@ def convert_to_single_file(checkpoint: Checkpoint, out: Path, dtype: str = "fp32
     _must_be_new(checksum)
     source = printable(checkpoint.path.name, _MOST_IN_NAME)
     metadata = {"weights": checkpoint.weights, "source": source, "source_layout": checkpoint.layout}
+    metadata |= vocabulary_metadata(checkpoint.vocabulary)
     networks = (checkpoint.unet, checkpoint.first_stage)
     with written(out) as scratch:
         fill_single_file(scratch, checkpoint.config, *networks, dtype, metadata, checkpoint.conditioner)
@@ -83,7 +95,11 @@ def convert_to_folder(checkpoint: Checkpoint, out: Path, dtype: str = "fp32") ->
         _write_json(scratch / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
         if _has_pipeline(config):
             _write_json(scratch / "model_index.json", _model_index(config))
-        elif config.conditioning is not None:
+        if isinstance(config.conditioning, TextConfig) and checkpoint.vocabulary is not None:
+            data, tensors = text_config_to_json(config.conditioning), text_encoder_to_diffusers(checkpoint.conditioner)
+            _write_part(scratch / TEXT_FOLDER, data, tensors, dtype)
+            write_tokenizer(scratch / TOKENIZER_FOLDER, checkpoint.vocabulary, config.conditioning.max_tokens)
+        elif not _has_pipeline(config) and config.conditioning is not None:
             data = conditioning_to_json(config.conditioning)
             _write_part(scratch / CONDITIONER_FOLDER, data, checkpoint.conditioner, dtype)
         (scratch / "README.md").write_text(_card(checkpoint, limits, dtype), encoding="utf-8")
@@ -96,11 +112,11 @@ def _write_part(folder: Path, settings: dict[str, Any], tensors: Mapping[str, Te
     folder.mkdir()
     _write_json(folder / "config.json", settings)
     if converted := in_dtype(tensors, dtype, f"{folder.name}: "):
-        safetensors.torch.save_file(converted, folder / WEIGHT_NAMES[0], metadata={"format": "pt"})
+        safetensors.torch.save_file(converted, folder / weight_names(folder.name)[0], metadata={"format": "pt"})
 
 
 def _has_pipeline(config: LDMConfig) -> bool:
-    return config.conditioning is None or isinstance(config.conditioning, LowResolutionConfig)
+    return config.conditioning is None or isinstance(config.conditioning, LowResolutionConfig | TextConfig)
 
 
 def diffusers_limits(config: LDMConfig) -> tuple[str, ...]:
@@ -121,6 +137,8 @@ def diffusers_limits(config: LDMConfig) -> tuple[str, ...]:
         limits.append(
             f"diffusers has no pipeline for this kind of model ({config.task}); it can load the parts one by one."
         )
+    elif isinstance(config.conditioning, TextConfig):
+        limits += _text_limits(config, config.conditioning)
     elif config.conditioning is not None and config.first_stage.scale_factor != 1.0:
         limits.append(
             f"The latents have the scale factor {config.first_stage.scale_factor:g}; LDMSuperResolutionPipeline "
@@ -129,14 +147,37 @@ def diffusers_limits(config: LDMConfig) -> tuple[str, ...]:
     return tuple(limits)
 
 
+def _text_limits(config: LDMConfig, one: TextConfig) -> list[str]:
+    limits = []
+    if config.first_stage.downscale != _PIPELINE_DOWNSCALE:
+        limits.append(
+            f"A cell of the latents stands for {config.first_stage.downscale} pixels along a side; "
+            f"LDMTextToImagePipeline reckons with {_PIPELINE_DOWNSCALE}: ask it for height and width that are "
+            f"{_PIPELINE_DOWNSCALE} times those of the latents ({config.unet.sample_size})."
+        )
+    if one.max_tokens != _PIPELINE_TOKENS:
+        limits.append(
+            f"The text encoder takes {one.max_tokens} tokens, and LDMTextToImagePipeline always makes "
+            f"{_PIPELINE_TOKENS}; it stops with an error."
+        )
+    return limits
+
+
 def _model_index(config: LDMConfig) -> dict[str, Any]:
     stage = "AutoencoderKL" if isinstance(config.first_stage, KLConfig) else "VQModel"
     # Both pipelines have their first stage in `vqvae`, whichever kind it is.
-    classes = {"scheduler": "DDIMScheduler", "unet": "UNet2DModel", STAGE_FOLDERS[0]: stage}
-    return {"_class_name": _pipeline(config), **{name: ["diffusers", kind] for name, kind in classes.items()}}
+    unet = "UNet2DModel" if config.unet.cross_attention_dim is None else "UNet2DConditionModel"
+    classes = {"scheduler": "DDIMScheduler", "unet": unet, STAGE_FOLDERS[0]: stage}
+    index = {name: ["diffusers", kind] for name, kind in classes.items()}
+    if isinstance(config.conditioning, TextConfig):
+        index[TEXT_FOLDER] = ["latent_diffusion", "LDMBertModel"]
+        index[TOKENIZER_FOLDER] = ["transformers", "BertTokenizer"]
+    return {"_class_name": _pipeline(config), **index}
 
 
 def _pipeline(config: LDMConfig) -> str:
+    if isinstance(config.conditioning, TextConfig):
+        return "LDMTextToImagePipeline"
     return "LDMPipeline" if config.conditioning is None else "LDMSuperResolutionPipeline"
 
 

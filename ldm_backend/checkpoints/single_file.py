@@ -21,7 +21,8 @@ from ..config.strict_json import build, later_defaults, read_fields, write_field
 from ..errors import CheckpointError, check_choice, first_names, printable, short_repr
 from ..json_text import parse_json
 from ..whole_files import replaced_when_done
-from .tensor_files import StateDict, under
+from .compvis import UNET as COMPVIS_UNET
+from .tensor_files import StateDict, TensorFile, under
 
 FORMAT = "comfyui-ldm.1"  # in the metadata; a later layout gets a higher number
 UNET_PREFIX, FIRST_STAGE_PREFIX, CONDITIONER_PREFIX = "unet.", "vqvae.", "conditioner."
@@ -162,6 +163,28 @@ def config_from_metadata(metadata: Mapping[str, str], source: str) -> LDMConfig 
 def split_parts(tensors: StateDict) -> tuple[StateDict, StateDict]:
     """(UNet, first stage) of tensors whose names begin with `unet.` and `vqvae.`; prefixes removed."""
     return under(UNET_PREFIX, tensors), under(FIRST_STAGE_PREFIX, tensors)
+
+
+def refuse_incomplete(file: TensorFile) -> None:
+    """Raise CheckpointError that says what a file holds in the place of both networks under our names."""
+    keys = file.tensors.keys()
+    if prefix := next((key.partition(COMPVIS_UNET)[0] for key in keys if f".{COMPVIS_UNET}" in key), ""):
+        raise CheckpointError(
+            f"{file.path}: its names have {printable(prefix)} before {COMPVIS_UNET}*; expected nothing there. Save "
+            "them without it."
+        )
+    if any(key.startswith((UNET_PREFIX, FIRST_STAGE_PREFIX)) for key in keys):
+        found = "only one of the two networks"
+    elif "conv_in.weight" in keys or "input_blocks.0.0.weight" in keys:
+        found = "a UNet without its first stage"
+    elif "decoder.conv_in.weight" in keys:
+        found = "a first stage without a UNet; load_first_stage reads it"
+    else:
+        found = f"the keys {first_names(list(keys))}" if keys else "no tensors"
+    raise CheckpointError(
+        f"{file.path}: holds {found}; expected the UNet (model.diffusion_model.* or {UNET_PREFIX}*) and the first "
+        f"stage (first_stage_model.* or {FIRST_STAGE_PREFIX}*). Take the complete checkpoint."
+    )
 
 
 def refuse_rest(keys: Iterable[str], path: Path) -> None:

@@ -18,28 +18,30 @@ from .conditioning import (
     LowResolutionConfig,
     MaskedImageConfig,
     SegmentationConfig,
+    TextConfig,
 )
 from .strict_json import in_their_names, read_fields
 
 _UNCONDITIONAL, _FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"
 
 # Which part of a sample goes through the conditioning stage, and that stage, for each of the kinds.
-_LOW_RESOLUTION, _MASKED, _SEGMENTATION, _CLASS = "LR_image", "masked_image", "segmentation", "class_label"
+_LOW_RESOLUTION, _MASKED, _SEGMENTATION = "LR_image", "masked_image", "segmentation"
+_CLASS, _TEXT = "class_label", "caption"
 _STAGES = {
     _LOW_RESOLUTION: "torch.nn.Identity",
     _MASKED: _FIRST_STAGE,
     _SEGMENTATION: "SpatialRescaler",
     _CLASS: "ClassEmbedder",
+    _TEXT: "BERTEmbedder",
 }
 # How many rows the table of ImageNet's classes has where the last is no class. The file does not say so: the original's
 # notebook samples with it.
 _IMAGENET_AND_NONE = 1001
 
-_LAYOUT = "coordinates_bbox"  # the key of layouts, which go through a BERTEmbedder too
+_LAYOUT = "coordinates_bbox"  # the key of layouts, whose tokens go through a BERTEmbedder too
 
 # What models of the family with another class of conditioning stage are.
 _OTHERS = {
-    "BERTEmbedder": "a text-to-image model",
     "TransformerEmbedder": "a model of token sequences",
     "FrozenCLIPTextEmbedder": "a text-to-image model",
     "FrozenCLIPEmbedder": "a text-to-image model such as Stable Diffusion",
@@ -60,6 +62,14 @@ _EMBEDDER = Keys(
     unused=frozenset({"key"}),  # of the training's samples
 )
 _RESCALER_NAMES = {"n_labels": "in_channels"}
+_BERT = Keys(
+    read=frozenset({"n_embed", "n_layer", "vocab_size", "max_seq_len"}),
+    fixed={"use_tokenizer": ((True,), NETWORK)},
+    unused=frozenset({"device", "embedding_dropout"}),  # where it was trained, and how
+)
+# Heads and their width are in no file: BERTEmbedder leaves them to x_transformer.py, which has these.
+_BERT_HEADS = {"heads": 8, "head_dim": 64}
+_BERT_NAMES = {"embed_dim": "n_embed", "layers": "n_layer", "max_tokens": "max_seq_len"}
 
 
 def conditioning_from_yaml(params: Mapping[str, Any], source: str) -> ConditioningConfig | None:
@@ -78,7 +88,7 @@ def conditioning_from_yaml(params: Mapping[str, Any], source: str) -> Conditioni
     target = stage.get("target") if isinstance(stage, Mapping) else stage
     name = target.rpartition(".")[2] if isinstance(target, str) else None
     key = params.get("cond_stage_key", "image")
-    if name in _OTHERS:
+    if name in _OTHERS or key == _LAYOUT:
         what = "a layout-to-image model" if key == _LAYOUT else _OTHERS[name]
         raise ConfigError(f"{source}: cond_stage_config is {short_repr(target)}: this is {what}. {CONDITIONAL}")
     expected = _STAGES.get(key) if isinstance(key, str) else None
@@ -88,7 +98,7 @@ def conditioning_from_yaml(params: Mapping[str, Any], source: str) -> Conditioni
             f"{source}: cond_stage_config is {short_repr(target if name else stage)} and cond_stage_key "
             f"{short_repr(key)}; supported are {known}. {CONDITIONAL}"
         )
-    _check_way(params, "crossattn" if key == _CLASS else "concat", source)
+    _check_way(params, "crossattn" if key in (_CLASS, _TEXT) else "concat", source)
     return _of_key(key, stage, f"{source}: cond_stage_config")
 
 
@@ -125,6 +135,8 @@ def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
         return LowResolutionConfig()
     if key == _CLASS:
         return _classes(settings, source)
+    if key == _TEXT:
+        return _text(settings, source)
     check_keys(settings, _RESCALER, source)
     if settings.get("out_channels") is None:
         raise ConfigError(f"{source}: out_channels is None; expected a number. {AS_TRAINED}")
@@ -147,3 +159,17 @@ def _classes(settings: Mapping[str, Any], source: str) -> ClassConfig:
         "last_is_none": number == _IMAGENET_AND_NONE,
     }
     return read_fields(ClassConfig, data, source)
+
+
+def _text(settings: Mapping[str, Any], source: str) -> TextConfig:
+    check_keys(settings, _BERT, source)
+    if missing := [key for key in ("n_embed", "n_layer") if settings.get(key) is None]:
+        raise ConfigError(f"{source}: {missing[0]} is None; expected a number. {AS_TRAINED}")
+    data = {
+        "embed_dim": settings["n_embed"],
+        "layers": settings["n_layer"],
+        "vocab_size": settings.get("vocab_size", 30522),
+        "max_tokens": settings.get("max_seq_len", 77),
+        **_BERT_HEADS,
+    }
+    return in_their_names(_BERT_NAMES, source, lambda: read_fields(TextConfig, data, source))

@@ -1,7 +1,7 @@
 """What a model sees beside the noise, and so what it is for. Imports only checks, first_stage, JSON and errors.
 
-All but classes are further channels of the UNet's input, behind those of the noisy latent (CompVis' `concat`). Classes
-are a context that its blocks attend to (`crossattn`).
+Pictures, masks and maps are further channels of the UNet's input, behind those of the noisy latent (CompVis' `concat`).
+Classes and texts are a context that its blocks attend to (`crossattn`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .strict_json import read_fields, write_fields
 
 UNCONDITIONAL, SUPER_RESOLUTION = "unconditional", "super-resolution"
 INPAINTING, SEMANTIC_SYNTHESIS = "inpainting", "semantic-synthesis"
-CLASS_CONDITIONAL = "class-conditional"
+CLASS_CONDITIONAL, TEXT_CONDITIONAL = "class-conditional", "text-conditional"
 
 # What a model of each task does, what draws from it in Python, and the command that does where there is one.
 _TASKS = {
@@ -26,9 +26,10 @@ _TASKS = {
     INPAINTING: ("fills the masked parts of pictures", "inpaint", "ldm inpaint"),
     SEMANTIC_SYNTHESIS: ("draws pictures from maps of labels", "synthesise", None),
     CLASS_CONDITIONAL: ("draws pictures of classes that are given by their numbers", "generate", None),
+    TEXT_CONDITIONAL: ("draws pictures of what a text says", "generate", None),
 }
 TASKS = tuple(_TASKS)
-_MAX_WORDS = 2**20  # of a vocabulary
+MAX_WORDS = 2**20  # of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class LowResolutionConfig:
     kind: ClassVar[str] = "low-resolution"  # in our own files
     task: ClassVar[str] = SUPER_RESOLUTION
     context_dim: ClassVar[int | None] = None  # width of the tokens that the UNet attends to
+    tokens: ClassVar[int] = 0  # how many of them an image has
 
     def channels(self, first_stage: FirstStageConfig) -> int:
         """How many it adds to the UNet's input: those of a picture."""
@@ -51,6 +53,7 @@ class MaskedImageConfig:
     kind: ClassVar[str] = "masked-image"
     task: ClassVar[str] = INPAINTING
     context_dim: ClassVar[int | None] = None
+    tokens: ClassVar[int] = 0
 
     def channels(self, first_stage: FirstStageConfig) -> int:
         """How many it adds to the UNet's input: those of a latent, and one."""
@@ -64,6 +67,7 @@ class SegmentationConfig:
     kind: ClassVar[str] = "segmentation"
     task: ClassVar[str] = SEMANTIC_SYNTHESIS
     context_dim: ClassVar[int | None] = None
+    tokens: ClassVar[int] = 0
 
     n_labels: int = 182
     n_stages: int = 2  # how often the map is halved
@@ -97,6 +101,7 @@ class ClassConfig:
 
     kind: ClassVar[str] = "classes"
     task: ClassVar[str] = CLASS_CONDITIONAL
+    tokens: ClassVar[int] = 1
 
     n_classes: int = 1001  # no class included
     embed_dim: int = 512
@@ -122,10 +127,13 @@ class ClassConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The encoder of a text (CompVis BERTEmbedder). The defaults are those of text2img-large: 542,895,360 parameters.
+    """A text, as tokens that the UNet attends to (CompVis BERTEmbedder).
 
-    No model with one runs yet: it is none of `CONDITIONINGS`.
+    The defaults are those of the encoder of text2img-large: 542,895,360 parameters.
     """
+
+    kind: ClassVar[str] = "text"
+    task: ClassVar[str] = TEXT_CONDITIONAL
 
     vocab_size: int = 30522
     max_tokens: int = 77
@@ -136,11 +144,25 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         _check_numbers(self, max_tokens=1, embed_dim=1, layers=1, heads=1, head_dim=1)
-        if not 1 <= self.vocab_size <= _MAX_WORDS:
+        if not 1 <= self.vocab_size <= MAX_WORDS:
             raise ConfigError(
-                f"conditioning: vocab_size is {short_repr(self.vocab_size)}; expected a number from 1 to {_MAX_WORDS}. "
+                f"conditioning: vocab_size is {short_repr(self.vocab_size)}; expected a number from 1 to {MAX_WORDS}. "
                 f"{AS_TRAINED}"
             )
+
+    @property
+    def context_dim(self) -> int | None:
+        """Width of the tokens that the UNet attends to."""
+        return self.embed_dim
+
+    @property
+    def tokens(self) -> int:
+        """How many of them an image has, whatever its text."""
+        return self.max_tokens
+
+    def channels(self, first_stage: FirstStageConfig) -> int:
+        """How many it adds to the UNet's input."""
+        return 0
 
 
 def _check_numbers(config: Any, **least: int) -> None:
@@ -154,9 +176,9 @@ def _check_numbers(config: Any, **least: int) -> None:
             )
 
 
-ConditioningConfig = LowResolutionConfig | MaskedImageConfig | SegmentationConfig | ClassConfig
+ConditioningConfig = LowResolutionConfig | MaskedImageConfig | SegmentationConfig | ClassConfig | TextConfig
 CONDITIONINGS: dict[str, type[ConditioningConfig]] = {
-    one.kind: one for one in (LowResolutionConfig, MaskedImageConfig, SegmentationConfig, ClassConfig)
+    one.kind: one for one in (LowResolutionConfig, MaskedImageConfig, SegmentationConfig, ClassConfig, TextConfig)
 }
 
 

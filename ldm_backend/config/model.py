@@ -213,8 +213,9 @@ class LDMConfig:
             return
         if made is None:
             raise ConfigError(
-                f"unet attends to a context {width} wide, and nothing says what makes it, as in models that draw from "
-                "texts. Such a model is not implemented here: run it with the program that trained it."
+                f"unet attends to a context {width} wide, and nothing says what makes it; expected classes, or texts "
+                "through the encoder of this family. Another model, as Stable Diffusion is one, does not run here: run "
+                "it with the program that trained it."
             )
         kind = "" if self.conditioning is None else self.conditioning.kind
         raise ConfigError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .conditioning import ClassConfig, LowResolutionConfig, MaskedImageConfig, SegmentationConfig
+from .conditioning import ClassConfig, LowResolutionConfig, MaskedImageConfig, SegmentationConfig, TextConfig
 from .model import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 
 CELEBAHQ_256 = LDMConfig()
@@ -107,6 +107,34 @@ IMAGENET_256_F8 = LDMConfig(
     conditioning=ClassConfig(n_classes=1000, last_is_none=False),
 )
 
+# text2img-large (txt2img-1p4B-eval), with kl-f8; its heads are a number, in the UNet and in the encoder.
+TEXT_TO_IMAGE_LARGE_256 = LDMConfig(
+    unet=UNetConfig(
+        sample_size=32,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(320, 640, 1280, 1280),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        attention_head_dim=None,
+        num_attention_heads=8,
+        cross_attention_dim=1280,
+    ),
+    first_stage=KLConfig(scale_factor=0.18215),
+    schedule=ScheduleConfig(beta_start=0.00085, beta_end=0.012),
+    conditioning=TextConfig(),
+)
+# text2img256, of Conceptual Captions, with vq-f4.
+TEXT_TO_IMAGE_256 = LDMConfig(
+    unet=UNetConfig(
+        block_out_channels=(192, 384, 576, 960),
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
+        cross_attention_dim=640,
+    ),
+    conditioning=TextConfig(embed_dim=640),
+)
+
 # CelebA-HQ, FFHQ and LSUN-Bedrooms differ only in their weights.
 PRESETS: dict[str, LDMConfig] = {
     "celebahq-256": CELEBAHQ_256,
@@ -119,4 +147,8 @@ PRESETS: dict[str, LDMConfig] = {
     "semantic-synthesis-512": SEMANTIC_SYNTHESIS_512,
     "imagenet-256": IMAGENET_256,
     "imagenet-256-f8": IMAGENET_256_F8,
+    "text-to-image-large-256": TEXT_TO_IMAGE_LARGE_256,
+    "text-to-image-256": TEXT_TO_IMAGE_256,
 }
+# Their scale factor was measured in training (scale_by_std), and only the checkpoint has it.
+MEASURED = frozenset({"lsun-churches-256"})

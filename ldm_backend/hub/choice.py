@@ -6,10 +6,19 @@ import re
 from collections.abc import Collection
 
 from ..errors import CheckpointError, first_names, printable
-from ..locations import CONDITIONER_FOLDER, INDEX_ENDING, STAGE_FOLDERS, WEIGHT_NAMES, variant_of
+from ..locations import (
+    CONDITIONER_FOLDER,
+    INDEX_ENDING,
+    STAGE_FOLDERS,
+    TEXT_FOLDER,
+    TOKENIZER_FILES,
+    TOKENIZER_FOLDER,
+    variant_of,
+    weight_names,
+)
 
-_SHARD = re.compile(r"diffusion_pytorch_model-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
-_PLAIN = tuple(name for weights in WEIGHT_NAMES for name in (weights, weights + INDEX_ENDING))
+_SHARD = re.compile(r"(?:(?:diffusion_)?pytorch_model|model)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
+_MAKERS = (CONDITIONER_FOLDER, TEXT_FOLDER)  # of what the UNet sees beside the noise
 
 
 def choose_files(name: str, names: Collection[str], variant: str | None = None) -> list[str]:
@@ -35,9 +44,12 @@ def choose_files(name: str, names: Collection[str], variant: str | None = None) 
         )
     # What says and makes what the UNet sees comes first: an interrupted download is not taken for a model without.
     # The loader looks whether its conditioner needs weights.
-    taken = [file for file in ("model_index.json", f"{CONDITIONER_FOLDER}/config.json") if file in names]
-    if f"{CONDITIONER_FOLDER}/config.json" in names:
-        taken += _weights(name, CONDITIONER_FOLDER, _inside(CONDITIONER_FOLDER, names), variant)
+    tokenizer = (f"{TOKENIZER_FOLDER}/{file}" for file in TOKENIZER_FILES)
+    settings = (f"{part}/config.json" for part in _MAKERS)
+    taken = [file for file in ("model_index.json", *settings, *tokenizer) if file in names]
+    for part in _MAKERS:
+        if f"{part}/config.json" in names:
+            taken += _weights(name, part, _inside(part, names), variant)
     missing = []
     for file in ("scheduler/scheduler_config.json", *(f"{part}/config.json" for part in parts)):
         (taken if file in names else missing).append(file)
@@ -45,7 +57,7 @@ def choose_files(name: str, names: Collection[str], variant: str | None = None) 
         found = _weights(name, part, files, variant)
         taken += found
         if not found:
-            missing.append(" or ".join(f"{part}/{weights}" for weights in WEIGHT_NAMES))
+            missing.append(" or ".join(f"{part}/{weights}" for weights in weight_names(part)))
     if missing:
         raise CheckpointError(
             f"{name}: holds no {', no '.join(missing)}; expected the folders unet, vqvae and scheduler of the Hugging "
@@ -81,14 +93,15 @@ def _variants(files: Collection[str]) -> set[str]:
 def _weights(name: str, part: str, files: Collection[str], variant: str | None) -> list[str]:
     """The weights of a part to take, among its files; none if there are none."""
     variants = _variants(files)
-    found = _plain_weights(files) if variant not in variants else _variant_weights(files, variant)
+    found = _plain_weights(part, files) if variant not in variants else _variant_weights(files, variant)
     if not found and variant is None and variants:
         found = _variant_weights(files, _only_variant(name, part, variants))
     return [f"{part}/{file}" for file in found]
 
 
-def _plain_weights(files: Collection[str]) -> list[str]:
-    return _with_shards(files, [name for name in _PLAIN if name in files])
+def _plain_weights(part: str, files: Collection[str]) -> list[str]:
+    plain = (name for weights in weight_names(part) for name in (weights, weights + INDEX_ENDING))
+    return _with_shards(files, [name for name in plain if name in files])
 
 
 def _variant_weights(files: Collection[str], variant: str | None) -> list[str]:

@@ -29,6 +29,8 @@ FIXED = 112 * 2**20
 # (plms). Noise is drawn image by image and then joined, which takes it twice.
 _LATENTS_OF_A_RUN = 27
 _LATENTS_OF_NOISE = 2
+# Of each image: what it attends to, encoded and joined, with guidance twice.
+_CONTEXTS = 4
 # Numbers of 8 bytes for each of a latent while the angle of two latents is measured, see `interpolation.slerp`.
 _DOUBLES_OF_A_PATH = 7
 
@@ -137,11 +139,18 @@ def latents_bytes(config: LDMConfig, images: int, height: int, width: int) -> in
     return _LATENTS_OF_A_RUN * FLOAT * images * config.first_stage.z_channels * height * width
 
 
+def context_bytes(config: LDMConfig, images: int) -> int:
+    """What the images of a run attend to: without and with what is wanted, and a part of that on its way."""
+    tokens = 0 if config.conditioning is None else config.conditioning.tokens
+    return _CONTEXTS * FLOAT * images * tokens * (config.unet.cross_attention_dim or 0)
+
+
 def sampling_bytes(config: LDMConfig, size: tuple[int, int, int], at_once: int = 1, itemsize: int = FLOAT) -> int:
     """A run of any sampler over a batch of `size`, in pixels, with `at_once` images in one evaluation."""
     images, height, width = size
     cells = (height // config.first_stage.downscale, width // config.first_stage.downscale)
-    return latents_bytes(config, images, *cells) + unet_bytes(config.unet, min(images, at_once), *cells, itemsize)
+    evaluated = unet_bytes(config.unet, min(images, at_once), *cells, itemsize)
+    return latents_bytes(config, images, *cells) + context_bytes(config, images) + evaluated
 
 
 def image_bytes(images: int, height: int, width: int, channels: int = 3) -> int:

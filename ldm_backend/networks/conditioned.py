@@ -14,7 +14,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from ..config.conditioning import CLASS_CONDITIONAL, UNCONDITIONAL, ClassConfig, check_task, purpose_of
+from ..config.conditioning import UNCONDITIONAL, ClassConfig, TextConfig, check_task, purpose_of
 from ..config.model import LDMConfig
 from ..errors import InputError, TooLargeError, short_repr
 from ..memory.chunks import Chunks
@@ -114,7 +114,7 @@ class Attending:
     Args:
         predict: What the network says of (N, C, h, w) latents, a timestep and their contexts (N, tokens, D).
         context: (N, tokens, D), of the images of the latents in their order.
-        none: (1, tokens, D) the context of nothing wanted; None does not guide.
+        none: (1 or N, tokens, D) the context of nothing wanted, or of what is unwanted; None does not guide.
         cfg: How far to go from there to what is wanted, and beyond where it is above 1.
 
     Source: Ho and Salimans, arXiv 2207.12598 eq. 6, where w is cfg - 1; CompVis ldm/models/diffusion/ddim.py:170-177.
@@ -154,9 +154,10 @@ def check_conditioning(c: Tensor | None, config: LDMConfig, images: int) -> None
     if c is None:
         check_task(config.task, UNCONDITIONAL, "generate without a conditioning")
         return
-    if config.task == CLASS_CONDITIONAL:
+    if isinstance(config.conditioning, ClassConfig | TextConfig):
+        other = "classes" if isinstance(config.conditioning, ClassConfig) else "prompts"
         raise InputError(
-            f"A conditioning is given, and this model {purpose_of(config.task)}. Give classes in its place, one for "
+            f"A conditioning is given, and this model {purpose_of(config.task)}. Give {other} in its place, one for "
             "each seed."
         )
     if config.conditioning is None:
@@ -183,6 +184,12 @@ def check_conditioning(c: Tensor | None, config: LDMConfig, images: int) -> None
         raise InputError(f"The conditioning holds NaN or infinity {odd} times; expected finite numbers: make it anew.")
 
 
+def check_cfg(cfg: float) -> None:
+    """Raise InputError unless this can be a scale of guidance."""
+    if type(cfg) not in (int, float) or not math.isfinite(cfg):
+        raise InputError(f"cfg is {short_repr(cfg)}; expected a number, 1 for no guidance.")
+
+
 def check_classes(classes: Sequence[int | None] | None, cfg: float, config: LDMConfig, images: int) -> None:
     """Refuse classes for a model that has none, none where it has, and guidance that cannot be.
 
@@ -197,8 +204,7 @@ def check_classes(classes: Sequence[int | None] | None, cfg: float, config: LDMC
             no number, or not 1 where the model has no class that is none.
     """
     one = config.conditioning
-    if type(cfg) not in (int, float) or not math.isfinite(cfg):
-        raise InputError(f"cfg is {short_repr(cfg)}; expected a number, 1 for no guidance.")
+    check_cfg(cfg)
     if not isinstance(one, ClassConfig):
         if classes is not None or cfg != 1:
             raise InputError(

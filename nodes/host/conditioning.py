@@ -13,6 +13,7 @@ from ...ldm_backend.config.conditioning import (
     INPAINTING,
     SEMANTIC_SYNTHESIS,
     SUPER_RESOLUTION,
+    TEXT_CONDITIONAL,
     UNCONDITIONAL,
     purpose_of,
 )
@@ -32,6 +33,7 @@ _NODES = {
     INPAINTING: ("LDM Inpaint Model", "LDM Inpaint Conditioning"),
     SEMANTIC_SYNTHESIS: ("LDM Semantic Labels with KSampler", "LDM Semantic Labels"),
     CLASS_CONDITIONAL: ("LDM Class with LDM Sampler", "LDM Class"),
+    TEXT_CONDITIONAL: ("CLIP Text Encode with LDM Sampler", "CLIP Text Encode"),
 }
 
 
@@ -178,5 +180,5 @@ def _check_fits_latents(c: Tensor, shape: Sequence[int], config: LDMConfig, task
 
 
 def _shown(task: str) -> str:
-    words = {UNCONDITIONAL: "pictures without a conditioning", CLASS_CONDITIONAL: "classes"}
+    words = {UNCONDITIONAL: "pictures without a conditioning", CLASS_CONDITIONAL: "classes", TEXT_CONDITIONAL: "texts"}
     return words.get(task, task.replace("-synthesis", " synthesis"))

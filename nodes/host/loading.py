@@ -45,6 +45,11 @@ def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
         LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
     """
     found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
+    if found.vocabulary is not None:
+        raise InputError(
+            f"{choice.name}: a {found.config.task} model, which does not run in ComfyUI yet. In Python "
+            "ldm_backend.generate draws from it; choose another checkpoint here."
+        )
     files = FileMark.of(found.unet_file), FileMark.of(found.first_stage_file)
     first_stage = make_first_stage(
         found.config.first_stage, found.first_stage, found.first_stage_file, choice.vae_precision

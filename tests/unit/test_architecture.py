@@ -27,7 +27,8 @@ PURE = {"torch", "numpy", "PIL", "safetensors", "einops"}
 
 # Folder -> first names of absolute imports that are allowed beyond the standard library.
 ALLOWED = {
-    "ldm_backend": PURE | {"yaml", "huggingface_hub"},  # the last for hub names, where it is there
+    # The last two for hub names and for models of texts, where they are there.
+    "ldm_backend": PURE | {"yaml", "huggingface_hub", "tokenizers"},
     "ldm_headless": PURE | {"filelock", "httpx", "websockets", "typer", "rich", "ray", "torch_fidelity", "ldm_backend"},
     "nodes": PURE | HOST,
     "demo": PURE | {"ldm_backend"},
@@ -44,20 +45,25 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "finite": set(),
         "archives": set(),
         "config": {"errors"},
+        "texts": {"config", "errors"},
         "memory": {"config", "errors"},
         "kernels": {"memory"},
         "networks": {"config", "errors", "kernels", "memory"},
         "networks.conditioners": {"config", "errors"},
         "sampling": {"config", "errors"},
         "editing": {"errors", "sampling"},
-        "checkpoints": {"archives", "config", "errors", "finite", "json_text", "locations", "networks", "whole_files"},
+        "checkpoints": {
+            "archives", "config", "errors", "finite", "json_text", "locations", "networks", "networks.conditioners",
+            "texts", "whole_files",
+        },
         "hub": {"errors", "locations", "whole_files"},
         "views": {"errors", "finite", "kernels", "networks"},
         "conditioning": {"config", "errors", "memory", "networks", "views"},
         "throughput": {"checkpoints", "memory"},
+        "contexts": {"config", "errors", "kernels", "networks", "networks.conditioners", "texts"},
         "pipeline": {
-            "checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "networks.conditioners",
-            "sampling", "views",
+            "checkpoints", "config", "contexts", "errors", "hub", "kernels", "memory", "networks", "sampling", "texts",
+            "views",
         },
         "verification": {
             "checkpoints", "config", "errors", "hub", "kernels", "memory", "networks", "pipeline", "views",

@@ -52,6 +52,8 @@ def test_every_preset_has_a_task():
         "semantic-synthesis-512": "semantic-synthesis",
         "imagenet-256": "class-conditional",
         "imagenet-256-f8": "class-conditional",
+        "text-to-image-large-256": "text-conditional",
+        "text-to-image-256": "text-conditional",
     }
 
 
@@ -144,7 +146,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
         {"target": "ldm.ClassEmbedder"},
         "ClassEmbedder with cond_stage_key class_l",
     ),
-    ("inpainting_big", "cond_stage_config", {"target": "ldm.BERTEmbedder"}, "a text-to-image model"),
+    ("inpainting_big", "cond_stage_config", {"target": "ldm.BERTEmbedder"}, "BERTEmbedder with cond_stage_key cap"),
     ("inpainting_big", "cond_stage_config", {"target": "ldm.FrozenCLIPEmbedder"}, "such as Stable Diffusion"),
 ]
 

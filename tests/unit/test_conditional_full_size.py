@@ -8,6 +8,7 @@ import pytest
 from class_models import RELEASES as CLASS_RELEASES
 from compvis_writer import whole_shapes, write_holes
 from conditional_models import RELEASES, released_yaml
+from text_models import RELEASES as TEXT_RELEASES
 from yaml import safe_dump
 
 import ldm_backend
@@ -63,12 +64,36 @@ def test_a_file_of_classes_of_full_size_is_read_in_a_moment(tmp_path, release):
             ldm_backend.load(tmp_path, "cpu", config=name)
 
 
-def test_a_text_model_of_full_size_is_no_model_of_classes(tmp_path):
-    """The UNet that Stable Diffusion's is like, in a file with a text encoder."""
-    text = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (49408, 768)}
-    write_holes(tmp_path / "model.safetensors", whole_shapes("text2img-large", ema=False) | text)
-    for name in CLASS_RELEASES.values():
+@pytest.mark.parametrize("release", TEXT_RELEASES)
+def test_a_file_of_texts_of_full_size_is_read_in_a_moment(tmp_path, release):
+    """text2img256 has averaged weights, text2img-large none; the latter's YAML says so. With presets as above."""
+    write_holes(tmp_path / "model.safetensors", whole_shapes(release, ema=release == "text2img256"))
+    (tmp_path / "config.yaml").write_text(safe_dump(released_yaml(release)))
+    start = time.process_time()
+    checkpoint = read_checkpoint(tmp_path)
+    assert time.process_time() - start < 3  # of this process alone
+    own = TEXT_RELEASES[release]
+    assert (checkpoint.config, checkpoint.weights) == (PRESETS[own], "ema" if release == "text2img256" else "raw")
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=f"those of its shapes are {own}\\)"):
+        read_checkpoint(tmp_path)
+    assert read_checkpoint(tmp_path, config=own).config == PRESETS[own]
+    for name in PRESETS.keys() - {own}:
+        with pytest.raises(LDMError, match=r"model\.safetensors"):
+            ldm_backend.load(tmp_path, "cpu", config=name)
+
+
+def test_a_file_of_stable_diffusion_of_full_size_is_no_model_of_this_family(tmp_path):
+    """Its UNet is like that of text2img-large and attends to a context 768 wide, which the encoder of CLIP makes."""
+    clip = {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (49408, 768)}
+    shapes = {
+        key: tuple(768 if side == 1280 and ".attn2.to_" in key and at == 1 else side for at, side in enumerate(shape))
+        for key, shape in whole_shapes("text2img-large", ema=False).items()
+        if not key.startswith("cond_stage_model.")
+    }
+    write_holes(tmp_path / "model.safetensors", shapes | clip)
+    for name in (*CLASS_RELEASES.values(), *TEXT_RELEASES.values()):
         with pytest.raises(CheckpointError, match=r"model\.safetensors.*unexpected keys"):
             ldm_backend.load(tmp_path, "cpu", config=name)
-    with pytest.raises(ConfigError, match="no configuration"):
+    with pytest.raises(ConfigError, match="no configuration.*none has its shapes"):
         read_checkpoint(tmp_path)

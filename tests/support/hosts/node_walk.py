@@ -289,7 +289,9 @@ def main() -> None:
     torch.set_num_threads(1)
     nodes: dict[str, Any] = {node.__name__: node for node in asyncio.run(pack_nodes.LDMExtension().get_node_list())}
     loaded = {
-        task: execute(nodes["LDMCheckpointLoader"], {"checkpoint": CHECKPOINTS.get(task, task)}) for task in tasks.TASKS
+        task: execute(nodes["LDMCheckpointLoader"], {"checkpoint": CHECKPOINTS.get(task, task)})
+        for task in tasks.TASKS
+        if task != tasks.TEXT_CONDITIONAL  # which the loader refuses
     }
     model, vae = loaded[tasks.UNCONDITIONAL]
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,1 @@
+"""From prompts to tokens: the vocabulary of a text model, the files that hold it, and BERT's tokeniser."""
