@@ -16,7 +16,8 @@ Gaussian of sigma 3), with noise where asked for; the model makes it again from 
 - feature distance: mean squared difference of the features of this first stage's own encoder, each place normalised to
   length one, mean of its levels. It is no LPIPS: nobody trained it on what people see. It ranks results of one table.
 - evaluations of the UNet, decodings and encodings, gradients, for a picture.
-- seconds for a picture, and the peak of memory above that before the run.
+- seconds of the CPU for a picture, all cores added up, so that a busy machine changes little; and the peak of memory
+  above that before the run.
 
 Then what one step of each way costs in steps without a guide, see guidance_cost.py: on the demo, and with --full-size
 on random weights of the size of the released celebahq model at 256 pixels. That takes 1.3 GB in the temporary folder,
@@ -106,14 +107,14 @@ def row(model: ldm_backend.LatentDiffusion, truth: Tensor, known: Measurement, n
     guides, shape = method.guides(known), (len(truth), 3, SIDE // 4, SIDE // 4)
     give_back()
     forget_peak()
-    before, started = resident(), time.monotonic()
+    before, started = resident(), time.process_time()
     denoiser = evaluation(model)
     if guides:
         denoiser = Guided(denoiser, model.schedule, model.first_stage, guides, shape, model.unet)
     z = sample_seeds(
         "ddim", denoiser, range(len(truth)), shape[1:], model.schedule, steps, device=model.device, eta=method.eta
     )
-    seconds, peak = (time.monotonic() - started) / len(truth), resident("VmHWM") - before
+    seconds, peak = (time.process_time() - started) / len(truth), resident("VmHWM") - before
     found = decode(model, z)
     psnr = decibels((found - truth).square())
     bound = known.bound(Space(model.first_stage, len(truth), SIDE, SIDE))
@@ -137,7 +138,7 @@ def row(model: ldm_backend.LatentDiffusion, truth: Tensor, known: Measurement, n
 
 HEAD = (
     "task", "noise", "method", "portraits", "PSNR", "agreeing", "consistency", "feature distance", "evaluations",
-    "decodings + encodings", "gradients", "s", "MiB",
+    "decodings + encodings", "gradients", "CPU s", "MiB",
 )  # fmt: skip
 
 

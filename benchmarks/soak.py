@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --prompts 1000
 
-A cycle of prompts on the demo model (tests/support/hosts/prompts.py: every node of the pack, several sizes and
+A cycle of prompts on the demo models (tests/support/hosts/prompts: every node of the pack, several sizes and
 batches, one that is cancelled, several that must fail) runs again and again on a private ComfyUI, with other seeds each
 time. Watches its resident memory, open handles and threads from outside, and the time of each prompt. Prints the table
 that is kept in results/, and fails if a prompt did not end as it must. Needs Linux and the private host (`make host`).
@@ -29,7 +29,8 @@ from ldm_headless.errors import ExecutionError, PromptInterruptedError, PromptRe
 
 sys.path.append(str(PACK_ROOT / "tests" / "support" / "hosts"))  # its prompts are those of the tests
 from executions import executions  # noqa: E402 - after the line that makes it importable
-from prompts import FOLDER, Case, cycle  # noqa: E402
+from prompts import cycle  # noqa: E402
+from prompts.parts import FOLDER, Case  # noqa: E402
 
 CYCLE = len(cycle(0))
 ENDS = ("execution_success", "execution_error", "execution_interrupted")

@@ -1,6 +1,6 @@
 """Stage 3: a real ComfyUI on the device: the prompts of every node type, under each way to keep weights.
 
-They are those of tests/support/hosts/prompts.py that end with pictures: the core graph, editing, tiles, the host's own
+They are those of tests/support/hosts/prompts that end with pictures: the core graph, editing, tiles, the host's own
 samplers and so on, on the demo model. What the same prompts give on a ComfyUI with --cpu is what the pictures must be:
 at most one level apart, in at most 0.1 % of the values.
 """
@@ -18,7 +18,8 @@ from stage import ROOT, Report, end, start
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
 
 sys.path.append(str(ROOT / "tests" / "support" / "hosts"))
-from prompts import Case, cycle  # noqa: E402 - found only now
+from prompts import cycle  # noqa: E402 - found only now
+from prompts.parts import Case  # noqa: E402
 
 MODES = ((), ("--gpu-only",), ("--lowvram",), ("--novram",))
 LEVELS, SHARE = 1, 1e-3

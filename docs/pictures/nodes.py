@@ -43,6 +43,10 @@ SNIPPETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "LDMSeedVariations": ("seed-variations", ("Noise near a seed", "Save contact sheet")),
     "LDMContactSheet": ("contact-sheet", ("Contact sheet", "Save contact sheet")),
     "LDMInpaintModel": ("remove", ("Portrait", "Remove it", "Save portrait")),
+    "LDMInpaintConditioning": (
+        "remove-ksampler",
+        ("What the model sees", "Noise to latent of the whole", "The whole, drawn anew", "Save portrait"),
+    ),
     "LDMSuperResolution": ("portrait-x4", ("Portrait", "Four times as large", "Save large portrait")),
     "LDMSuperResolutionConditioning": (
         "upscale-ksampler",

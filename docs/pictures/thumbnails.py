@@ -93,6 +93,7 @@ FORMS: dict[str, Callable[[Sequence[Image.Image]], Image.Image]] = {
     "latent-circle": frames,
     "portrait-x4": strips,
     "remove": strips,
+    "remove-ksampler": strips,
     "save-and-inspect": whole,
     "seed-variations": whole,
     "seed-walk": frames,

@@ -71,17 +71,20 @@ def test_removal_built_by_hand(portrait: np.ndarray, editor: Editor) -> None:
     assert np.abs(made - expected.astype(int)).max() <= 1
 
 
-def test_the_template_removes_the_glasses(editor: Editor) -> None:
+@pytest.mark.parametrize(
+    ("template", "sampler"), [("remove", "Remove it"), ("remove-ksampler", "Noise to latent of the whole")]
+)
+def test_the_templates_remove_the_glasses(editor: Editor, template: str, sampler: str) -> None:
     page = editor.page
     browse_templates(page)
-    choose_template(page, "remove")
-    set_number(page, page.evaluate(_TITLED, "Remove it"), "steps", 4)
+    choose_template(page, template)
+    set_number(page, page.evaluate(_TITLED, sampler), "steps", 4)
     run(page)
     before, after = (
         pixels(shown_image(page, page.evaluate(_TITLED, title))).astype(int) for title in ("Portrait", "Save portrait")
     )
     page.wait_for_timeout(300)
-    editor.screenshot("remove-template")
+    editor.screenshot(f"{template}-template")
     changed = np.abs(after - before).max(-1) > 0
     rows, columns = np.nonzero(changed)
     assert rows.min() >= 48

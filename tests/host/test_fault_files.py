@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from prompts import Prompt, noise_pictures, portrait
+from prompts.parts import Prompt, noise_pictures, portrait
 from watched_host import host_program
 
 from ldm_headless import PACK_ROOT, ComfyClient, Event, HostLocation, PrivateHost, find_host

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from prompts import portrait
+from prompts.parts import portrait
 
 from ldm_headless import PACK_ROOT, ComfyClient, Event, PrivateHost, find_host
 from ldm_headless.errors import HostError

@@ -16,7 +16,8 @@ import pytest
 from hostile import Nodes, changed_prompts, made_up_prompts, would_stop_the_host
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from prompts import Prompt, cycle, portrait
+from prompts import cycle
+from prompts.parts import Prompt, portrait
 from watched_host import Watched, watched_host
 
 from ldm_headless import find_host

@@ -19,7 +19,7 @@ import pytest
 from conditional_models import CONFIGS, write_conditional_folder
 from model_folder import write_model_folder
 from PIL import Image, ImageSequence
-from prompts import Prompt
+from prompts.parts import Prompt
 from sample_picture import EXAMPLE, sample_picture
 from watched_host import host_program
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -139,6 +140,54 @@ def test_too_little_memory_for_a_gradient_is_told_before_anything_is_computed(ti
     each = ({**measured(), **wanted()})[name]
     with pytest.raises(TooLargeError, match="A gradient through the decoder: 1 image of 32x32"):
         run(tiny, kind(each), callback=lambda info: pytest.fail("a step"))
+
+
+def running_out(network: torch.nn.Module, from_call: float, images: int, calls: list[int]) -> Any:
+    """A hook by which a network runs out of memory from a call on, where it is asked for at least so many images."""
+
+    def run_out(module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+        calls.append(len(given[0]))
+        if len(calls) >= from_call and len(given[0]) >= images:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    return network.register_forward_pre_hook(run_out)
+
+
+# What works in the middle of a step: the decoder for all, the encoder for a projection, the UNet for a score.
+IN_THE_MIDDLE = {"projection": "decoder", "projection, encoding": "encoder", "loss": "decoder", "score": "unet"}
+
+
+@pytest.mark.parametrize("kind", IN_THE_MIDDLE)
+def test_memory_that_runs_out_in_the_middle_costs_time_alone(tiny, kind):
+    """The batch goes on in parts, with the pictures that it would have had; other batches round otherwise."""
+    guide = guides_of()[f"{kind.partition(',')[0]}, low resolution"]
+    before = run(tiny, guide, steps=4)
+    network = tiny.unet if IN_THE_MIDDLE[kind] == "unet" else getattr(tiny.first_stage, IN_THE_MIDDLE[kind])
+    hook = running_out(network, from_call=2, images=2, calls=[])
+    try:
+        made = run(tiny, guide, steps=4)
+    finally:
+        hook.remove()
+    torch.testing.assert_close(made, before, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", IN_THE_MIDDLE)
+def test_where_one_picture_is_too_much_in_the_middle_it_is_said(tiny, kind):
+    guide = guides_of()[f"{kind.partition(',')[0]}, low resolution"]
+    network = tiny.unet if IN_THE_MIDDLE[kind] == "unet" else getattr(tiny.first_stage, IN_THE_MIDDLE[kind])
+    calls, steps = [], []
+    hook = running_out(network, from_call=math.inf, images=1, calls=calls)
+    before = run(tiny, guide, steps=4)
+    hook.remove()
+    hook = running_out(network, from_call=len(calls) // 2, images=1, calls=[])
+    try:
+        with pytest.raises(TooLargeError, match="Make the image smaller, or close other programs"):
+            run(tiny, guide, steps=4, callback=lambda info: steps.append(info.index))
+    finally:
+        hook.remove()
+    assert 0 < len(steps) < 4
+    assert torch.is_grad_enabled()
+    assert torch.equal(run(tiny, guide, steps=4), before)
 
 
 def spoiled(value: float, *shape: int) -> np.ndarray:

@@ -100,6 +100,17 @@ def test_fractions_of_a_timestep_reach_the_network(graph, run, assert_same_image
     assert_same_images(result[saved[0].id], result[saved[1].id])
 
 
+@pytest.mark.parametrize("first", ["uni_pc", "uni_pc_bh2", "euler", "heun"])
+def test_sigmas_are_the_same_after_a_sampler_of_the_host(graph, client, host, first):
+    """The host's uni_pc writes into what it is given, which stays on the wire of LDM Sigmas for all that follow."""
+    loader = graph.checkpoint()
+    native = graph.add("KSamplerSelect", sampler_name=first)
+    shared = ldm_sigmas(graph, loader)
+    before = advanced(graph, loader, graph.empty(), sampler=native, sigmas=shared)
+    after = [advanced(graph, loader, before, sigmas=sigmas) for sigmas in (shared, ldm_sigmas(graph, loader, 5))]
+    assert torch.equal(*latents(graph, client, host, after))
+
+
 def test_noise_of_the_steps(graph, run, assert_same_images):
     """Each image goes on with the random numbers of its own seed, past the largest one too, as in LDM DDIM Sampler."""
     loader, seed = graph.checkpoint(), 2**64 - 2

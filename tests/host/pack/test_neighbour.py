@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from pack_copy import copy_of_the_pack
-from prompts import cycle, noise_pictures, portrait
+from prompts import cycle
+from prompts.parts import noise_pictures, portrait
 from resident import MIB, resident
 
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host

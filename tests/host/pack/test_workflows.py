@@ -43,6 +43,7 @@ FILES = {
     "model-card": 1,
     "portrait-x4": 2,
     "remove": 2,
+    "remove-ksampler": 2,
     "save-and-inspect": 4,
     "seed-variations": 1,
     "seed-walk": 1,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
+from torch import Tensor
 
-from .model import ldm_model_of
+from ..model import ldm_model_of
 
 
 class UnconditionalGuider(CFGGuider):
@@ -20,3 +23,9 @@ class UnconditionalGuider(CFGGuider):
         super().__init__(model)
         # One entry that says nothing: without any, the host would take a prediction of zero for granted.
         self.inner_set_conds({"positive": [[None, {}]]})
+
+    def sample(
+        self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As the host's. Its uni_pc replaces the last of the sigmas, which other nodes may have on their wires too."""
+        return super().sample(noise, latent_image, sampler, sigmas.clone(), *args, **kwargs)
