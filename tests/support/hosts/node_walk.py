@@ -58,7 +58,7 @@ CHECKPOINTS = {
 CPU = torch.device("cpu")
 LONG = ("steps", "jump_length", "resamples", "iterations")  # their largest values are legal, and take minutes
 SMALL = {"steps": 2, "frames": 3, "width": 64, "height": 64, "variations": 2, "resamples": 1, "jump_length": 1,
-         "tile": 16, "checkpoint": "portraits-128", "filename_prefix": "walk/x"}  # fmt: skip
+         "tile": 16, "class_name": "none", "checkpoint": "portraits-128", "filename_prefix": "walk/x"}  # fmt: skip
 # A map of labels: black, which is number 0.
 MAPS = {
     "LDMSemanticLabels": {"image": lambda: torch.zeros(1, 64, 64, 3), "labels": "numbers"},
