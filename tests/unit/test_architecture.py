@@ -104,13 +104,13 @@ ROOMS: dict[str, dict[str, set[str]]] = {
 # Room of the nodes -> what it may import besides the backend. Node files, in `nodes`, `nodes.guidance` and
 # `nodes.prompting`, stand alone.
 NODE_ROOMS = {
-    "nodes.host": {"nodes.host"},
+    "nodes.host": {"nodes.host", "nodes.host.conditioners"},
     "nodes.host.conditioners": {"nodes.host", "nodes.host.conditioners"},
     "nodes.host.sampling": {"nodes.host", "nodes.host.sampling"},
     "nodes.shared": {"nodes.host", "nodes.host.conditioners", "nodes.host.sampling", "nodes.shared"},
     "nodes.guidance": {"nodes.host", "nodes.host.sampling", "nodes.shared"},
     "nodes.prompting": {"nodes.host", "nodes.host.conditioners", "nodes.shared"},
-    "nodes": {"nodes.host", "nodes.host.sampling", "nodes.shared"},
+    "nodes": {"nodes.host", "nodes.host.conditioners", "nodes.host.sampling", "nodes.shared"},
 }
 MOST_FILES = 16  # directly in a room
 MOST_FLOORS = 9  # of rooms in a package, and of modules in a room
