@@ -4,7 +4,8 @@
     images = ldm_backend.generate(model, seeds=[3], steps=200, eta=0.0)  # uint8 (1, 256, 256, 3)
 
 Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`; of classes: `generate(classes=...)`.
-Restoring pictures without such a model: `restore`; other guides of a run are in `guidance`.
+Restoring pictures without such a model: `restore`; other guides of a run are in `guidance`. Timesteps that are fitted
+to a model: `fit_steps`.
 
 Read on in this order: checkpoints.checkpoint, sampling (noise, schedule, samplers), networks (unet, vq),
 views.images; pipeline wires them. Below these are kernels, memory and config.
@@ -18,6 +19,8 @@ from .errors import LDMError
 
 if TYPE_CHECKING:
     from .checkpoints.first_stage import load_first_stage
+    from .fitting.files import read_fitted_steps, write_fitted_steps
+    from .fitting.steps import fit_steps
     from .guidance.restoration import restore
     from .pipeline import LatentDiffusion, generate, load
     from .tasks.inpaint import inpaint
@@ -25,20 +28,23 @@ if TYPE_CHECKING:
     from .tasks.upscale import upscale
 
 __all__ = [
-    "LDMError", "LatentDiffusion", "errors", "generate", "inpaint", "load", "load_first_stage", "restore", "synthesise",
-    "upscale",
+    "LDMError", "LatentDiffusion", "errors", "fit_steps", "generate", "inpaint", "load", "load_first_stage",
+    "read_fitted_steps", "restore", "synthesise", "upscale", "write_fitted_steps",
 ]  # fmt: skip
 
 # Imported at first use: `errors` alone must not cost the seconds that torch takes to import.
 _HOMES = {
     "LatentDiffusion": "pipeline",
+    "fit_steps": "fitting.steps",
     "generate": "pipeline",
     "inpaint": "tasks.inpaint",
     "load": "pipeline",
     "load_first_stage": "checkpoints.first_stage",
+    "read_fitted_steps": "fitting.files",
     "restore": "guidance.restoration",
     "synthesise": "tasks.synthesis",
     "upscale": "tasks.upscale",
+    "write_fitted_steps": "fitting.files",
 }
 
 
