@@ -1,6 +1,6 @@
 """The ComfyUI nodes. Only this package may import the host; `host/` holds everything that touches its internals.
 
-Node files, here and in `guidance/`, import `host/` and `shared/`, never each other.
+Node files, here, in `guidance/` and in `prompting/`, import `host/` and `shared/`, never each other.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ NODES: dict[str, tuple[str, ...]] = {
     ),
     "guidance.wanted": ("LDMGuideColour", "LDMGuideReference", "LDMGuideStyle"),
     "guidance.guided": ("LDMGuided",),
+    "prompting.classes": ("LDMClass",),
 }
 """Module -> its nodes. Each module is imported by itself: one that fails takes no other along."""
 

@@ -13,9 +13,9 @@ from comfy_api.latest import io
 from ..ldm_backend.config.conditioning import TASKS
 from ..ldm_backend.sampling.noise import draw_noise
 from ..ldm_backend.sampling.sigmas import sigmas_of
-from .host.backend_sampler import BackendSampler, BatchSeed
-from .host.guider import UnconditionalGuider
 from .host.model import ModelPatcher, ldm_model_of
+from .host.sampling.backend_sampler import BackendSampler, BatchSeed
+from .host.sampling.guider import UnconditionalGuider
 from .host.schema import make_schema
 from .shared.inputs import eta_input, grid_input, model_input, sampler_input, seed_input, steps_input
 from .shared.latent_batch import image_seeds
@@ -127,7 +127,8 @@ class LDMGuider(io.ComfyNode):
             display_name="LDM Guider",
             description=(
                 "Hands an unconditional MODEL of this pack to SamplerCustomAdvanced. Such a model takes no prompt, so "
-                "no conditioning and no cfg are asked for. Models that see a picture need BasicGuider."
+                "no conditioning and no cfg are asked for. Models that see a picture need BasicGuider, those of "
+                "classes CFGGuider."
             ),
             search_aliases=["BasicGuider", "CFGGuider", "unconditional", "GUIDER"],
             inputs=[model_input()],

@@ -10,7 +10,6 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..ldm_backend.checkpoints.checkpoint import WEIGHTS
-from ..ldm_backend.config.conditioning import CLASS_CONDITIONAL
 from ..ldm_backend.config.presets import PRESETS
 from ..ldm_backend.errors import ConfigError, LDMError, check_choice, short_repr
 from ..ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, PRECISIONS
@@ -20,8 +19,6 @@ from .host.schema import make_schema
 from .shared.wires import checked
 
 AUTO = "auto"
-# Those of models that run in ComfyUI.
-_PRESETS = [name for name, preset in PRESETS.items() if preset.task != CLASS_CONDITIONAL]
 
 
 class LDMCheckpointLoader(io.ComfyNode):
@@ -36,8 +33,8 @@ class LDMCheckpointLoader(io.ComfyNode):
             display_name="LDM Checkpoint Loader",
             description=(
                 "Loads a latent diffusion model: an unconditional one such as CompVis/ldm-celebahq-256, or one for "
-                "super-resolution, inpainting or semantic synthesis. Put its file, or the folder that holds unet, "
-                "vqvae and scheduler, into ComfyUI/models/ldm. Three small demo models come with the pack: "
+                "super-resolution, inpainting, semantic synthesis or classes. Put its file, or the folder that holds "
+                "unet, vqvae and scheduler, into ComfyUI/models/ldm. Three small demo models come with the pack: "
                 "portraits-128, upscaler-4x and inpainter-128."
             ),
             search_aliases=["latent diffusion", "CelebA-HQ", "unconditional", "load checkpoint"],
@@ -63,7 +60,7 @@ class LDMCheckpointLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "config",
-                    options=[AUTO, *_PRESETS],
+                    options=[AUTO, *PRESETS],
                     default=AUTO,
                     optional=True,
                     tooltip=(
@@ -154,9 +151,9 @@ class LDMCheckpointLoader(io.ComfyNode):
             LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
         """
         check_choice("vae_precision", vae_precision, FIRST_STAGE_PRECISIONS, ConfigError)
-        if config not in (AUTO, *_PRESETS):
+        if config not in (AUTO, *PRESETS):
             # Only names: a path from a workflow could be any file of this machine.
-            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(_PRESETS)}.")
+            raise ConfigError(f"config is {short_repr(config)}; choose {AUTO} or one of {', '.join(PRESETS)}.")
         preset = None if config == AUTO else config
         choice = Choice(checkpoint, weights, preset, precision, compile, vae_precision)
         return io.NodeOutput(*load_checkpoint(choice))

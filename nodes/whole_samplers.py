@@ -9,6 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..ldm_backend.config.conditioning import CLASS_CONDITIONAL, UNCONDITIONAL
 from ..ldm_backend.sampling.samplers import grid_of
 from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
@@ -16,13 +17,14 @@ from .shared.inputs import (
     eta_input,
     finished_latents,
     grid_input,
+    guidance_inputs,
     model_input,
     sampler_input,
     step_seed_input,
     steps_input,
 )
 from .shared.latent_batch import INFO_KEY
-from .shared.sampler_runs import run_sampler
+from .shared.sampler_runs import Guidance, run_sampler
 from .shared.wires import checked
 
 
@@ -41,7 +43,7 @@ class LDMDDIMSampler(io.ComfyNode):
             ),
             search_aliases=["DDIM", "KSampler", "denoise", "eta"],
             inputs=[
-                model_input(),
+                model_input(UNCONDITIONAL, CLASS_CONDITIONAL),
                 io.Latent.Input("latent", tooltip="The noise to start from, made by LDM Latent Noise."),
                 steps_input(
                     200,
@@ -72,6 +74,7 @@ class LDMDDIMSampler(io.ComfyNode):
                         "at every step. 1 is fastest; more come closer to the exact picture."
                     ),
                 ),
+                *guidance_inputs(),
             ],
             advanced=("grid", "cache_interval", "cache_depth"),
             outputs=[finished_latents()],
@@ -90,18 +93,22 @@ class LDMDDIMSampler(io.ComfyNode):
         seed: int | None = None,
         cache_interval: int = 1,
         cache_depth: int = 1,
+        positive: list[Any] | None = None,
+        negative: list[Any] | None = None,
+        cfg: float = 1.0,
     ) -> io.NodeOutput:
         """Sample x_0 from x_T.
 
         Raises:
-            LDMError: A model or latent of another family, steps that the grid does not have, eta without a seed, or a
-                cache depth that the network does not have.
+            LDMError: A model or latent of another family, steps that the grid does not have, eta without a seed, a
+                cache depth that the network does not have, or a conditioning that does not fit to the model.
         """
         schedule = ldm_model_of(model).schedule
         grid = grid_of(schedule, grid)
         pairs = schedule.timesteps(steps, grid)
         cache = (cache_interval, cache_depth) if cache_interval > 1 else None
-        sampled = run_sampler(model, latent, pairs, "ddim", cls.hidden.unique_id, eta, seed, cache)
+        guidance = Guidance(positive, negative, cfg)
+        sampled = run_sampler(model, latent, pairs, "ddim", cls.hidden.unique_id, eta, seed, cache, guidance)
         sampled[INFO_KEY] |= {"sampler": "ddim", "steps": steps, "eta": eta, "grid": grid}
         if cache is not None:  # the picture is another one
             sampled[INFO_KEY] |= {"cache_interval": cache_interval, "cache_depth": cache_depth}
@@ -123,7 +130,7 @@ class LDMSampler(io.ComfyNode):
             ),
             search_aliases=["DPM-Solver++", "UniPC", "PLMS", "DDPM", "KSampler", "denoise"],
             inputs=[
-                model_input(),
+                model_input(UNCONDITIONAL, CLASS_CONDITIONAL),
                 io.Latent.Input("latent", tooltip="The noise to start from, made by LDM Latent Noise."),
                 sampler_input("unipc"),
                 steps_input(
@@ -131,6 +138,7 @@ class LDMSampler(io.ComfyNode):
                 ),
                 grid_input(),
                 step_seed_input("for samplers that add noise (ddpm, dpmpp_2m_sde)"),
+                *guidance_inputs(),
             ],
             advanced=("grid",),
             outputs=[finished_latents()],
@@ -140,16 +148,27 @@ class LDMSampler(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model: ModelPatcher, latent: dict[str, Any], sampler: str, steps: int, grid: str, seed: int | None = None
+        cls,
+        model: ModelPatcher,
+        latent: dict[str, Any],
+        sampler: str,
+        steps: int,
+        grid: str,
+        seed: int | None = None,
+        positive: list[Any] | None = None,
+        negative: list[Any] | None = None,
+        cfg: float = 1.0,
     ) -> io.NodeOutput:
         """Sample x_0 from x_T.
 
         Raises:
-            LDMError: A model or latent of another family, steps that the grid does not have, or noise without a seed.
+            LDMError: A model or latent of another family, steps that the grid does not have, noise without a seed, or
+                a conditioning that does not fit to the model.
         """
         schedule = ldm_model_of(model).schedule
         grid = grid_of(schedule, grid, sampler)
         pairs = schedule.timesteps(steps, grid)
-        sampled = run_sampler(model, latent, pairs, sampler, cls.hidden.unique_id, seed=seed)
+        guidance = Guidance(positive, negative, cfg)
+        sampled = run_sampler(model, latent, pairs, sampler, cls.hidden.unique_id, seed=seed, guidance=guidance)
         sampled[INFO_KEY] |= {"sampler": sampler, "steps": steps, "grid": grid}
         return io.NodeOutput(sampled)

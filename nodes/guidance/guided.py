@@ -10,8 +10,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...ldm_backend.config.conditioning import TASKS
-from ..host.guided import GuidedGuider
 from ..host.model import ModelPatcher
+from ..host.sampling.guided import GuidedGuider
 from ..host.schema import make_schema
 from ..host.vae import LDMVAE
 from ..shared.guides import GUIDES, GuideChain
@@ -42,7 +42,7 @@ class LDMGuided(io.ComfyNode):
                     "positive",
                     optional=True,
                     tooltip=(
-                        "Only for models that see a picture, such as for super-resolution: their conditioning. "
+                        "Only for models that need one, such as for super-resolution or classes: their conditioning. "
                         "Unconditional models need none."
                     ),
                 ),

@@ -21,6 +21,7 @@ _KINDS: tuple[type[nn.Module], ...] = (
     skip_init.Conv2d,
     skip_init.Linear,
     skip_init.GroupNorm,
+    skip_init.LayerNorm,
     skip_init.Embedding,
 )
 

@@ -9,7 +9,6 @@ from comfy.model_patcher import ModelPatcher
 
 from ...ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ...ldm_backend.checkpoints.file_marks import FileMark
-from ...ldm_backend.config.conditioning import CLASS_CONDITIONAL, purpose_of
 from ...ldm_backend.config.model import LDMConfig
 from ...ldm_backend.errors import CheckpointError, InputError
 from .folders import checkpoint_path
@@ -46,12 +45,6 @@ def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
         LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
     """
     found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
-    if found.config.task == CLASS_CONDITIONAL:
-        raise InputError(
-            f"{choice.name}: a {CLASS_CONDITIONAL} model, which does not run in ComfyUI yet: it "
-            f"{purpose_of(CLASS_CONDITIONAL)}. In Python ldm_backend.generate draws from it; choose another checkpoint "
-            "here."
-        )
     if found.vocabulary is not None:
         raise InputError(
             f"{choice.name}: a {found.config.task} model, which does not run in ComfyUI yet. In Python "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -21,21 +20,21 @@ from torch import Tensor
 
 from ...ldm_backend.checkpoints.checkpoint import Checkpoint, load_into
 from ...ldm_backend.checkpoints.file_marks import FileMark
-from ...ldm_backend.config.conditioning import SegmentationConfig
-from ...ldm_backend.config.model import LDMConfig, UNetConfig
+from ...ldm_backend.config.conditioning import ClassConfig, SegmentationConfig
+from ...ldm_backend.config.model import LDMConfig
 from ...ldm_backend.errors import InputError
 from ...ldm_backend.kernels.fp32 import fp32
-from ...ldm_backend.memory.estimates import evaluation_bytes
+from ...ldm_backend.networks.conditioners.class_embedder import ClassEmbedder
 from ...ldm_backend.networks.conditioners.spatial_rescaler import SpatialRescaler
 from ...ldm_backend.networks.first_stage import FirstStage
 from ...ldm_backend.networks.precision import FIRST_STAGE_PRECISIONS, FORMATS, TF32, resolve, set_precision
-from ...ldm_backend.networks.unet import UNet
 from ...ldm_backend.sampling.schedule import Schedule
 from ...ldm_backend.views.latent_rgb import LatentRGB, fit_latent_rgb
-from .conditioning import channels_beside
+from .conditioning import channels_beside, context_of
 from .layers import host_layers
-from .memory import make_chunks
+from .patches import check_patches
 from .sigma_table import make_model_sampling
+from .unet import HostUNet
 
 _CPU = torch.device("cpu")
 # The names of diffusers to those of the host and CompVis.
@@ -92,53 +91,15 @@ class LDMModelConfig(comfy.supported_models_base.BASE):
         self.set_inference_dtype(dtype, None)
 
 
-class HostUNet(UNet):
-    """The backend's UNet with the signature that `BaseModel` calls; same keys, same arithmetic.
-
-    Attributes:
-        file: What the weights were read from, and may still be mapped from.
-    """
-
-    file: FileMark
-
-    def __init__(self, config: UNetConfig, dtype: torch.dtype, operations: Any, device: torch.device) -> None:
-        # Built without memory: the weights of the checkpoint become the parameters, so nothing is allocated twice.
-        super().__init__(config, operations=host_layers(operations), dtype=dtype, device="meta")
-        self._chunks = make_chunks("UNet", self)
-
-    def forward(self, x: Tensor, timesteps: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Predict eps; of the conditioning that the host passes only what it has joined to `x` has a meaning.
-
-        Raises:
-            InputError: A latent of another family, or more than fits into memory.
-            CheckpointError: The file of the weights was changed since it was loaded.
-        """
-        if torch.compiler.is_compiling():
-            return super().forward(x, timesteps)
-        self.check_input(x.shape)
-        self.file.check()
-        each = timesteps.reshape(-1).expand(len(x))
-        return self._chunks.whole(
-            lambda part: UNet.forward(self, x[part], each[part]),
-            x.shape,
-            x.device,
-            lambda images: self.evaluation_bytes((images, *x.shape[1:])),
-        )
-
-    def evaluation_bytes(self, shape: Sequence[int]) -> int:
-        """Memory of an evaluation of latents of this shape (N, C, H, W), beside the weights."""
-        return evaluation_bytes(self.config, shape[0], math.prod(shape[2:]), 1, self.dtype.itemsize)
-
-
 class LDMModel(comfy.model_base.BaseModel):
     """A model that the host's samplers and those of this pack share; of any task.
 
     Attributes:
-        conditioner: Makes what the network sees beside the noise, where that takes weights.
+        conditioner: Makes what the network sees beside the noise or attends to, where that takes weights.
     """
 
     diffusion_model: HostUNet
-    conditioner: SpatialRescaler | None
+    conditioner: SpatialRescaler | ClassEmbedder | None
 
     def __init__(self, name: str, checkpoint: Checkpoint, first_stage: FirstStage, precision: str) -> None:
         config = checkpoint.config
@@ -169,40 +130,46 @@ class LDMModel(comfy.model_base.BaseModel):
             return super().apply_model(*args, **kwargs)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """What the network sees beside the noise; for an unconditional model any conditioning is ignored.
+        """What the network sees beside the noise or attends to; an unconditional model ignores any conditioning.
 
         Raises:
             InputError: A conditioning of another task, none, or one that does not fit the latents.
         """
-        c = channels_beside(self.ldm_config, kwargs, kwargs["noise"].shape)
-        if c is None:
-            return {}
-        return {"c_concat": comfy.conds.CONDNoiseShape(c.to(kwargs["device"]))}
+        shape, device = kwargs["noise"].shape, kwargs["device"]
+        if self.ldm_config.unet.cross_attention_dim is not None:
+            context = context_of(self.ldm_config, kwargs, shape[0]).to(device, torch.float32)
+            return {"c_crossattn": comfy.conds.CONDCrossAttn(context)}
+        c = channels_beside(self.ldm_config, kwargs, shape)
+        return {} if c is None else {"c_concat": comfy.conds.CONDNoiseShape(c.to(device))}
 
     def memory_required(self, input_shape: Sequence[int], *_: Any, **__: Any) -> int:
         """Memory of an evaluation of latents (N, C, H, W): what the host makes room for before a run."""
         return self.diffusion_model.evaluation_bytes(input_shape)
 
-    def predict(self, x_t: Tensor, t: float) -> Tensor:
+    def predict(self, x_t: Tensor, t: float, context: Tensor | None = None) -> Tensor:
         """One evaluation without the detour through the host's sigma space, which costs digits.
 
         Args:
             x_t: (N, C, H, W) float32 noisy latents on the model's device.
             t: timestep.
+            context: (N, tokens, D) float32 likewise, of a network that attends to one.
 
         Returns:
             (N, C, H, W) predicted noise, or what else the schedule's `prediction_type` says.
         """
         with fp32(self.tf32):
-            return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device))
+            return self.diffusion_model(x_t, torch.full((x_t.shape[0],), float(t), device=x_t.device), context)
 
 
-def _conditioner(checkpoint: Checkpoint) -> SpatialRescaler | None:
-    """Of a semantic synthesis, with copies of its few weights; else None."""
-    config = checkpoint.config.conditioning
-    if not isinstance(config, SegmentationConfig):
+def _conditioner(checkpoint: Checkpoint) -> SpatialRescaler | ClassEmbedder | None:
+    """Of a semantic synthesis or of classes, with copies of its few weights; else None."""
+    config, layers = checkpoint.config.conditioning, host_layers(comfy.ops.disable_weight_init)
+    if isinstance(config, SegmentationConfig):
+        made = SpatialRescaler(config, layers, device="meta")
+    elif isinstance(config, ClassConfig):
+        made = ClassEmbedder(config, layers, device="meta")
+    else:
         return None
-    made = SpatialRescaler(config, host_layers(comfy.ops.disable_weight_init), device="meta")
     weights = {key: tensor.clone() for key, tensor in checkpoint.conditioner.items()}
     load_into(made, weights, checkpoint.conditioner_file or checkpoint.unet_file)
     return made
@@ -281,6 +248,7 @@ def loaded(model: ModelPatcher, shape: torch.Size) -> Iterator[LDMModel]:
     """
     inner = ldm_model_of(model)
     inner.diffusion_model.file.check()
+    check_patches(model.model_options.get("transformer_options", {}))
     comfy.model_management.load_models_gpu([model], memory_required=inner.memory_required(list(shape)))
     model.pre_run()
     try:

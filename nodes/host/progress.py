@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.model_management
 import comfy.utils
 import latent_preview
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
 from ...ldm_backend.sampling.samplers import StepInfo
 
@@ -30,9 +33,17 @@ class StepsAndTiles:
         Raises:
             InterruptProcessingException: The user has cancelled.
         """
+        self.host_step(info.index, info.pred_x0)
+
+    def host_step(self, index: int, pred_x0: Tensor, *_: Any) -> None:
+        """Likewise, as the host's samplers report: which step of them it was, and x_0 as predicted.
+
+        Raises:
+            InterruptProcessingException: The user has cancelled.
+        """
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self._done = info.index + 1
-        preview = self._previewer.decode_latent_to_preview_image("JPEG", info.pred_x0) if self._previewer else None
+        self._done = index + 1
+        preview = self._previewer.decode_latent_to_preview_image("JPEG", pred_x0) if self._previewer else None
         self._bar.update_absolute(self._done * self._tiles, self._steps * self._tiles, preview)
 
     def tile(self, done: int, tiles: int) -> None:

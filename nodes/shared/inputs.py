@@ -7,7 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...ldm_backend.conditioning.masked_image import MASK_REDUCTIONS
-from ...ldm_backend.config.conditioning import INPAINTING, SEMANTIC_SYNTHESIS, SUPER_RESOLUTION, UNCONDITIONAL
+from ...ldm_backend.config.conditioning import (
+    CLASS_CONDITIONAL,
+    INPAINTING,
+    SEMANTIC_SYNTHESIS,
+    SUPER_RESOLUTION,
+    UNCONDITIONAL,
+)
 from ...ldm_backend.sampling.noise import MAX_SEED
 from ...ldm_backend.sampling.samplers import AUTO, SAMPLERS
 from ...ldm_backend.sampling.schedule import GRIDS
@@ -16,6 +22,7 @@ _MODEL_TOOLTIPS: dict[tuple[str, ...], str] = {
     (SUPER_RESOLUTION,): "The MODEL from LDM Checkpoint Loader, of one for super-resolution (bsr_sr).",
     (INPAINTING,): "The MODEL from LDM Checkpoint Loader, of one for inpainting (inpainting_big).",
     (SEMANTIC_SYNTHESIS,): "The MODEL from LDM Checkpoint Loader, of one for semantic synthesis.",
+    (CLASS_CONDITIONAL,): "The MODEL from LDM Checkpoint Loader, of one for classes (cin256-v2).",
 }
 SIZE_STEP = 32  # pixels: the UNet halves the latent three times
 
@@ -117,6 +124,38 @@ def step_seed_input(when: str) -> io.Int.Input:
             "along: seed of the noise that the steps add."
         ),
     )
+
+
+def guidance_inputs() -> list[Any]:
+    """Optional positive, negative and cfg of samplers, for models that draw what they are told."""
+    return [
+        io.Conditioning.Input(
+            "positive",
+            optional=True,
+            tooltip="Only for models of classes, which need it: what to draw, from LDM Class or nodes that mix it.",
+        ),
+        io.Conditioning.Input(
+            "negative",
+            optional=True,
+            tooltip=(
+                "Only with cfg other than 1: what to go away from, from LDM Class. Open: no class, where the model "
+                "knows that."
+            ),
+        ),
+        io.Float.Input(
+            "cfg",
+            optional=True,
+            default=1.0,
+            min=-100.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip=(
+                "Only with positive: how strongly it is followed (guidance without a classifier). 1: not beyond what "
+                "the model makes of it. 1.5 to 3 suit cin256-v2, and take two evaluations each step."
+            ),
+        ),
+    ]
 
 
 def new_mask_input() -> io.Mask.Input:

@@ -132,7 +132,7 @@ def _conditioning(value: Any, item: Any) -> list[Any]:
     ):
         raise InputError(
             f"{item.id} is {_found(value)}; expected a CONDITIONING. Connect a node that gives one, such as LDM "
-            "Super-Resolution Conditioning, or leave it open for an unconditional model."
+            "Super-Resolution Conditioning or LDM Class, or leave it open for an unconditional model."
         )
     return value
 

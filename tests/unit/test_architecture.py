@@ -19,6 +19,7 @@ HOST = {
     "comfy_execution",
     "folder_paths",
     "server",
+    "torchvision",
     "latent_preview",
     "execution",
 }
@@ -100,12 +101,16 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "__init__": {"client", "errors", "host", "workflows"},
     },
 }  # fmt: skip
-# Room of the nodes -> what it may import besides the backend. Node files, in `nodes` and `nodes.guidance`, stand alone.
+# Room of the nodes -> what it may import besides the backend. Node files, in `nodes`, `nodes.guidance` and
+# `nodes.prompting`, stand alone.
 NODE_ROOMS = {
     "nodes.host": {"nodes.host"},
-    "nodes.shared": {"nodes.host", "nodes.shared"},
-    "nodes.guidance": {"nodes.host", "nodes.shared"},
-    "nodes": {"nodes.host", "nodes.shared"},
+    "nodes.host.conditioners": {"nodes.host", "nodes.host.conditioners"},
+    "nodes.host.sampling": {"nodes.host", "nodes.host.sampling"},
+    "nodes.shared": {"nodes.host", "nodes.host.conditioners", "nodes.host.sampling", "nodes.shared"},
+    "nodes.guidance": {"nodes.host", "nodes.host.sampling", "nodes.shared"},
+    "nodes.prompting": {"nodes.host", "nodes.host.conditioners", "nodes.shared"},
+    "nodes": {"nodes.host", "nodes.host.sampling", "nodes.shared"},
 }
 MOST_FILES = 16  # directly in a room
 MOST_FLOORS = 9  # of rooms in a package, and of modules in a room
@@ -252,7 +257,7 @@ def test_only_one_room_of_the_nodes_imports_the_host():
     """Besides `comfy_api`, its public interface; which names of that, `test_host_names.py` says."""
     modules = modules_of(ROOT / "nodes")
     importing = {name for name, file in modules.items() if absolute_imports(file) & HOST - {"comfy_api"}}
-    assert {room_of(name) for name in importing} == {"host"}
+    assert {room_of(name) for name in importing} == {"host", "host.conditioners", "host.sampling"}
 
 
 def test_one_module_names_the_keys_of_a_latent():

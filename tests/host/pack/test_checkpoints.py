@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from class_models import GUIDED, write_ckpt
+from class_models import GUIDED, write_class_file
 from compvis_writer import compvis_state_dict
 from conditional_models import CONFIGS, compvis_tensors
 from PIL import Image
@@ -75,17 +75,6 @@ def test_a_file_without_configuration_asks_for_it(graph, client: ComfyClient, fo
         client.follow(client.submit(graph.prompt))
 
 
-def test_a_model_of_classes_is_refused_with_what_draws_from_it(graph, client: ComfyClient, models: Path):
-    checkpoint = read_checkpoint(write_ckpt(models, GUIDED), config=GUIDED)
-    convert_to_single_file(checkpoint, models / "classes.safetensors")
-    (models / "model.ckpt").unlink()
-    graph.core("classes.safetensors")
-    with pytest.raises(
-        ExecutionError, match=r"a class-conditional model, which does not run in ComfyUI yet: .*generate"
-    ):
-        client.follow(client.submit(graph.prompt))
-
-
 def test_a_wrong_answer_is_named(graph, refusal, formats):
     """The preset of another model, and a path in its place, which must not be read."""
     no_path = "choose auto or one of|not in .'auto', "
@@ -94,6 +83,18 @@ def test_a_wrong_answer_is_named(graph, refusal, formats):
         loader = wrong.add("LDMCheckpointLoader", checkpoint="original.ckpt", weights="raw", config=config)
         wrong.save(wrong.add("LDMVQDecode", vae=loader[1], latent=wrong.noise()[0]))
         assert re.search(message, refusal(wrong, "LDMCheckpointLoader"))
+
+
+def test_a_model_of_classes_is_refused_by_what_edits(graph, client: ComfyClient, refusal, models: Path):
+    """And by what was made for other tasks; what draws from it is named."""
+    write_class_file(models / "classes.safetensors", GUIDED)
+    info = client.object_info()
+    for name in ("LDMGuider", "LDMImageToImage", "LDMInpaint", "LDMDDIMInversion", "LDMSuperResolution"):
+        wrong = type(graph)()
+        wired(wrong, info, name, wrong.checkpoint("classes.safetensors"))
+        message = refusal(wrong, name)
+        assert "model: the MODEL is for classes: it draws pictures of classes" in message
+        assert "Connect LDM Class with LDM Sampler, or choose another checkpoint" in message
 
 
 WORDS = {"super-resolution": "LDM Super-Resolution", "inpainting": "LDM Inpaint Model",
@@ -124,7 +125,7 @@ def test_an_unconditional_model_is_refused_in_words(graph, client: ComfyClient, 
     info = client.object_info()
     trained = {name: task for name, node in info.items() if name.startswith("LDM") and (task := node_task(node))}
     assert len(trained) >= 5
-    assert set(trained.values()) == {"super-resolution", "inpainting", "semantic synthesis"}
+    assert set(trained.values()) == {"super-resolution", "inpainting", "semantic synthesis", "classes"}
     for name, task in trained.items():
         wrong = type(graph)()
         wired(wrong, info, name, wrong.checkpoint("tiny"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from class_models import write_class_file
 from conditional_models import CONFIGS, write_conditional_folder
 from watched_host import __file__ as SUPPORT
 
@@ -23,7 +24,7 @@ NODE_IDS = sorted(page.stem for page in (PACK_ROOT / "web" / "docs").glob("LDM*.
 NATIVE = ["KSampler", "NOISE", "SamplerCustomAdvanced", "VAEDecode", "VAEDecodeTiled", "VAEEncode", "VAEEncodeTiled"]
 # What a message of memory or of the networks speaks of.
 WORDS = {"latent_from": "latent", "latent_to": "latent", "inpainted": "image", "image": "image", "images": "image"}
-WORDS |= {"mask": "pictures|image|mask"}
+WORDS |= {"mask": "pictures|image|mask", "positive": "conditioning|positive"}
 
 Call = dict[str, Any]
 
@@ -36,6 +37,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     (folder / "models").mkdir()
     for task, config in CONFIGS.items():
         write_conditional_folder(folder / "models" / task, config)
+    write_class_file(folder / "models" / "class-conditional.safetensors")
     script = Path(str(SUPPORT)).with_name("node_walk.py")
     command = [location.python, "-P", str(script), str(location.path), str(PACK_ROOT), str(folder / "output")]
     environment = os.environ | {"PYTHONPATH": str(script.parent), "PYTHONDONTWRITEBYTECODE": "1"}

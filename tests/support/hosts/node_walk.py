@@ -51,6 +51,10 @@ tasks: Any = importlib.import_module("pack.ldm_backend.config.conditioning")
 LDMError: Any = importlib.import_module("pack.ldm_backend.errors").LDMError
 
 LIMIT = 5  # seconds
+CHECKPOINTS = {
+    tasks.UNCONDITIONAL: "portraits-128",
+    tasks.CLASS_CONDITIONAL: f"{tasks.CLASS_CONDITIONAL}.safetensors",
+}
 CPU = torch.device("cpu")
 LONG = ("steps", "jump_length", "resamples", "iterations")  # their largest values are legal, and take minutes
 SMALL = {"steps": 2, "frames": 3, "width": 64, "height": 64, "variations": 2, "resamples": 1, "jump_length": 1,
@@ -254,6 +258,30 @@ def walk_native(model: Any, vae: Any, good: dict[str, Callable[[], Any]], ours: 
         call("SamplerCustomAdvanced", "sigmas", value_name, value, partial(custom, good["LATENT"](), value))
 
 
+def walk_attending(model: Any, good: Callable[[], Any], ours: dict[str, Any]) -> None:
+    """What a MODEL of classes makes of a conditioning that some node has changed, in our sampler and the host's."""
+    native: Any = importlib.import_module("nodes")
+    ((context, table),) = execute(ours["LDMClass"], {"model": model, "class_name": "none", "classes": "3"})[0]
+    none = execute(ours["LDMClass"], {"model": model, "class_name": "none"})[0]
+    settings = {"sampler": "unipc", "steps": 2, "grid": "auto", "cfg": 2.0, "negative": none}
+
+    def single(positive: Any) -> Any:
+        return execute(ours["LDMSampler"], {"model": model, "latent": good(), "positive": positive} | settings)
+
+    def euler(positive: Any) -> Any:
+        return native.KSampler().sample(model, 3, 2, 2.0, "euler", "simple", positive, none, good())
+
+    odd = hostile.NOTHING | hostile.misfits(context) | hostile.variants(context)
+    for name, run in (("LDMSampler", single), ("KSampler", euler)):
+        call(name, "", "good", None, partial(run, [[context, table]]))
+        for value_name, make in odd.items():
+            value = [[make(), table]]
+            call(name, "positive", f"holding {value_name}", value, partial(run, value))
+        for value_name, make in hostile.NOTHING.items():
+            value = [[context, {tasks_key: make() for tasks_key in table}]]
+            call(name, "positive", f"for {value_name}", value, partial(run, value))
+
+
 def main() -> None:
     """Walk over all nodes, all inputs, all values."""
     resource.setrlimit(resource.RLIMIT_DATA, (2**34, 2**34))
@@ -261,9 +289,9 @@ def main() -> None:
     torch.set_num_threads(1)
     nodes: dict[str, Any] = {node.__name__: node for node in asyncio.run(pack_nodes.LDMExtension().get_node_list())}
     loaded = {
-        task: execute(nodes["LDMCheckpointLoader"], {"checkpoint": task.replace(tasks.UNCONDITIONAL, "portraits-128")})
+        task: execute(nodes["LDMCheckpointLoader"], {"checkpoint": CHECKPOINTS.get(task, task)})
         for task in tasks.TASKS
-        if task != tasks.CLASS_CONDITIONAL  # which the loader refuses
+        if task != tasks.TEXT_CONDITIONAL  # which the loader refuses
     }
     model, vae = loaded[tasks.UNCONDITIONAL]
     generator = torch.Generator().manual_seed(0)
@@ -291,6 +319,7 @@ def main() -> None:
     model, vae = loaded[tasks.UNCONDITIONAL]
     if not chosen or "native" in chosen:
         walk_native(model, vae, good, nodes)
+        walk_attending(loaded[tasks.CLASS_CONDITIONAL][0], good["LATENT"], nodes)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from model_folder import TINY
 from torch import Tensor
 
 import ldm_backend
+from ldm_backend.checkpoints.single_file import fill_single_file
 from ldm_backend.config.conditioning import ClassConfig
 from ldm_backend.config.model import LDMConfig
 from ldm_backend.networks.conditioners.class_embedder import ClassEmbedder
@@ -36,6 +37,8 @@ UNGUIDED = replace(
     unet=replace(GUIDED.unet, attention_head_dim=8, num_attention_heads=None),
     conditioning=ClassConfig(n_classes=5, embed_dim=12, last_is_none=False),
 )
+# As cin256-v2 is: the 1000 classes of ImageNet, and none.
+IMAGENET = replace(GUIDED, conditioning=ClassConfig(n_classes=1001, embed_dim=12))
 RELEASES = {"cin256-v2": "imagenet-256", "cin256": "imagenet-256-f8"}
 
 
@@ -66,6 +69,13 @@ def write_ckpt(folder: Path, config: LDMConfig, ema: bool = False, changes: Mapp
     }
     torch.save(table, folder / "model.ckpt")
     return folder / "model.ckpt"
+
+
+def write_class_file(file: Path, config: LDMConfig = GUIDED) -> Path:
+    """As LDM Checkpoint Save writes it, with the configuration inside."""
+    weights = random_weights(config)
+    fill_single_file(file, config, weights.unet, weights.first_stage, "fp32", None, weights.conditioner)
+    return file
 
 
 def load_classes(folder: Path, config: LDMConfig = GUIDED) -> ldm_backend.LatentDiffusion:

@@ -114,8 +114,17 @@ def _semantic_synthesis(seed: int) -> Case:
     return Case("semantic synthesis with a model for portraits", prompt, "failed")
 
 
+def _class(seed: int) -> Case:
+    prompt = Prompt()
+    loader = prompt.loader()
+    wanted = prompt.add("LDMClass", model=loader(0), class_name="none", classes=str(seed % 1000))(0)
+    latent = prompt.sampled(loader(0), prompt.noise(seed), positive=wanted, cfg=3.0)
+    prompt.save(prompt.decoded(loader(1), latent))
+    return Case("a class with a model for portraits", prompt, "failed")
+
+
 CASES: tuple[Callable[[int], Case], ...] = (
     _super_resolution, _super_resolution_parts, _wrong_super_resolution, _wrong_super_resolution_parts,
     _trained_inpainting, _trained_inpainting_parts, _wrong_trained_inpainting, _wrong_trained_inpainting_parts,
-    _semantic_map, _semantic_synthesis,
+    _semantic_map, _semantic_synthesis, _class,
 )  # fmt: skip

@@ -10,27 +10,24 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...ldm_backend.errors import InputError
-from ...ldm_backend.guidance.costs import gradient_bytes
-from ...ldm_backend.guidance.guided import Guided
-from ...ldm_backend.guidance.guides import NETWORK, Guide, LossGradient, Projection, ScoreGradient
-from ...ldm_backend.guidance.losses import Style
-from ...ldm_backend.guidance.space import Space
-from ...ldm_backend.memory.estimates import Size
-from ...ldm_backend.networks.conditioned import Conditioned
-from ...ldm_backend.sampling.prediction import prediction_of
-from ...ldm_backend.sampling.step import Denoiser
+from ....ldm_backend.errors import InputError
+from ....ldm_backend.guidance.costs import gradient_bytes
+from ....ldm_backend.guidance.guided import Guided
+from ....ldm_backend.guidance.guides import NETWORK, Guide, LossGradient, Projection, ScoreGradient
+from ....ldm_backend.guidance.losses import Style
+from ....ldm_backend.guidance.space import Space
+from ....ldm_backend.memory.estimates import Size
+from ....ldm_backend.networks.conditioned import Conditioned
+from ....ldm_backend.sampling.prediction import prediction_of
+from ....ldm_backend.sampling.step import Denoiser
+from ..conditioning import check_given
+from ..loading import check_belongs
+from ..model import ldm_model_of
+from ..vae import LDMVAE
 from .backend_sampler import Guiding, as_trained
-from .conditioning import CHANNELS_KEY, TASK_KEY, channels_beside
-from .loading import check_belongs
-from .model import ldm_model_of
-from .vae import LDMVAE
+from .direct import direct_denoiser
 
 _KEY = "ldm_guided"  # of the VAE among the models that the host loads beside the MODEL
-
-# What a MODEL and a conditioning may carry for an evaluation to be that of the bare network, which looks at none of it.
-_IDLE_OPTIONS = {"transformer_options", "to_load_options"}
-_IDLE_KEYS = {TASK_KEY, CHANNELS_KEY, "uuid", "model_conds", "pooled_output", "cross_attn"}
 
 
 class GuidedGuider(Guiding):
@@ -54,8 +51,8 @@ class GuidedGuider(Guiding):
     ) -> None:
         inner = ldm_model_of(model)
         check_belongs(vae, inner.ldm_config)
-        if positive is None and inner.ldm_config.conditioning is not None:
-            channels_beside(inner.ldm_config, {}, ())  # says what is missing, and which node makes it
+        if positive is None:
+            check_given(inner.ldm_config, {})
         own = model.clone()
         own.set_additional_models(_KEY, [vae.patcher])
         super().__init__(own)
@@ -96,7 +93,7 @@ class GuidedGuider(Guiding):
         self._bare = True
         if mask is not None:
             return _Masked(self._made(through_host, shape, divisible=False), mask)
-        return self._made(self._direct(shape, options) or through_host, shape)
+        return self._made(direct_denoiser(self, shape, options) or through_host, shape)
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
@@ -122,24 +119,6 @@ class GuidedGuider(Guiding):
         x_t = x / (1.0 + sigma * sigma) ** 0.5
         pred_x0 = prediction_of(inner.schedule, self._guided(x_t, t), x_t, t).pred_x0
         return self._guided.corrected(pred_x0, t)
-
-    def _direct(self, shape: Sequence[int], options: Mapping[str, Any]) -> Denoiser | None:
-        """The network itself, without the detour through the host's noise levels, which costs digits.
-
-        Returns:
-            None where another node has put something between it and the sampler, which counts.
-        """
-        inner, positive = ldm_model_of(self.model_patcher), self.original_conds["positive"]
-        wrapped = any(table for table in getattr(self.model_patcher, "wrappers", {}).values())
-        asked = options.get("transformer_options", {})
-        wrapped = wrapped or any(asked.get("wrappers", {}).values())
-        if wrapped or options.keys() - _IDLE_OPTIONS or len(positive) != 1 or positive[0].keys() - _IDLE_KEYS:
-            return None
-        c = channels_beside(inner.ldm_config, positive[0], shape)
-        if c is None:
-            return inner.predict
-        whole = c.expand(shape[0], *c.shape[1:]).to(self.model_patcher.load_device)
-        return Conditioned(inner.predict, inner.ldm_config, whole.clone())
 
     def _made(self, denoiser: Denoiser, shape: Sequence[int], divisible: bool = True) -> Guided:
         """The guides of a run around a denoiser, once there is room for them and their networks let gradients through.

@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 from torch import Tensor
 
-from .model import ldm_model_of
+from ..model import ldm_model_of
 
 
 class UnconditionalGuider(CFGGuider):

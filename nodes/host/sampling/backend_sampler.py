@@ -12,13 +12,14 @@ import torch
 from comfy.samplers import CFGGuider, KSamplerX0Inpaint, Sampler
 from torch import Tensor
 
-from ...ldm_backend.errors import InputError, ScheduleError
-from ...ldm_backend.finite import is_plain
-from ...ldm_backend.sampling.noise import StepNoise, seeds_of
-from ...ldm_backend.sampling.samplers import Denoiser, StepInfo, adds_noise, sample
-from ...ldm_backend.sampling.schedule import Pairs, Schedule
-from ...ldm_backend.sampling.sigmas import pairs_of, sigma_of
-from .model import ldm_model_of
+from ....ldm_backend.errors import InputError, ScheduleError
+from ....ldm_backend.finite import is_plain
+from ....ldm_backend.sampling.noise import StepNoise, seeds_of
+from ....ldm_backend.sampling.samplers import Denoiser, StepInfo, adds_noise, sample
+from ....ldm_backend.sampling.schedule import Pairs, Schedule
+from ....ldm_backend.sampling.sigmas import pairs_of, sigma_of
+from ..model import ldm_model_of
+from .direct import direct_denoiser, guides_plainly
 
 # callback(step, x_0 as predicted, x after the step, steps)
 HostCallback = Callable[[int, Tensor, Tensor, int], None]
@@ -59,13 +60,14 @@ class BackendSampler(Sampler):
     Args:
         name: One of SAMPLERS.
         eta: For ddim.
+        pairs: The steps, where they are known; None takes those of the sigmas.
 
     Raises:
         ScheduleError: Unknown sampler, or eta with one that has none.
     """
 
-    def __init__(self, name: str, eta: float) -> None:
-        self.name, self.eta = name, eta
+    def __init__(self, name: str, eta: float, pairs: Pairs | None = None) -> None:
+        self.name, self.eta, self._pairs = name, eta, pairs
         self.adds_noise = adds_noise(name, eta)
 
     def sample(  # pyright: ignore[reportIncompatibleMethodOverride] - the host's base class declares no arguments
@@ -101,15 +103,19 @@ class BackendSampler(Sampler):
         if inner.ldm_config.conditioning is None:  # with one, the host's preparation has held the latents against it
             inner.diffusion_model.check_input(noise.shape)
         levels = _levels(sigmas)
-        pairs = pairs_of(inner.schedule, levels)
+        pairs = self._pairs or pairs_of(inner.schedule, levels)
         latent_image = torch.zeros_like(noise) if latent_image is None else latent_image
 
         denoiser = KSamplerX0Inpaint(model_wrap, sigmas)
         denoiser.latent_image = latent_image  # pyright: ignore[reportAttributeAccessIssue] - the host declares neither
         denoiser.noise = noise  # pyright: ignore[reportAttributeAccessIssue]
         predict = as_trained(denoiser, inner.schedule, extra_args | {"denoise_mask": denoise_mask})
+        options = extra_args.get("model_options", {})
         if isinstance(model_wrap, Guiding):
-            predict = model_wrap.guided(predict, noise.shape, denoise_mask, extra_args.get("model_options", {}))
+            predict = model_wrap.guided(predict, noise.shape, denoise_mask, options)
+        elif inner.ldm_config.unet.cross_attention_dim and denoise_mask is None and guides_plainly(model_wrap):
+            # Guidance multiplies what the detour costs.
+            predict = direct_denoiser(model_wrap, noise.shape, options) or predict
         x_0 = sample(
             self.name,
             predict,

@@ -1,0 +1,1 @@
+"""The nodes that say what a model is to draw: its class."""
