@@ -33,7 +33,7 @@ from ldm_backend.views.images import to_uint8  # noqa: E402
 
 SCALES = (1.0, 2.0, 3.0, 5.0, 7.0)
 HELD_OUT = 512  # seeds after those of the training
-TEXTS, NAMED = 128, 3  # texts, and traits that each names
+TEXTS, NAMED = 96, 3  # texts, and traits that each names
 SAMPLER, STEPS = "dpmpp_2m", 20
 _AT_ONCE = 16
 _COMBINED = 4000  # portraits that say which traits go together
@@ -127,8 +127,9 @@ def drawn(model: LatentDiffusion, texts: Sequence[str], seeds: Sequence[int], sc
     return np.concatenate(made)
 
 
-def table(judge: Judge, model: LatentDiffusion, work: Path, texts: int) -> str:
-    """Returns the accuracies in Markdown."""
+def table(model: LatentDiffusion, work: Path, texts: int = TEXTS) -> str:
+    """Returns the accuracies in Markdown, of so many texts at each scale; trains the judge if there is none."""
+    judge = train_judge(work)
     truth, portraits = labels_of(FIRST + COUNT, HELD_OUT), load_portraits(work, FIRST + COUNT, HELD_OUT)
     own, blurred = right_of(judge, portraits, truth), right_of(judge, through_first_stage(portraits), truth)
     asked = questions(texts)
@@ -166,22 +167,21 @@ def sheet(model: LatentDiffusion, side: int = 128) -> Image.Image:
 
 
 def main() -> None:
-    """Trains the judge once, then measures a model."""
+    """Measures a model, and shows it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", type=Path, default=DEMO / ".train-portrayer", help="portraits and the judge")
     parser.add_argument("--model", type=Path, default=DEMO / "text-portraits-128", help="folder of the portrayer")
-    parser.add_argument("--out", type=Path, help="table to write; none only trains the judge")
     parser.add_argument("--texts", type=int, default=TEXTS, help="how many are judged at each cfg")
+    parser.add_argument("--out", type=Path, help="table to write")
     parser.add_argument("--sheet", type=Path, help="picture to write: rows of texts, a column for each cfg")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    judge = train_judge(args.work)
+    model = ldm_backend.load(args.model, "cpu")
     if args.sheet:
-        sheet(ldm_backend.load(args.model, "cpu")).save(args.sheet)
+        sheet(model).save(args.sheet)
     if args.out:
-        made = table(judge, ldm_backend.load(args.model, "cpu"), args.work, args.texts)
-        args.out.write_text(made, encoding="utf-8")
+        args.out.write_text(table(model, args.work, args.texts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from portrait_traits import BACKDROPS, CLOTHES, EYES, HAIRS, NECKLINES, SKINS, STYLES, Traits
@@ -161,55 +162,72 @@ def number_of(name: str, known: dict[str, str]) -> int:
     return values.index(known[name]) if known.get(name) in values else UNSAID
 
 
-def describe(traits: Traits, rng: np.random.Generator) -> str:
+class Caption(NamedTuple):
+    """What is said of a portrait, and which traits that tells."""
+
+    text: str
+    told: frozenset[str]
+
+
+def describe(traits: Traits, rng: np.random.Generator) -> Caption:
     """Returns a caption: phrases in random order for a random part of what is known, sometimes all, sometimes none."""
     kind = rng.random()
     if kind < EMPTY:
-        return ""
+        return Caption("", frozenset())
     count = len(_TOPICS) if kind < EMPTY + WHOLE else int(rng.integers(1, len(_TOPICS)))
     known = facts(traits)
-    phrases = [_phrase(_TOPICS[topic], traits, known, rng) for topic in rng.permutation(len(_TOPICS))[:count]]
+    said = [_phrase(_TOPICS[topic], traits, known, rng) for topic in rng.permutation(len(_TOPICS))[:count]]
     join = _JOINS[int(rng.choice(len(_JOINS), p=[share for _, share in _JOINS]))][0]
-    text = join.join(phrase for phrase in phrases if phrase)
+    text = join.join(one.text for one in said if one.text)
     if rng.random() < 0.4:
         text = f"{_any(_BEGINNINGS, rng)}{' ' if rng.random() < 0.6 else ', '}{text}"
     if rng.random() < STRANGE:
         words = text.split(" ")
         words.insert(int(rng.integers(len(words) + 1)), STRANGER)
         text = " ".join(words)
-    return text
+    return Caption(text, frozenset().union(*(one.told for one in said)))
 
 
-def _phrase(topic: str, traits: Traits, known: dict[str, str], rng: np.random.Generator) -> str:
-    """Returns what is said of a topic; empty where there is nothing worth saying."""
+def _phrase(topic: str, traits: Traits, known: dict[str, str], rng: np.random.Generator) -> Caption:
+    """Returns what is said of a topic; nothing where there is nothing worth saying."""
     if topic == "hair":
         return _hair(traits, rng)
+    told = {topic}
     if topic == "clothes":
-        forms = _NECKLINE_FORMS[traits.neckline] if rng.random() < 0.35 else _CLOTHES_FORMS
-        return _any(forms, rng).format(_colour(traits.cloth, CLOTHES, _CLOTHES, rng))
-    if topic == "backdrop":
+        close = rng.random() < 0.35
+        told |= {"neckline"} if close else set()
+        forms = _NECKLINE_FORMS[traits.neckline] if close else _CLOTHES_FORMS
+        text = _any(forms, rng).format(_colour(traits.cloth, CLOTHES, _CLOTHES, rng))
+    elif topic == "backdrop":
         words = [_colour(colour, BACKDROPS, _BACKDROPS, rng) for colour in traits.backdrop]
-        return _any(_BACKDROP_FORMS, rng).format(" and ".join(words) if rng.random() < 0.2 else words[0])
-    if topic == "skin":
-        return _any(_SKIN_FORMS, rng).format(_colour(traits.skin, SKINS, _SKINS, rng))
-    if topic == "eyes":
-        return f"{_colour(traits.iris, EYES, _EYES, rng)} eyes"
-    told = (topic, known[topic])
-    if told not in _PLAIN_FORMS or (told in _RARELY and rng.random() < 0.6):
+        text = _any(_BACKDROP_FORMS, rng).format(" and ".join(words) if rng.random() < 0.2 else words[0])
+    elif topic == "skin":
+        text = _any(_SKIN_FORMS, rng).format(_colour(traits.skin, SKINS, _SKINS, rng))
+    elif topic == "eyes":
+        text = f"{_colour(traits.iris, EYES, _EYES, rng)} eyes"
+    else:
+        text = _plain((topic, known[topic]), traits, rng)
+        told = told if text else set()
+    return Caption(text, frozenset(told))
+
+
+def _plain(fact: tuple[str, str], traits: Traits, rng: np.random.Generator) -> str:
+    if fact not in _PLAIN_FORMS or (fact in _RARELY and rng.random() < 0.6):
         return ""
-    form = _any(_PLAIN_FORMS[told], rng)
+    form = _any(_PLAIN_FORMS[fact], rng)
     if form == "beard" and rng.random() < 0.3:
         return f"{_colour(traits.hair, HAIRS, _HAIRS, rng)} beard"
     return form
 
 
-def _hair(traits: Traits, rng: np.random.Generator) -> str:
+def _hair(traits: Traits, rng: np.random.Generator) -> Caption:
     if traits.style == "bald":
-        return _any(_BALD, rng)
-    colour, told = _colour(traits.hair, HAIRS, _HAIRS, rng), rng.random()
-    if told < 0.2:
-        return f"{colour} hair" if told < 0.15 else f"{colour}-haired"
-    return " ".join(_any(_HAIR_FORMS[traits.style], rng).format("" if told < 0.4 else colour).split())
+        return Caption(_any(_BALD, rng), frozenset({"style"}))
+    colour, kind = _colour(traits.hair, HAIRS, _HAIRS, rng), rng.random()
+    if kind < 0.2:
+        return Caption(f"{colour} hair" if kind < 0.15 else f"{colour}-haired", frozenset({"hair"}))
+    text = " ".join(_any(_HAIR_FORMS[traits.style], rng).format("" if kind < 0.4 else colour).split())
+    return Caption(text, frozenset({"style"} if kind < 0.4 else {"style", "hair"}))
 
 
 def _named(colour: np.ndarray, palette: Sequence[str], names: Named) -> tuple[str, tuple[str, ...]]:

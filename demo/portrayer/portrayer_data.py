@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from portrait_traits import STYLE_ODDS, STYLES, Traits, draw_traits
-from portrayer_captions import TRAITS, Tokenizer, describe, facts, number_of
+from portrayer_captions import TRAITS, UNSAID, Tokenizer, describe, facts, number_of
 from torch import Tensor
 from train_data import load_portraits, to_tensor
 
@@ -65,8 +65,10 @@ class Captioned:
         self._ends = np.cumsum(weights) / np.sum(weights)
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns latents (N, 3, h, w), tokens (N, MAX_TOKENS) and values (N, traits); the same for each step."""
+        """Returns latents (N, 3, h, w), tokens (N, MAX_TOKENS) and told values (N, traits); the same for each step."""
         rng = np.random.default_rng((29, step))
         index = np.minimum(np.searchsorted(self._ends, rng.random(size)), COUNT - 1)
-        tokens = [self.tokenizer(describe(self.traits[one], rng)) for one in index]
-        return torch.from_numpy(self.latents[index]).float(), torch.tensor(tokens), self.known[index]
+        captions = [describe(self.traits[one], rng) for one in index]
+        told = torch.tensor([[name in caption.told for name in TRAITS] for caption in captions])
+        tokens = torch.tensor([self.tokenizer(caption.text) for caption in captions])
+        return torch.from_numpy(self.latents[index]).float(), tokens, self.known[index].where(told, UNSAID)

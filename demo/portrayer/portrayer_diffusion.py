@@ -24,7 +24,7 @@ from ldm_backend.sampling.schedule import Schedule
 SCHEDULE = replace(PORTRAITS_SCHEDULE, prediction_type="v_prediction")
 BATCH = 16
 RATE = 8e-4
-READING = 0.05  # weight of what the encoder goes on to learn of the words alone
+READING = 0.1  # weight of what the encoder goes on to learn of the words alone
 COLOURS = 0.3  # weight of the noisiest steps, beside that of min-SNR-gamma
 
 
@@ -41,20 +41,20 @@ def train_captions(work: Path, minutes: float) -> None:
     train(work / "diffusion.pt", model, of_step, minutes, RATE, 0.5, begin=begin)
 
 
-def velocity_loss(model: Portrayer, x_0: Tensor, tokens: Tensor, known: Tensor, alphas: Tensor, step: int) -> Tensor:
+def velocity_loss(model: Portrayer, x_0: Tensor, tokens: Tensor, told: Tensor, alphas: Tensor, step: int) -> Tensor:
     """Returns the weighted squared error of the predicted velocity, and a little of the reader's own loss.
 
     Args:
         model: Both parts.
         x_0: (N, 3, h, w) latents.
         tokens: (N, T) of their captions.
-        known: (N, traits) numbers of what they show.
+        told: (N, traits) numbers of the values that these tell.
         alphas: Table of alphas_cumprod.
         step: Number of the step.
     """
     x_t, t, noise = noised(x_0, alphas, step)
     with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # of so few tokens the faster way
-        context, reading = model(tokens, known)
+        context, reading = model(tokens, told)
         predicted = model.unet(x_t, t, context).float()
     alpha = alphas[t]
     snr = alpha / (1 - alpha)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
+from judge import SAMPLER, STEPS, table
 from portraits import contact_sheet
 from portrayer_captions import MAX_TOKENS, SPECIAL, vocabulary
 from portrayer_data import COUNT, PORTRAITS
@@ -33,7 +34,7 @@ SHOWN = (
     "long blond hair, smiling, earrings, green clothes",
     "black afro, dark skin, open mouth, pink background",
 )
-SCALE, STEPS = 3.0, 20  # of guidance, and of dpmpp_2m, in the picture to be looked at
+SCALE = 3.0  # of guidance in the picture to be looked at
 
 log = logging.getLogger("comfyui_ldm.demo")
 
@@ -41,27 +42,35 @@ log = logging.getLogger("comfyui_ldm.demo")
 def export(work: Path, out: Path) -> None:
     """Writes the averaged weights of the newest state, finished or not, with configuration, card and checksums.
 
-    Those of UNet and encoder in float16. Portraits of some texts go into samples.png in the work folder.
+    The card has what the judge says of its portraits; those of some texts go into samples.png in the work folder.
     """
     state = read_state(work / "diffusion.pt")
     if not state:
         raise SystemExit(f"{work}: no diffusion.pt; train it first.")
-    text, unet = ({name.removeprefix(f"{part}."): value.half() for name, value in state["ema"].items()
-                   if name.startswith(f"{part}.")} for part in ("text", "unet"))  # fmt: skip
-    write_json(out / "model_index.json", INDEX)
-    _write_encoder(out, text)
-    for part, config in (("unet", CONFIG), ("vqvae", VQ_CONFIG)):
-        write_json(out / part / "config.json", config.to_dict())
-    write_json(out / "scheduler" / "scheduler_config.json", SCHEDULE.to_dict())
-    write_weights(out / "unet" / WEIGHTS, unet)
-    write_weights(out / "vqvae" / WEIGHTS, ldm_backend.load(PORTRAITS, "cpu").first_stage.state_dict())
-    write_card(out, CARD, _numbers(state, text, unet))
+    write_parts(out, state["ema"])
     log.info("wrote %s at step %d", out, state["step"])
     texts, seeds = [text for text in SHOWN for _ in range(4)], [seed for _ in SHOWN for seed in range(4)]
     model = ldm_backend.load(out, "cpu")
-    images = ldm_backend.generate(model, seeds, STEPS, sampler="dpmpp_2m", prompts=texts, cfg=SCALE)
+    images = ldm_backend.generate(model, seeds, STEPS, sampler=SAMPLER, prompts=texts, cfg=SCALE)
     contact_sheet(images).save(work / "samples.png")
     log.info("look at %s", work / "samples.png")
+    write_card(out, CARD, _numbers(read_state(work / "words.pt"), state) | {"table": table(model, work).rstrip()})
+
+
+def write_parts(out: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Writes configuration and weights of a Portrayer, in float16, with the first stage of the portraits."""
+    write_json(out / "model_index.json", INDEX)
+    _write_encoder(out, _part_of(weights, "text"))
+    for part, config in (("unet", CONFIG), ("vqvae", VQ_CONFIG)):
+        write_json(out / part / "config.json", config.to_dict())
+    write_json(out / "scheduler" / "scheduler_config.json", SCHEDULE.to_dict())
+    write_weights(out / "unet" / WEIGHTS, _part_of(weights, "unet"))
+    write_weights(out / "vqvae" / WEIGHTS, ldm_backend.load(PORTRAITS, "cpu").first_stage.state_dict())
+
+
+def _part_of(weights: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    start = f"{part}."
+    return {name.removeprefix(start): value.half() for name, value in weights.items() if name.startswith(start)}
 
 
 def _write_encoder(out: Path, text: dict[str, torch.Tensor]) -> None:
@@ -81,14 +90,16 @@ def _write_encoder(out: Path, text: dict[str, torch.Tensor]) -> None:
     write_text(out / "tokenizer" / "vocab.txt", "".join(f"{word}\n" for word in vocabulary()))
 
 
-def _numbers(state: dict, text: dict[str, torch.Tensor], unet: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Returns the figures of this run for the model card."""
+def _numbers(words: dict, state: dict) -> dict[str, str]:
+    """Returns the figures of both trainings for the model card."""
+    sizes = {part: sum(value.numel() for value in _part_of(state["ema"], part).values()) for part in ("text", "unet")}
     return {
         "portraits": f"{COUNT:,}",
         "words": str(len(vocabulary()) - len(SPECIAL)),
-        "text_parameters": f"{sum(value.numel() for value in text.values()):,}",
-        "unet_parameters": f"{sum(value.numel() for value in unet.values()):,}",
+        "word_steps": f"{words['step']:,}",
+        "word_minutes": f"{words['used'] / 60:.0f}",
+        "text_parameters": f"{sizes['text']:,}",
+        "unet_parameters": f"{sizes['unet']:,}",
         "steps": f"{state['step']:,}",
         "minutes": f"{state['used'] / 60:.0f}",
-        "loss": f"{state['loss']:.3f}",
     }

@@ -38,14 +38,14 @@ class Reader(nn.Module):
             nn.init.normal_(embedding.weight, std=0.3)
         self.heads = nn.ModuleList(nn.Linear(TEXT.embed_dim, len(values)) for values in TRAITS.values())
 
-    def forward(self, tokens: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps tokens (N, T) to the context (N, T, D), and to the loss of known values (N, traits) at the first."""
+    def forward(self, tokens: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps tokens (N, T) to the context (N, T, D), and to the loss of told values (N, traits) at the first."""
         context = self.text(tokens)
         losses = [
             cross_entropy(head(context[:, 0]).float(), values, ignore_index=UNSAID, reduction="sum")
-            for head, values in zip(self.heads, known.unbind(1), strict=True)
+            for head, values in zip(self.heads, told.unbind(1), strict=True)
         ]
-        return context, torch.stack(losses).sum() / known.numel()
+        return context, torch.stack(losses).sum() / (told != UNSAID).sum().clamp_min(1)
 
 
 class Portrayer(Reader):

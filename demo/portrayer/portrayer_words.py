@@ -26,8 +26,8 @@ def train_words(work: Path, minutes: float) -> None:
     model, captioned = Reader(), Captioned(work)
 
     def loss_of(step: int) -> Tensor:
-        _, tokens, known = captioned.batch(_BEFORE + step, BATCH)
+        _, tokens, told = captioned.batch(_BEFORE + step, BATCH)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return model(tokens, known)[1]
+            return model(tokens, told)[1]
 
     train(work / "words.pt", model, loss_of, minutes, RATE, hold=0.5)
