@@ -102,7 +102,7 @@ def condition_to_diffusers(data: Mapping[str, Any]) -> dict[str, Any]:
     written = {key: value for key, value in data.items() if key not in _WITHOUT_CONTEXT}
     heads = written.pop("num_attention_heads")
     if heads is None:
-        heads = [width // data["attention_head_dim"] for width in data["block_out_channels"]]
+        heads = [max(1, width // data["attention_head_dim"]) for width in data["block_out_channels"]]
     return written | {"attention_head_dim": heads}
 
 
@@ -131,13 +131,18 @@ def condition_from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, 
 
 
 def _dim_of_heads(data: Mapping[str, Any], heads: list[Any]) -> int | None:
-    """Channels of a head where they are the same at all levels."""
-    widths = data.get("block_out_channels")
+    """Channels of a head where they are the same at all levels that attend; the number of another level is not used."""
+    widths, ways = data.get("block_out_channels"), (data.get("down_block_types"), data.get("up_block_types"))
     if not isinstance(widths, list | tuple) or len(widths) != len(heads):
         return None
     if any(type(one) is not int or one < 1 for one in (*heads, *widths)):
         return None
-    dims = {width / number for width, number in zip(widths, heads, strict=True)}
+    if any(not isinstance(types, list | tuple) or len(types) != len(heads) for types in ways):
+        return None
+    down, up = ways
+    attends = ["Attn" in f"{one} {other}" for one, other in zip(down, reversed(up), strict=True)]
+    attends[-1] = True  # by the middle
+    dims = {width / number for width, number, used in zip(widths, heads, attends, strict=True) if used}
     dim = dims.pop()
     return int(dim) if not dims and dim == int(dim) else None
 
