@@ -34,8 +34,8 @@ class LDMCheckpointLoader(io.ComfyNode):
             description=(
                 "Loads a latent diffusion model: an unconditional one such as CompVis/ldm-celebahq-256, or one for "
                 "super-resolution, inpainting, semantic synthesis, classes or texts. Put its file, or the folder that "
-                "holds unet, vqvae and scheduler, into ComfyUI/models/ldm. Three small demo models come with the pack: "
-                "portraits-128, upscaler-4x and inpainter-128."
+                "holds unet, vqvae and scheduler, into ComfyUI/models/ldm. Four small demo models come with the pack: "
+                "portraits-128, upscaler-4x, inpainter-128 and text-portraits-128."
             ),
             search_aliases=["latent diffusion", "CelebA-HQ", "unconditional", "load checkpoint"],
             inputs=[

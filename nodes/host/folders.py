@@ -11,7 +11,7 @@ from ...ldm_backend.errors import CheckpointError, short_repr
 from ...ldm_backend.locations import SINGLE_FILE_ENDINGS, WEIGHT_NAMES, single_files
 
 FOLDER_KIND = "ldm"
-DEMO_NAMES = ("portraits-128", "upscaler-4x", "inpainter-128")
+DEMO_NAMES = ("portraits-128", "upscaler-4x", "inpainter-128", "text-portraits-128")
 MARKER = Path("unet", "config.json")  # what makes a directory a checkpoint
 
 _DEMO_ROOT = Path(__file__).parents[2] / "demo"

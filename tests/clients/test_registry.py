@@ -44,7 +44,7 @@ def test_it_is_complete_and_holds_nothing_else(published: Path) -> None:
         "__init__.py", "nodes", "ldm_backend", "ldm_headless", "web", "workflows", "demo", "docs", "pyproject.toml",
         "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "locales", "subgraphs",
     }  # fmt: skip
-    for name in ("portraits-128", "upscaler-4x", "inpainter-128"):
+    for name in ("portraits-128", "upscaler-4x", "inpainter-128", "text-portraits-128"):
         assert (published / "demo" / name / "model_index.json").is_file()
 
 

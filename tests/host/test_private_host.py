@@ -214,7 +214,7 @@ def test_the_models_of_the_checkout_are_seen(tmp_path: Path) -> None:
     location = HostLocation(checkout, find_host().python)
     with PrivateHost(location, {"comfyui-ldm": PACK_ROOT}) as host, ComfyClient(host.url) as client:
         (_, options) = client.object_info()["LDMCheckpointLoader"]["input"]["required"]["checkpoint"]
-    assert options["options"] == ["mine", "portraits-128", "upscaler-4x", "inpainter-128"]
+    assert options["options"] == ["mine", "portraits-128", "upscaler-4x", "inpainter-128", "text-portraits-128"]
     assert [path.name for path in (checkout / "models").rglob("*")] == ["ldm", "mine"]
 
 

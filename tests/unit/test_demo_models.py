@@ -17,6 +17,7 @@ MODELS = {
     "portraits-128": ("unconditional", "LDMPipeline", 20_000_000),
     "upscaler-4x": ("super-resolution", "LDMSuperResolutionPipeline", 16_000_000),
     "inpainter-128": ("inpainting", None, 12_000_000),
+    "text-portraits-128": ("text-conditional", "LDMTextToImagePipeline", 16_000_000),
 }
 
 each = pytest.mark.parametrize("name", MODELS)
@@ -66,3 +67,16 @@ def test_the_inpainter_fills_a_hole_with_what_fits():
     plain = np.where(hole[..., None], portrait[~hole].mean(0), portrait)
     near, far = (np.square(image.astype(float) - portrait).mean() for image in (filled, plain))
     assert near < far / 2
+
+
+def test_the_portrayer_draws_what_it_is_told():
+    """Of the same seeds, in the mean: dark and fair skin in the middle, blue and red clothes at the bottom."""
+    model = ldm_backend.load(DEMO / "text-portraits-128", device="cpu")
+    texts, seeds = ("dark skin, blue top", "fair skin, red top"), range(4)
+    prompts = [text for text in texts for _ in seeds]
+    images = ldm_backend.generate(model, [*seeds] * 2, 8, sampler="dpmpp_2m", prompts=prompts, cfg=3.0).astype(float)
+    (dark, fair), (blue, red) = (
+        images[:, rows, 48:80].mean((1, 2)).reshape(2, -1, 3).mean(1) for rows in (slice(50, 90), slice(120, 128))
+    )
+    assert dark.mean() + 60 < fair.mean()
+    assert (blue[0] - blue[2]) + 60 < red[0] - red[2]

@@ -52,7 +52,7 @@ def test_awkward_folder_name_and_own_paths(other_host, graph):
     with ComfyClient(other_host.url) as client:
         listed = names(client)
         assert listed[0] == "mine"
-        assert listed[-3:] == ["portraits-128", "upscaler-4x", "inpainter-128"]
+        assert listed[-4:] == ["portraits-128", "upscaler-4x", "inpainter-128", "text-portraits-128"]
         graph.core("mine", steps=2)
         client.follow(client.submit(graph.prompt))
 
