@@ -132,14 +132,13 @@ def condition_from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, 
 
 def _dim_of_heads(data: Mapping[str, Any], heads: list[Any]) -> int | None:
     """Channels of a head where they are the same at all levels that attend; the number of another level is not used."""
-    widths, ways = data.get("block_out_channels"), (data.get("down_block_types"), data.get("up_block_types"))
-    if not isinstance(widths, list | tuple) or len(widths) != len(heads):
+    widths, down, up = (data.get(key) for key in ("block_out_channels", "down_block_types", "up_block_types"))
+    if not isinstance(widths, list | tuple) or not isinstance(down, list | tuple) or not isinstance(up, list | tuple):
+        return None
+    if {len(widths), len(down), len(up)} != {len(heads)}:
         return None
     if any(type(one) is not int or one < 1 for one in (*heads, *widths)):
         return None
-    if any(not isinstance(types, list | tuple) or len(types) != len(heads) for types in ways):
-        return None
-    down, up = ways
     attends = ["Attn" in f"{one} {other}" for one, other in zip(down, reversed(up), strict=True)]
     attends[-1] = True  # by the middle
     dims = {width / number for width, number, used in zip(widths, heads, attends, strict=True) if used}

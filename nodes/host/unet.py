@@ -62,7 +62,7 @@ class HostUNet(UNet):
             return super().forward(x, timesteps, context)
         check_patches(transformer_options)
         check_control(control)
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, dict(transformer_options))
         if not wrappers:
             return self._evaluated(x, timesteps, context)
         evaluate = WrapperExecutor.new_class_executor(self._evaluated, self, wrappers)
