@@ -63,6 +63,9 @@ RUNS: list[dict[str, Any]] = [
     {"dropout": 0.3},
     {"addition_embed_type_num_heads": 8},
     {"block_out_channels": [32, 16, 8], "attention_head_dim": [4, 2, 1]},
+    {"block_out_channels": [16, 32, 24], "attention_head_dim": [3, 4, 3]},  # nothing attends at 16 channels
+    {"block_out_channels": [4, 32, 32], "attention_head_dim": [1, 4, 4]},
+    {"attention_head_dim": [5, 4, 4]},
     {"down_block_types": ["CrossAttnDownBlock2D"] * 3, "up_block_types": ["CrossAttnUpBlock2D"] * 3},
     {"down_block_types": ["DownBlock2D"] * 3, "up_block_types": ["UpBlock2D"] * 3},
 ]
