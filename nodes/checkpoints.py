@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ..ldm_backend.checkpoints.checkpoint import check_readable
 from ..ldm_backend.checkpoints.single_file import DTYPES, config_to_json, fill_single_file
-from ..ldm_backend.config.conditioning import TASKS
+from ..ldm_backend.config.conditioning import TASKS, TEXT_CONDITIONAL
+from ..ldm_backend.errors import InputError
+from .host.conditioners.text import saved_text_encoder
 from .host.loading import check_belongs
 from .host.model import ModelPatcher, ldm_model_of, saved_weights
 from .host.outputs import new_outputs, write_new
@@ -90,6 +92,9 @@ class LDMCheckpointSave(io.ComfyNode):
                     default="fp32",
                     tooltip="Precision on disk. fp32 keeps every bit; fp16 and bf16 halve the file and round.",
                 ),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Only for models of texts, which need it: CLIP from the same loader."
+                ),
             ],
             outputs=[],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -98,20 +103,32 @@ class LDMCheckpointSave(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model: ModelPatcher, vae: LDMVAE, filename_prefix: str, dtype: str) -> io.NodeOutput:
+    def execute(
+        cls, model: ModelPatcher, vae: LDMVAE, filename_prefix: str, dtype: str, clip: Any = None
+    ) -> io.NodeOutput:
         """Write the file, whole or not at all.
 
         Raises:
-            LDMError: A model or VAE of another family, parts of different models, a folder that cannot be written, or
-                weights that could not be loaded again.
+            LDMError: A model or VAE of another family, parts of different models or one missing, a folder that cannot
+                be written, or weights that could not be loaded again.
         """
         inner = ldm_model_of(model)
         check_belongs(vae, inner.ldm_config)
+        needed = inner.ldm_config.task == TEXT_CONDITIONAL
+        if needed != (clip is not None):
+            found, wanted = ("open", "connected") if needed else ("connected", "open")
+            raise InputError(
+                f"clip is {found}, and the MODEL is {inner.ldm_config.task}; expected it {wanted}. Connect the CLIP of "
+                "the same LDM Checkpoint Loader where the MODEL is one of texts, and nothing else."
+            )
         vae.file.check()
         unet = saved_weights(model)
         decoder = _on_cpu(vae.first_stage_model)
         conditioner = None if inner.conditioner is None else _on_cpu(inner.conditioner)
         texts = {"weights": inner.ldm_source["weights"], **_metadata(cls.hidden)}
+        if clip is not None:
+            conditioner, words = saved_text_encoder(clip, inner.ldm_config)
+            texts |= words
 
         def write(file: Path) -> None:
             fill_single_file(file, inner.ldm_config, unet, decoder, dtype, texts, conditioner)

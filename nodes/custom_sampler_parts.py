@@ -128,7 +128,7 @@ class LDMGuider(io.ComfyNode):
             description=(
                 "Hands an unconditional MODEL of this pack to SamplerCustomAdvanced. Such a model takes no prompt, so "
                 "no conditioning and no cfg are asked for. Models that see a picture need BasicGuider, those of "
-                "classes CFGGuider."
+                "classes and texts CFGGuider."
             ),
             search_aliases=["BasicGuider", "CFGGuider", "unconditional", "GUIDER"],
             inputs=[model_input()],

@@ -1,4 +1,4 @@
-"""From a checkpoint to native MODEL and VAE."""
+"""From a checkpoint to native MODEL, VAE and CLIP."""
 
 # The host calls `execute` with a node's own inputs by name, so each signature differs from the base class's.
 # pyright: reportIncompatibleMethodOverride=false
@@ -22,7 +22,7 @@ AUTO = "auto"
 
 
 class LDMCheckpointLoader(io.ComfyNode):
-    """Reads a checkpoint of any layout and hands out its two networks."""
+    """Reads a checkpoint of any layout and hands out its networks."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -33,8 +33,8 @@ class LDMCheckpointLoader(io.ComfyNode):
             display_name="LDM Checkpoint Loader",
             description=(
                 "Loads a latent diffusion model: an unconditional one such as CompVis/ldm-celebahq-256, or one for "
-                "super-resolution, inpainting, semantic synthesis or classes. Put its file, or the folder that holds "
-                "unet, vqvae and scheduler, into ComfyUI/models/ldm. Three small demo models come with the pack: "
+                "super-resolution, inpainting, semantic synthesis, classes or texts. Put its file, or the folder that "
+                "holds unet, vqvae and scheduler, into ComfyUI/models/ldm. Three small demo models come with the pack: "
                 "portraits-128, upscaler-4x and inpainter-128."
             ),
             search_aliases=["latent diffusion", "CelebA-HQ", "unconditional", "load checkpoint"],
@@ -115,6 +115,10 @@ class LDMCheckpointLoader(io.ComfyNode):
                         "Encode."
                     ),
                 ),
+                io.Clip.Output(
+                    display_name="CLIP",
+                    tooltip="Only of models that draw texts: what takes in a prompt. For CLIP Text Encode.",
+                ),
             ],
         )
 
@@ -145,7 +149,7 @@ class LDMCheckpointLoader(io.ComfyNode):
         compile: bool = False,  # noqa: A002 - the name that users see
         vae_precision: str = FIRST_STAGE_PRECISIONS[0],
     ) -> io.NodeOutput:
-        """Read, check and wrap both networks.
+        """Read, check and wrap the networks.
 
         Raises:
             LDMError: Unknown name, or files that are missing, damaged, refused or of another family.

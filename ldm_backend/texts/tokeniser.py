@@ -30,12 +30,14 @@ class Tokens:
         number: Of its tokens before it was cut, with the two around it.
         lost: The first word that was cut away, whole or in part; None if all of them are there.
         unknown: Words that are there and that the vocabulary does not have, each once.
+        places: Of each of `ids` where it begins in the text; None for those around the text.
     """
 
     ids: tuple[int, ...]
     number: int
     lost: str | None
     unknown: tuple[str, ...]
+    places: tuple[int | None, ...]
 
 
 class Tokeniser:
@@ -82,6 +84,7 @@ class Tokeniser:
             number=len(found.ids) + _FRAME,
             lost=_word_at(found, room, text) if len(found.ids) > room else None,
             unknown=tuple(dict.fromkeys(words)),
+            places=(None, *(start for start, _ in found.offsets[:room]), *[None] * (room + 1 - len(ids))),
         )
 
     def _check(self, text: Any) -> None:

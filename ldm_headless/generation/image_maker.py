@@ -6,20 +6,26 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from ldm_backend.checkpoints.file_marks import FileMark
+from ldm_backend.checkpoints.identity import identity_of_unet
 from ldm_backend.checkpoints.inspection import sha256_of
 from ldm_backend.checkpoints.shards import weight_files
 from ldm_backend.checkpoints.single_file import config_to_json
 from ldm_backend.config.conditioning import CLASS_CONDITIONAL, TEXT_CONDITIONAL, UNCONDITIONAL, check_task
+from ldm_backend.errors import LDMError, printable
+from ldm_backend.fitting.files import read_fitted_steps
 from ldm_backend.hub.models import local_path
 from ldm_backend.memory.sizes import latent_size
 from ldm_backend.networks.precision import FORMATS, resolve
-from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of
+from ldm_backend.sampling.fitted import FITTED, FittedSteps
+from ldm_backend.sampling.samplers import AUTO, StepInfo, adds_noise, grid_of, pairs_of_run
 from ldm_backend.sampling.schedule import Schedule
 from ldm_backend.throughput import best_batch
 
@@ -70,6 +76,7 @@ class ImageMaker:
         """
         settings = self._settings
         self._model = load_as_said(self._source, settings, TASKS, _COMMAND, settings.compiled)
+        self._grid = _grid_in(settings, self._model)
         self._machine = machine_name(settings.device)
 
     def __call__(self, unit: Unit) -> list[MadeImage]:
@@ -82,7 +89,7 @@ class ImageMaker:
         with self._sampling:
             torch.set_num_threads(s.threads)  # for this thread: some libraries count for each
             images = ldm_backend.generate(
-                self._model, unit.seeds, s.steps, s.eta, s.sampler, s.grid, callback=self._check_stopped,
+                self._model, unit.seeds, s.steps, s.eta, s.sampler, self._grid, callback=self._check_stopped,
                 height=s.height, width=s.width, **self._wanted(unit.wishes),
             )  # fmt: skip
         made = []
@@ -127,20 +134,28 @@ def settings_of(
     height: int | None = None,
     width: int | None = None,
     wishes: Wishes = NO_WISHES,
+    steps_file: Path | None = None,
 ) -> Settings:
     """The settings of a job, checked as far as is possible without a model.
 
-    `batch` None takes the best one here, the grid "auto" becomes the sampler's own. What the model will not see of the
-    texts of `wishes` is said in the log.
+    `batch` None takes the best one here, the grid "auto" becomes the sampler's own or that of the steps file. What the
+    model will not see of the texts of `wishes` is said in the log.
 
     Raises:
-        LDMError: A checkpoint that cannot be read, or steps, eta, sampler, grid, size or precision that do not
-            fit it.
+        LDMError: A checkpoint or file of steps that cannot be read, or steps, eta, sampler, grid, size or precision
+            that do not fit it.
     """
     unet_format = resolve(precision, device)
     checkpoint = read_source(source, TASKS, _COMMAND)
     check_wishes(checkpoint, wishes)
-    grid = checked_grid(checkpoint, steps, eta, sampler, grid)
+    timesteps = None
+    if steps_file is not None:
+        timesteps = _fitted_timesteps(checkpoint, steps_file, steps, eta, sampler, grid)
+        grid = FITTED
+    elif grid == FITTED:
+        raise JobError("the run in this folder takes fitted steps; give the same --steps-file to go on")
+    else:
+        grid = checked_grid(checkpoint, steps, eta, sampler, grid)
     size = latent_size(checkpoint.config, height, width)
     return Settings(
         checkpoint=checkpoint_hash(checkpoint),
@@ -156,8 +171,30 @@ def settings_of(
         threads=threads,
         height=height,
         width=width,
+        timesteps=timesteps,
         **versions(),
     )
+
+
+def _fitted_timesteps(checkpoint: Checkpoint, file: Path, steps: int, eta: float, sampler: str, grid: str) -> str:
+    """What `Settings.timesteps` says, if the file is for this checkpoint and such a run."""
+    if grid != AUTO:
+        raise JobError(f"--grid {printable(grid)} and --steps-file are two grids; leave one of them out")
+    fitted = read_fitted_steps(file)
+    try:
+        adds_noise(sampler, eta)
+        pairs_of_run(Schedule(checkpoint.config.schedule), steps, fitted, sampler, eta)
+        fitted.check_model(identity_of_unet(FileMark.of(checkpoint.unet_file), checkpoint.weights, checkpoint.config))
+    except LDMError as error:
+        raise JobError(f"{file}: {error}") from error
+    return ",".join(map(repr, fitted.timesteps))
+
+
+def _grid_in(settings: Settings, model: ldm_backend.LatentDiffusion) -> str | FittedSteps:
+    """The grid of a job in a worker, whose model is the one that the job names."""
+    if settings.timesteps is None:
+        return settings.grid
+    return FittedSteps(model.identity, settings.sampler, tuple(map(float, settings.timesteps.split(","))))
 
 
 def versions() -> dict[str, str]:

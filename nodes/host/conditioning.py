@@ -18,7 +18,7 @@ from ...ldm_backend.config.conditioning import (
     purpose_of,
 )
 from ...ldm_backend.config.model import LDMConfig
-from ...ldm_backend.errors import InputError, short_repr
+from ...ldm_backend.errors import InputError
 from ...ldm_backend.finite import FLOATS, all_finite, is_plain
 
 # Keys of this pack in the table of a conditioning. Those of the host (concat_latent_image) mean latents and masks that
@@ -120,7 +120,7 @@ def context_of(config: LDMConfig, given: Mapping[str, Any], images: int) -> Tens
     task, context, width = _checked_task(config, given), given.get(_TOKENS_KEY), config.unet.cross_attention_dim
     plain = is_plain(context) and context.dtype in FLOATS and context.ndim == 3 and context.numel() > 0
     if not plain or context.shape[2] != width:
-        found = f"a tensor of shape {tuple(context.shape)}" if is_plain(context) else short_repr(context)
+        found = f"a tensor of shape {tuple(context.shape)}" if is_plain(context) else f"a {type(context).__name__}"
         raise InputError(
             f"The conditioning holds {found}, and the MODEL attends to (images, tokens, {width}). It was made for "
             f"another model: connect {_NODES[task][1]} with the same MODEL."
@@ -160,11 +160,12 @@ def _checked_task(config: LDMConfig, given: Mapping[str, Any]) -> str:
             f"sees nothing without them. Connect {needed} to positive and negative."
         )
     if task != config.task:
+        other = task if isinstance(task, str) and task in _NODES else f"a {type(task).__name__} of no node of this pack"
         raise InputError(
-            f"The conditioning is one for {task}, and the MODEL is for {_shown(config.task)}: it "
-            f"{purpose_of(config.task)}. Connect {needed}, or a MODEL for {task}."
+            f"The conditioning is one for {other}, and the MODEL is for {_shown(config.task)}: it "
+            f"{purpose_of(config.task)}. Connect {needed}, or a MODEL for {other}."
         )
-    return task
+    return config.task
 
 
 def _check_fits_latents(c: Tensor, shape: Sequence[int], config: LDMConfig, task: str) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint as MODEL and VAE, and again as other ones where the host asks for them."""
+"""A checkpoint as MODEL, VAE and CLIP, and again as other ones where the host asks for them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
 
 from ...ldm_backend.checkpoints.checkpoint import read_checkpoint
 from ...ldm_backend.checkpoints.file_marks import FileMark
 from ...ldm_backend.config.model import LDMConfig
 from ...ldm_backend.errors import CheckpointError, InputError
+from .conditioners.text import make_clip
 from .folders import checkpoint_path
 from .model import make_model
 from .vae import LDMVAE, make_first_stage
@@ -38,34 +40,29 @@ class Choice:
 
 
 @torch.inference_mode(False)  # no gradient goes through weights that are made within the host's
-def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE]:
-    """Read, check and wrap both networks.
+def load_checkpoint(choice: Choice) -> tuple[ModelPatcher, LDMVAE, CLIP | None]:
+    """Read, check and wrap the networks; only a model of texts has a CLIP.
 
     Raises:
         LDMError: Unknown name, or files that are missing, damaged, refused or of another family.
     """
     found = read_checkpoint(checkpoint_path(choice.name), choice.weights, choice.config)
-    if found.vocabulary is not None:
-        raise InputError(
-            f"{choice.name}: a {found.config.task} model, which does not run in ComfyUI yet. In Python "
-            "ldm_backend.generate draws from it; choose another checkpoint here."
-        )
     files = FileMark.of(found.unet_file), FileMark.of(found.first_stage_file)
     first_stage = make_first_stage(
         found.config.first_stage, found.first_stage, found.first_stage_file, choice.vae_precision
     )
     model = make_model(choice.name, found, first_stage, choice.precision, choice.compiled)
     vae = LDMVAE(first_stage, files[1])
-    for place, patcher in enumerate((model, vae.patcher)):
+    clip = make_clip(found)
+    patchers = (model, vae.patcher) if clip is None else (model, vae.patcher, clip.patcher)
+    for place, patcher in enumerate(patchers):
         # Hosts newer than 0.3.75 load a model anew for a second device; older ones do not look at it.
         patcher.cached_patcher_init = (_again, (choice, files), place)  # pyright: ignore[reportAttributeAccessIssue]
-    return model, vae
+    return model, vae, clip
 
 
-def _again(
-    choice: Choice, files: tuple[FileMark, FileMark], disable_dynamic: bool = False
-) -> tuple[ModelPatcher, ModelPatcher]:
-    """The patchers of MODEL and VAE from the files that they were read from before.
+def _again(choice: Choice, files: tuple[FileMark, FileMark], disable_dynamic: bool = False) -> tuple[ModelPatcher, ...]:
+    """The patchers of MODEL, VAE and, of a model of texts, CLIP from the files that they were read from before.
 
     Args:
         choice: As then.
@@ -82,8 +79,8 @@ def _again(
                 f"{mark.path}: the file is not the one that this model was loaded from any more, so the model cannot "
                 "be loaded for a second device. Run LDM Checkpoint Loader again."
             )
-    model, vae = load_checkpoint(choice)
-    return model, vae.patcher
+    model, vae, clip = load_checkpoint(choice)
+    return (model, vae.patcher) if clip is None else (model, vae.patcher, clip.patcher)
 
 
 def check_belongs(vae: LDMVAE, config: LDMConfig) -> None:

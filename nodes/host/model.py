@@ -108,6 +108,8 @@ class LDMModel(comfy.model_base.BaseModel):
         kind = kinds.V_PREDICTION if prediction_type == "v_prediction" else kinds.EPS
         # Any class with this call will do; the annotation that a type checker infers is only the host's default.
         super().__init__(host_config, kind, device=_CPU, unet_model=HostUNet)  # pyright: ignore[reportArgumentType]
+        # FreeU and its like ask for it, and patch blocks then, which is refused by name.
+        host_config.unet_config = host_config.unet_config | {"model_channels": config.unet.block_out_channels[0]}
         self.schedule = Schedule(config.schedule)
         self.model_sampling = make_model_sampling(prediction_type, self.schedule.with_signal.alphas_cumprod)
         self.diffusion_model.file = FileMark.of(checkpoint.unet_file)

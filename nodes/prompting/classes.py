@@ -10,7 +10,7 @@ from functools import cache
 from comfy_api.latest import io
 
 from ...ldm_backend.config.conditioning import CLASS_CONDITIONAL, ClassConfig
-from ...ldm_backend.errors import InputError, check_choice, short_repr
+from ...ldm_backend.errors import InputError, short_repr
 from ..host.conditioners.classes import embedded, embedder_of, imagenet_names
 from ..host.conditioning import attended_conditioning
 from ..host.model import ModelPatcher
@@ -99,7 +99,11 @@ def _number_of_choice(choice: str, known: ClassConfig) -> int | None:
     Raises:
         InputError: It is none of the list, or one of ImageNet where the model was trained on other data.
     """
-    check_choice("class_name", choice, _choices(), InputError)
+    if choice not in _choices():  # a list or an object is no key
+        raise InputError(
+            f"class_name is {short_repr(choice)}; choose one of the list, which has {NONE} and 0 {imagenet_names()[0]} "
+            f"to 999 {imagenet_names()[-1]}."
+        )
     if choice == NONE:
         return None
     if not _is_imagenet(known):

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...ldm_backend.config.conditioning import TASKS
 from ...ldm_backend.errors import InputError, SamplingError, short_repr
 from ...ldm_backend.finite import FLOATS, all_finite, is_plain
+from ..host.conditioners.text import text_model_of
 from ..host.conditioning import check_model_task
 from ..host.model import ldm_model_of
 from ..host.vae import ldm_vae_of
@@ -115,6 +116,11 @@ def _vae(value: Any, item: Any) -> Any:
     return ldm_vae_of(value, item.id)
 
 
+def _clip(value: Any, item: Any) -> Any:
+    text_model_of(value)
+    return value
+
+
 def _guides(value: Any, item: Any) -> GuideChain:
     if not isinstance(value, GuideChain):
         raise InputError(
@@ -165,7 +171,7 @@ def _text(value: Any, item: Any) -> str:
 
 _DOORS: dict[str, Callable[[Any, Any], Any]] = {
     "LATENT": _latent, "IMAGE": _image, "MASK": _mask, "MODEL": _model, "VAE": _vae,
-    GUIDES_TYPE: _guides, "CONDITIONING": _conditioning, "INT": _whole_number,
+    "CLIP": _clip, GUIDES_TYPE: _guides, "CONDITIONING": _conditioning, "INT": _whole_number,
     "FLOAT": _number, "BOOLEAN": _truth, "STRING": _text,
 }  # fmt: skip
 """By kind of input. Choices are for the nodes: what a choice may be, and what to say otherwise, differs."""

@@ -1,1 +1,1 @@
-"""What makes the conditioning of models that attend to it: tables of classes."""
+"""What makes the conditioning of models that attend to it: tables of classes, encoders of texts."""

@@ -40,12 +40,18 @@ def embedder_of(model: ModelPatcher) -> ClassEmbedder:
 
 
 def none_of(model: ModelPatcher, cfg: float) -> list[Any]:
-    """The CONDITIONING of no class, which guidance starts from where nothing else is connected.
+    """The CONDITIONING of no class, which guidance of classes starts from where nothing else is connected.
 
     Raises:
         InputError: The MODEL has none.
     """
-    if not embedder_of(model).config.last_is_none:
+    table = ldm_model_of(model).conditioner
+    if not isinstance(table, ClassEmbedder):
+        raise InputError(
+            f"cfg is {cfg:g}, and negative is open, which guidance starts from. Set cfg to 1, or connect CLIP Text "
+            "Encode to negative, with an empty text or what to go away from."
+        )
+    if not table.config.last_is_none:
         raise InputError(
             f"cfg is {cfg:g}, and negative is open: the MODEL has no class that is none, which guidance would start "
             "from. Set cfg to 1, or connect LDM Class with a class to go away from to negative."

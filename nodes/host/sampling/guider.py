@@ -28,4 +28,5 @@ class UnconditionalGuider(CFGGuider):
         self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         """As the host's. Its uni_pc replaces the last of the sigmas, which other nodes may have on their wires too."""
-        return super().sample(noise, latent_image, sampler, sigmas.clone(), *args, **kwargs)
+        sigmas = sigmas.clone() if isinstance(sigmas, Tensor) else sigmas  # what they are, the sampler says
+        return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)

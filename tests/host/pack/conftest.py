@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from class_models import GUIDED, IMAGENET, UNGUIDED, write_class_file
 from conditional_models import CONFIGS, load_conditional
 from model_folder import write_model_folder
 from PIL import Image
@@ -83,6 +84,10 @@ class Graph:
             latent_image=made[1],
         )
 
+    def of_class(self, loader: Node, numbers: str) -> Node:
+        """The conditioning of classes of the loaded model."""
+        return self.add("LDMClass", model=loader[0], class_name="none", classes=numbers)
+
     def save(self, images: Node) -> Node:
         return self.add("SaveImage", images=images[0], filename_prefix="test")
 
@@ -122,6 +127,14 @@ def tiny(models: Path, write_checkpoint: Callable[[Path], Path]) -> ldm_backend.
 def conditional(models: Path) -> dict[str, ldm_backend.LatentDiffusion]:
     """A tiny checkpoint of each task that sees a picture, present in the host under the task's name, and loaded."""
     return {task: load_conditional(models / task, config) for task, config in CONFIGS.items()}
+
+
+@pytest.fixture(scope="session")
+def classes(models: Path) -> dict[str, ldm_backend.LatentDiffusion]:
+    """Tiny models of classes, present in the host under these names with .safetensors, and loaded here."""
+    configs = {"guided": GUIDED, "unguided": UNGUIDED, "imagenet": IMAGENET}
+    files = {name: write_class_file(models / f"{name}.safetensors", config) for name, config in configs.items()}
+    return {name: ldm_backend.load(file, "cpu") for name, file in files.items()}
 
 
 @pytest.fixture

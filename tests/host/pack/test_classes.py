@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from class_models import GUIDED, IMAGENET, UNGUIDED, write_class_file
+from class_models import GUIDED, write_class_file
 from failures import expect_failure
 
 import ldm_backend
@@ -19,24 +19,10 @@ from ldm_backend.sampling.samplers import sample_seeds
 Model = ldm_backend.LatentDiffusion
 SIDE = 32  # pixels, of the training
 RUN: dict[str, Any] = {"steps": 4, "sampler": "ddim", "grid": "trailing"}
-CONFIGS = {"guided": GUIDED, "unguided": UNGUIDED, "imagenet": IMAGENET}
-
-
-@pytest.fixture(scope="module")
-def classes(models: Path) -> dict[str, Model]:
-    """Three models in the host, under these names with .safetensors, and loaded here."""
-    return {
-        name: ldm_backend.load(write_class_file(models / f"{name}.safetensors", config), "cpu")
-        for name, config in CONFIGS.items()
-    }
 
 
 def load(graph: Any, name: str = "guided") -> Any:
     return graph.checkpoint(f"{name}.safetensors")
-
-
-def of(graph: Any, loader: Any, numbers: str) -> Any:
-    return graph.add("LDMClass", model=loader[0], class_name="none", classes=numbers)
 
 
 def noise(graph: Any, loader: Any, batch: int = 1, seed: int = 3) -> Any:
@@ -83,7 +69,7 @@ def ksampler(graph: Any, loader: Any, positive: Any, negative: Any, cfg: float =
 def test_latents_of_the_single_node(graph, save_latent, classes, sampler, eta, cfg):
     """To the bit, with a class for each image, and no class among them."""
     loader = load(graph)
-    wires = {"positive": of(graph, loader, "4,none,0")[0], "cfg": cfg}
+    wires = {"positive": graph.of_class(loader, "4,none,0")[0], "cfg": cfg}
     made = save_latent(graph, single(graph, loader, noise(graph, loader, 3), sampler=sampler, **wires))
     run = RUN | {"sampler": sampler, "eta": eta}
     assert torch.equal(made, sample_latents(classes["guided"], [3, 4, 5], classes=[4, None, 0], cfg=cfg, **run))
@@ -92,7 +78,7 @@ def test_latents_of_the_single_node(graph, save_latent, classes, sampler, eta, c
 def test_the_exact_sampler_too(graph, save_latent, classes):
     """LDM DDIM Sampler, with noise in its steps, and negative connected."""
     loader = load(graph)
-    wires = {"positive": of(graph, loader, "4")[0], "negative": of(graph, loader, "none")[0], "cfg": 2.5}
+    wires = {"positive": graph.of_class(loader, "4")[0], "negative": graph.of_class(loader, "none")[0], "cfg": 2.5}
     sampled = graph.add(
         "LDMDDIMSampler", model=loader[0], latent=noise(graph, loader, 2)[0], steps=4, eta=0.7, grid="trailing", **wires
     )
@@ -104,7 +90,7 @@ def test_the_exact_sampler_too(graph, save_latent, classes):
 def test_our_sampler_among_the_hosts_parts(graph, save_latent, classes, cfg):
     """SamplerCustomAdvanced with CFGGuider, our sampler, sigmas and noise; and with BasicGuider where cfg is 1."""
     loader = load(graph)
-    positive, negative = of(graph, loader, "0,4"), of(graph, loader, "none")
+    positive, negative = graph.of_class(loader, "0,4"), graph.of_class(loader, "none")
     guiders = [cfg_guider(graph, loader, positive, negative, cfg)]
     guiders += [graph.add("BasicGuider", model=loader[0], conditioning=positive[0])] if cfg == 1 else []
     expected = sample_latents(classes["guided"], [3, 4], classes=[0, 4], cfg=cfg, **RUN, eta=0.5)
@@ -116,11 +102,11 @@ def test_our_sampler_among_the_hosts_parts(graph, save_latent, classes, cfg):
 def test_an_image_is_that_of_its_own_seed_and_class(graph, save_latent, classes):
     """Whatever stands beside it. Sums in another order: 1e-4, as in test_solvers.py."""
     loader = load(graph)
-    three = of(graph, loader, "2,none,0")
+    three = graph.of_class(loader, "2,none,0")
     together = save_latent(graph, single(graph, loader, noise(graph, loader, 3), positive=three[0], cfg=3.0))
     for image, name in enumerate(["2", "none", "0"]):
         latent = noise(graph, loader, 1, 3 + image)
-        alone = save_latent(graph, single(graph, loader, latent, positive=of(graph, loader, name)[0], cfg=3.0))
+        alone = save_latent(graph, single(graph, loader, latent, positive=graph.of_class(loader, name)[0], cfg=3.0))
         torch.testing.assert_close(together[image], alone[0], rtol=1e-4, atol=1e-4)
 
 
@@ -128,7 +114,7 @@ def test_an_image_is_that_of_its_own_seed_and_class(graph, save_latent, classes)
 def test_the_hosts_sampler_is_near(graph, save_latent, classes, cfg):
     """KSampler's ddim from the same noise; its first noise level is not quite that of x_T."""
     loader = load(graph)
-    positive, negative = of(graph, loader, "4"), of(graph, loader, "none")
+    positive, negative = graph.of_class(loader, "4"), graph.of_class(loader, "none")
     made = save_latent(graph, ksampler(graph, loader, positive, negative, cfg, latent=empty(graph, loader)))
     expected = sample_latents(
         classes["guided"], [3], classes=[4], cfg=cfg, steps=4, sampler="ddim", grid="compvis"
@@ -153,8 +139,8 @@ def test_the_average_of_two_classes(graph, save_latent, classes, weight):
     """ConditioningAverage: what is between their vectors; its sums are rounded otherwise."""
     loader = load(graph)
     average = graph.add(
-        "ConditioningAverage", conditioning_to=of(graph, loader, "4")[0], conditioning_from=of(graph, loader, "0")[0],
-        conditioning_to_strength=weight,
+        "ConditioningAverage", conditioning_to_strength=weight,
+        conditioning_to=graph.of_class(loader, "4")[0], conditioning_from=graph.of_class(loader, "0")[0],
     )  # fmt: skip
     made = save_latent(graph, single(graph, loader, noise(graph, loader), positive=average[0], cfg=3.0))
     expected = between(classes["guided"], 3.0, weight)
@@ -167,12 +153,12 @@ def test_combined_and_timed(graph, save_latent, classes):
     """Through the host's evaluation: a class for the first steps and another for the rest, which changes pictures."""
     loader = load(graph)
     first, second = (
-        graph.add("ConditioningSetTimestepRange", conditioning=of(graph, loader, number)[0], start=start, end=end)
+        graph.add("ConditioningSetTimestepRange", conditioning=graph.of_class(loader, number)[0], start=start, end=end)
         for number, start, end in (("4", 0.0, 0.5), ("0", 0.5, 1.0))
     )
     combined = graph.add("ConditioningCombine", conditioning_1=first[0], conditioning_2=second[0])
-    same = graph.add("ConditioningCombine", conditioning_1=of(graph, loader, "4")[0],
-                     conditioning_2=of(graph, loader, "4")[0])  # fmt: skip
+    same = graph.add("ConditioningCombine", conditioning_1=graph.of_class(loader, "4")[0],
+                     conditioning_2=graph.of_class(loader, "4")[0])  # fmt: skip
     latent = noise(graph, loader)
     made = save_latent(graph, single(graph, loader, latent, positive=combined[0], cfg=3.0))
     twice = save_latent(graph, single(graph, loader, latent, positive=same[0], cfg=3.0))
@@ -185,7 +171,7 @@ def test_a_patch_of_the_model_counts(graph, save_latent, classes):
     """RescaleCFG corrects what cfg makes: through the host's evaluation in LDM Sampler as in SamplerCustomAdvanced."""
     loader = load(graph)
     patched = graph.add("RescaleCFG", model=loader[0], multiplier=0.7)
-    positive, negative = of(graph, loader, "4"), of(graph, loader, "none")
+    positive, negative = graph.of_class(loader, "4"), graph.of_class(loader, "none")
     wires = {"positive": positive[0], "negative": negative[0], "cfg": 5.0}
     made = save_latent(graph, single(graph, patched, noise(graph, loader), **wires))
     parts = custom(graph, patched, empty(graph, loader), cfg_guider(graph, patched, positive, negative, 5.0))
@@ -212,9 +198,9 @@ def test_names(graph, save_latent, classes, chosen, number):
 def test_a_model_without_a_class_that_is_none(graph, save_latent, classes):
     """cfg 1, or away from another class."""
     loader = load(graph, "unguided")
-    plain = single(graph, loader, noise(graph, loader), positive=of(graph, loader, "2")[0])
+    plain = single(graph, loader, noise(graph, loader), positive=graph.of_class(loader, "2")[0])
     assert torch.equal(save_latent(graph, plain), sample_latents(classes["unguided"], [3], classes=[2], **RUN))
-    wires = {"positive": of(graph, loader, "2")[0], "negative": of(graph, loader, "1")[0], "cfg": 2.0}
+    wires = {"positive": graph.of_class(loader, "2")[0], "negative": graph.of_class(loader, "1")[0], "cfg": 2.0}
     away = save_latent(graph, single(graph, loader, noise(graph, loader), **wires))
     assert not torch.equal(away, sample_latents(classes["unguided"], [3], classes=[2], **RUN))
 
@@ -233,7 +219,7 @@ def test_saved_and_loaded_again(graph, client, host, models, save_latent, classe
     again = type(graph)()
     loader = again.checkpoint("again.safetensors")
     made = save_latent(
-        again, single(again, loader, noise(again, loader), positive=of(again, loader, "3")[0], cfg=2.0)
+        again, single(again, loader, noise(again, loader), positive=again.of_class(loader, "3")[0], cfg=2.0)
     )  # fmt: skip
     assert torch.equal(made, sample_latents(classes["guided"], [3], classes=[3], cfg=2.0, **RUN))
 
@@ -244,9 +230,9 @@ KSAMPLER, SAMPLER = "KSampler", "LDMSampler"
 # What is wrong: positive, which node says so, and what it says.
 WRONG: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "nothing": (lambda graph, _: graph.add("LDMEmptyConditioning"), "The conditioning is empty.*Connect LDM Class"),
-    "another number of images": (lambda graph, loader: of(graph, loader, "1,2,3"), "for 3 images.*latent holds 2"),
+    "another number of images": (lambda graph, loader: graph.of_class(loader, "1,2,3"), "for 3 images.*latent holds 2"),
     "another model's": (
-        lambda graph, loader: of(graph, wide(graph), "1"), r"shape \(1, 1, 20\).*\(images, tokens, 12\)",
+        lambda graph, loader: graph.of_class(wide(graph), "1"), r"shape \(1, 1, 20\).*\(images, tokens, 12\)",
     ),
 }  # fmt: skip
 
@@ -270,7 +256,7 @@ def test_what_is_refused(graph, client, node, name):
     """Before the first step, wherever it is drawn."""
     make, message = WRONG[name]
     loader = load(graph)
-    positive, negative = make(graph, loader), of(graph, loader, "none")
+    positive, negative = make(graph, loader), graph.of_class(loader, "none")
     if node == KSAMPLER:
         drawn = ksampler(graph, loader, positive, negative, latent=empty(graph, loader, 2))
     elif node == SAMPLER:
@@ -302,7 +288,7 @@ def test_what_is_missing_or_no_class_is_refused(graph, client, name):
     model, wires, message = OPEN[name]
     loader = load(graph, model)
     if "positive" in wires:
-        wires = wires | {"positive": of(graph, loader, wires["positive"])[0]}
+        wires = wires | {"positive": graph.of_class(loader, wires["positive"])[0]}
     drawn = single(graph, loader, noise(graph, loader), **wires)
     graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=drawn[0]))
     node = "LDMClass" if " class" in message.partition(";")[0] and "open" not in message and "positive" in wires else ""
@@ -322,7 +308,7 @@ def test_a_class_of_imagenet_for_other_data_is_refused(graph, client):
 @pytest.mark.parametrize("wires", [{"positive": True}, {"negative": True}, {"cfg": 2.0}])
 def test_an_unconditional_model_takes_none_of_it(graph, client, wires):
     loader, plain = load(graph), graph.checkpoint()
-    made = of(graph, loader, "1")
+    made = graph.of_class(loader, "1")
     wires = {name: made[0] if value is True else value for name, value in wires.items()}
     drawn = single(graph, plain, graph.noise(), **wires)
     graph.save(graph.add("LDMVQDecode", vae=plain[1], latent=drawn[0]))
@@ -332,7 +318,7 @@ def test_an_unconditional_model_takes_none_of_it(graph, client, wires):
 @pytest.mark.usefixtures("classes")
 def test_classes_are_refused_by_native_samplers_of_other_models(graph, client):
     loader, plain = load(graph), graph.checkpoint()
-    made = of(graph, loader, "1")
+    made = graph.of_class(loader, "1")
     drawn = ksampler(graph, plain, made, made, latent=graph.empty())
     graph.save(graph.add("LDMVQDecode", vae=plain[1], latent=drawn[0]))
     assert "one for class-conditional" in expect_failure(client, graph, KSAMPLER)
@@ -343,7 +329,7 @@ def test_the_cache_is_refused(graph, client):
     loader = load(graph)
     drawn = graph.add(
         "LDMDDIMSampler", model=loader[0], latent=noise(graph, loader)[0], steps=4, eta=0.0, grid="leading",
-        cache_interval=2, positive=of(graph, loader, "1")[0],
+        cache_interval=2, positive=graph.of_class(loader, "1")[0],
     )  # fmt: skip
     graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=drawn[0]))
     assert "cache_interval is above 1" in expect_failure(client, graph, "LDMDDIMSampler")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from class_models import write_class_file
 from conditional_models import CONFIGS, write_conditional_folder
+from text_models import write_text_folder
 from watched_host import __file__ as SUPPORT
 
 from ldm_headless import PACK_ROOT, find_host
@@ -21,7 +22,16 @@ from ldm_headless import PACK_ROOT, find_host
 SECONDS = 5.0
 LONGEST = 1500  # letters of a message
 NODE_IDS = sorted(page.stem for page in (PACK_ROOT / "web" / "docs").glob("LDM*.md"))
-NATIVE = ["KSampler", "NOISE", "SamplerCustomAdvanced", "VAEDecode", "VAEDecodeTiled", "VAEEncode", "VAEEncodeTiled"]
+NATIVE = [
+    "CLIPTextEncode",
+    "KSampler",
+    "NOISE",
+    "SamplerCustomAdvanced",
+    "VAEDecode",
+    "VAEDecodeTiled",
+    "VAEEncode",
+    "VAEEncodeTiled",
+]
 # What a message of memory or of the networks speaks of.
 WORDS = {"latent_from": "latent", "latent_to": "latent", "inpainted": "image", "image": "image", "images": "image"}
 WORDS |= {"mask": "pictures|image|mask", "positive": "conditioning|positive"}
@@ -38,6 +48,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     for task, config in CONFIGS.items():
         write_conditional_folder(folder / "models" / task, config)
     write_class_file(folder / "models" / "class-conditional.safetensors")
+    write_text_folder(folder / "models" / "text-conditional")
     script = Path(str(SUPPORT)).with_name("node_walk.py")
     command = [location.python, "-P", str(script), str(location.path), str(PACK_ROOT), str(folder / "output")]
     environment = os.environ | {"PYTHONPATH": str(script.parent), "PYTHONDONTWRITEBYTECODE": "1"}

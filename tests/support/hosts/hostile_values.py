@@ -34,6 +34,22 @@ NOTHING: Values = {
 }
 
 
+PROMPTS: Values = {
+    "parentheses": lambda: "(" * 50_000 + ")" * 50_000,
+    "parentheses beside each other": lambda: "(a:1.2)" * 10_000,
+    "closed before opened": lambda: ")" * 20 + "(" * 20,
+    "a weight of nan": lambda: "(a:nan)",
+    "an infinite weight": lambda: "(a:inf) woman",
+    "a large weight": lambda: "(a:1e30) woman",
+    "a weight below 0": lambda: "(a:-1e9) woman",
+    "special tokens": lambda: "[CLS][SEP][PAD][MASK]" * 50,
+    "escapes": lambda: "\\(" * 1000 + "\0\1\0\2",
+    "half of a character": lambda: "\ud800 (a:1.2)",
+    "an embedding": lambda: "embedding:../../../etc/passwd (embedding:x:1.2)",
+}
+"""Texts that encoders of the host read in their own way."""
+
+
 def deep(levels: int = 100_000) -> Any:
     """Lists in lists."""
     value: list[Any] = []

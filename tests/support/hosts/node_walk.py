@@ -58,7 +58,7 @@ CHECKPOINTS = {
 CPU = torch.device("cpu")
 LONG = ("steps", "jump_length", "resamples", "iterations")  # their largest values are legal, and take minutes
 SMALL = {"steps": 2, "frames": 3, "width": 64, "height": 64, "variations": 2, "resamples": 1, "jump_length": 1,
-         "tile": 16, "checkpoint": "portraits-128", "filename_prefix": "walk/x"}  # fmt: skip
+         "tile": 16, "class_name": "none", "checkpoint": "portraits-128", "filename_prefix": "walk/x"}  # fmt: skip
 # A map of labels: black, which is number 0.
 MAPS = {
     "LDMSemanticLabels": {"image": lambda: torch.zeros(1, 64, 64, 3), "labels": "numbers"},
@@ -282,6 +282,28 @@ def walk_attending(model: Any, good: Callable[[], Any], ours: dict[str, Any]) ->
             call(name, "positive", f"for {value_name}", value, partial(run, value))
 
 
+def walk_clip(clip: Any) -> None:
+    """What our CLIP makes of prompts, and of tokens that some node has changed."""
+    native: Any = importlib.import_module("nodes")
+    call("CLIPTextEncode", "", "good", None, lambda: native.CLIPTextEncode().encode(clip, "a woman"))
+    for name, make in (hostile.NOTHING | hostile.TEXTS | hostile.PROMPTS).items():
+        text = make()
+        call("CLIPTextEncode", "text", name, text, partial(native.CLIPTextEncode().encode, clip, text))
+    row = clip.tokenize("a woman")["ldm"][0]
+    places: dict[str, Callable[[Any], Any]] = {
+        "tokens": lambda odd: odd,
+        "rows": lambda odd: {"ldm": odd},
+        "row": lambda odd: {"ldm": [odd]},
+        "pair": lambda odd: {"ldm": [[*row[:-1], odd]]},
+        "token": lambda odd: {"ldm": [[*row[:-1], (odd, 1.0)]]},
+        "weight": lambda odd: {"ldm": [[*row[:-1], (0, odd)]]},
+    }
+    for name, make in hostile.NOTHING.items():
+        for place, put in places.items():
+            tokens = put(make())
+            call("CLIPTextEncode", place, name, tokens, partial(clip.encode_from_tokens_scheduled, tokens))
+
+
 def main() -> None:
     """Walk over all nodes, all inputs, all values."""
     resource.setrlimit(resource.RLIMIT_DATA, (2**34, 2**34))
@@ -289,11 +311,9 @@ def main() -> None:
     torch.set_num_threads(1)
     nodes: dict[str, Any] = {node.__name__: node for node in asyncio.run(pack_nodes.LDMExtension().get_node_list())}
     loaded = {
-        task: execute(nodes["LDMCheckpointLoader"], {"checkpoint": CHECKPOINTS.get(task, task)})
-        for task in tasks.TASKS
-        if task != tasks.TEXT_CONDITIONAL  # which the loader refuses
+        task: execute(nodes["LDMCheckpointLoader"], {"checkpoint": CHECKPOINTS.get(task, task)}) for task in tasks.TASKS
     }
-    model, vae = loaded[tasks.UNCONDITIONAL]
+    model, vae, _ = loaded[tasks.UNCONDITIONAL]
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn(1, 3, 16, 16, generator=generator)
     image = torch.rand(1, 64, 64, 3, generator=generator)
@@ -313,13 +333,14 @@ def main() -> None:
         if not chosen or name in chosen:
             task = task_of(node)
             other = loaded[next(one for one in reversed(loaded) if one != task)][0]
-            model, vae = loaded[task]
+            model, vae, _ = loaded[task]
             fitting = good | {"MODEL": lambda model=model: model, "VAE": lambda vae=vae: vae}
             walk(node, fitting, foreign_values(model, vae, other, good["LATENT"]))
-    model, vae = loaded[tasks.UNCONDITIONAL]
+    model, vae, _ = loaded[tasks.UNCONDITIONAL]
     if not chosen or "native" in chosen:
         walk_native(model, vae, good, nodes)
         walk_attending(loaded[tasks.CLASS_CONDITIONAL][0], good["LATENT"], nodes)
+        walk_clip(loaded[tasks.TEXT_CONDITIONAL][2])
 
 
 if __name__ == "__main__":
