@@ -49,7 +49,9 @@ def of_normal_groups(config: LDMConfig) -> LDMConfig:
 def settings_of(config: LDMConfig) -> dict[str, object]:
     """As the host's UNet takes them; two levels, attention at the second."""
     unet = config.unet
-    heads = {"num_heads": unet.num_attention_heads} if unet.num_attention_heads else {"num_head_channels": 32}
+    heads: dict[str, object] = {"num_head_channels": 32}
+    if unet.num_attention_heads:
+        heads = {"num_heads": unet.num_attention_heads}
     return heads | {
         "image_size": 8, "in_channels": 3, "out_channels": 3, "model_channels": 32, "num_res_blocks": [1, 1],
         "channel_mult": [1, 2], "use_spatial_transformer": True, "legacy": False, "context_dim": 12,
