@@ -27,6 +27,7 @@ from torch import Tensor
 import ldm_backend
 from ldm_backend.sampling.noise import draw_noise
 from ldm_backend.sampling.samplers import AUTO, SAMPLERS, adds_noise, grid_of, sample
+from ldm_backend.sampling.schedule import Pairs
 
 DEMO = Path(__file__).parents[1] / "demo" / "portraits-128"
 EVALUATIONS = (5, 8, 10, 15, 20, 25, 30, 50, 100, 200)
@@ -70,16 +71,20 @@ def latents_of(
     file = cache / f"{run.sampler}-{run.grid}-{evaluations}-{seeds}.pt" if cache else None
     if file and file.is_file():
         return torch.load(file, weights_only=True)
-    size = model.config.unet.sample_size
-    x_T = draw_noise(range(seeds), (model.config.unet.in_channels, size, size))
     steps = evaluations - 1 if run.sampler == "plms" else evaluations  # plms evaluates twice in its first step
-    pairs = model.schedule.timesteps(steps, run.grid)
-    # In batches of 16: larger ones are slower on a CPU.
-    latents = torch.cat([sample(run.sampler, model.unet, x, model.schedule, pairs) for x in x_T.split(16)])
+    latents = drawn(model, run.sampler, model.schedule.timesteps(steps, run.grid), seeds)
     if file:
         torch.save(latents, file.with_suffix(".part"))
         file.with_suffix(".part").rename(file)
     return latents
+
+
+def drawn(model: ldm_backend.LatentDiffusion, sampler: str, pairs: Pairs, seeds: int) -> Tensor:
+    """(seeds, C, H, W) latents of seeds 0, 1, ... on these timesteps."""
+    size = model.config.unet.sample_size
+    x_T = draw_noise(range(seeds), (model.config.unet.in_channels, size, size))
+    # In batches of 16: larger ones are slower on a CPU.
+    return torch.cat([sample(sampler, model.unet, x, model.schedule, pairs) for x in x_T.split(16)])
 
 
 @torch.no_grad()

@@ -61,19 +61,19 @@ def write_model(
 ) -> None:
     """Writes configuration and weights, for a pipeline class of diffusers; None where it has none for the task."""
     if pipeline is not None:
-        _write_json(out / "model_index.json", {"_class_name": pipeline, **CLASSES})
+        write_json(out / "model_index.json", {"_class_name": pipeline, **CLASSES})
     elif config.conditioning is not None:
-        _write_json(out / "conditioner" / "config.json", conditioning_to_json(config.conditioning))
-    _write_json(out / "unet" / "config.json", config.unet.to_dict())
-    _write_json(out / "vqvae" / "config.json", config.first_stage.to_dict())
-    _write_json(out / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
-    _write_weights(out / "unet" / WEIGHTS, unet)
-    _write_weights(out / "vqvae" / WEIGHTS, vqvae)
+        write_json(out / "conditioner" / "config.json", conditioning_to_json(config.conditioning))
+    write_json(out / "unet" / "config.json", config.unet.to_dict())
+    write_json(out / "vqvae" / "config.json", config.first_stage.to_dict())
+    write_json(out / "scheduler" / "scheduler_config.json", config.schedule.to_dict())
+    write_weights(out / "unet" / WEIGHTS, unet)
+    write_weights(out / "vqvae" / WEIGHTS, vqvae)
 
 
 def write_card(out: Path, template: Path, numbers: dict[str, str]) -> None:
     """Writes the card with the figures of a run, and the checksums of all files."""
-    _replace(out / "README.md", template.read_text(encoding="utf-8").format(**numbers).encode())
+    write_text(out / "README.md", template.read_text(encoding="utf-8").format(**numbers))
     _write_checksums(out)
 
 
@@ -110,18 +110,25 @@ def training_numbers(work: Path, state: dict, vq_weights: dict[str, torch.Tensor
     }
 
 
-def _write_json(path: Path, data: dict) -> None:
-    _replace(path, (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
+def write_json(path: Path, data: dict) -> None:
+    """Writes a configuration."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 
-def _write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, and the folders that it lies in."""
+    _replace(path, text.encode())
+
+
+def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Writes tensors as a safetensors file."""
     _replace(path, save({name: value.contiguous() for name, value in weights.items()}, {"format": "pt"}))
 
 
 def _write_checksums(out: Path) -> None:
     files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(out).as_posix()}\n" for p in files]
-    _replace(out / "SHA256SUMS", "".join(lines).encode())
+    write_text(out / "SHA256SUMS", "".join(lines))
 
 
 def _replace(path: Path, content: bytes) -> None:

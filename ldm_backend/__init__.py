@@ -5,7 +5,8 @@
 
 Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`; of classes or texts: `generate` with
 `classes=` or `prompts=`.
-Restoring pictures without such a model: `restore`; other guides of a run are in `guidance`.
+Restoring pictures without such a model: `restore`; other guides of a run are in `guidance`. Timesteps that are fitted
+to a model: `fit_steps`.
 
 Read on in this order: checkpoints.checkpoint, sampling (noise, schedule, samplers), networks (unet, vq),
 views.images; pipeline wires them. Below these are kernels, memory and config.
@@ -19,6 +20,8 @@ from .errors import LDMError
 
 if TYPE_CHECKING:
     from .checkpoints.first_stage import load_first_stage
+    from .fitting.files import read_fitted_steps, write_fitted_steps
+    from .fitting.steps import fit_steps
     from .guidance.restoration import restore
     from .pipeline import LatentDiffusion, generate, load
     from .tasks.inpaint import inpaint
@@ -26,20 +29,23 @@ if TYPE_CHECKING:
     from .tasks.upscale import upscale
 
 __all__ = [
-    "LDMError", "LatentDiffusion", "errors", "generate", "inpaint", "load", "load_first_stage", "restore", "synthesise",
-    "upscale",
+    "LDMError", "LatentDiffusion", "errors", "fit_steps", "generate", "inpaint", "load", "load_first_stage",
+    "read_fitted_steps", "restore", "synthesise", "upscale", "write_fitted_steps",
 ]  # fmt: skip
 
 # Imported at first use: `errors` alone must not cost the seconds that torch takes to import.
 _HOMES = {
     "LatentDiffusion": "pipeline",
+    "fit_steps": "fitting.steps",
     "generate": "pipeline",
     "inpaint": "tasks.inpaint",
     "load": "pipeline",
     "load_first_stage": "checkpoints.first_stage",
+    "read_fitted_steps": "fitting.files",
     "restore": "guidance.restoration",
     "synthesise": "tasks.synthesis",
     "upscale": "tasks.upscale",
+    "write_fitted_steps": "fitting.files",
 }
 
 

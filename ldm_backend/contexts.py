@@ -151,7 +151,7 @@ def _for_each(texts: str | Sequence[str], images: int) -> list[str]:
 def encode_texts(encoder: TextEncoder, tokeniser: Tokeniser, texts: Sequence[str]) -> Tensor:
     """Texts as what a UNet attends to; equal ones are encoded once.
 
-    What the model does not see of a text is said in the log.
+    What the model does not see of a text is said in the log, once.
 
     Args:
         encoder: Of the model.
@@ -166,8 +166,9 @@ def encode_texts(encoder: TextEncoder, tokeniser: Tokeniser, texts: Sequence[str
     """
     found = {text: tokeniser(text) for text in texts}
     for text, tokens in found.items():
-        for warning in warnings_of(text, tokens):
+        for warning in warnings_of(text, tokens) if text not in tokeniser.told else ():
             logger.warning("%s", warning)
+    tokeniser.told.update(found)
     device = encoder.embed_tokens.weight.device
     rows = torch.tensor([tokens.ids for tokens in found.values()], dtype=torch.int64, device=device)
     encoded = torch.cat([encoder(part) for part in rows.split(_AT_ONCE)])

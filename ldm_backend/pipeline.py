@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .checkpoints.checkpoint import load_into, read_checkpoint
 from .checkpoints.file_marks import FileMark
+from .checkpoints.identity import identity_of_unet
 from .config.model import LDMConfig
 from .contexts import Conditioner, Wanted, attended, build_conditioner, build_tokeniser, check_wanted
 from .errors import InputError, short_repr
@@ -28,7 +30,9 @@ from .networks.decoding import check_decoding, decoded
 from .networks.deep_cache import DeepCache
 from .networks.first_stage import FirstStage, build_first_stage
 from .networks.precision import resolve, set_first_stage_precision, set_precision
+from .networks.tiles import check_goes_together
 from .networks.unet import UNet
+from .sampling.fitted import FittedSteps
 from .sampling.samplers import AUTO, Callback, Denoiser, sample_seeds
 from .sampling.schedule import Schedule
 from .texts.tokeniser import Tokeniser
@@ -42,7 +46,7 @@ class LatentDiffusion:
     Where the schedule's `prediction_type` says so, `unet` returns v or the clean latent instead of eps.
 
     Attributes:
-        files: What the weights were read from, and may still be mapped from.
+        files, weights: What the weights were read from, and may still be mapped from; which of a file they are.
         conditioner: Makes what the UNet sees beside the noise, where that takes weights.
         tokeniser: Of texts, where it makes that of texts.
     """
@@ -55,6 +59,12 @@ class LatentDiffusion:
     files: tuple[FileMark, ...] = ()
     conditioner: Conditioner | None = None
     tokeniser: Tokeniser | None = None
+    weights: str = "only"
+
+    @cached_property
+    def identity(self) -> str:
+        """What steps are fitted to; it reads the file of the UNet once, and raises as `identity_of_unet`."""
+        return identity_of_unet(self.files[0], self.weights, self.config)
 
     @property
     def task(self) -> str:
@@ -120,8 +130,8 @@ def load(
         unet.compile_evaluation()
     for network in networks:
         network.to(target)
-    schedule = Schedule(checkpoint.config.schedule)
-    return LatentDiffusion(unet, first_stage, schedule, checkpoint.config, target, files, conditioner, tokeniser)
+    schedule, rest = Schedule(checkpoint.config.schedule), (files, conditioner, tokeniser, checkpoint.weights)
+    return LatentDiffusion(unet, first_stage, schedule, checkpoint.config, target, *rest)
 
 
 def generate(
@@ -130,7 +140,7 @@ def generate(
     steps: int = 200,
     eta: float = 0.0,
     sampler: str = "ddim",
-    grid: str = AUTO,
+    grid: str | FittedSteps = AUTO,
     callback: Callback | None = None,
     cache_interval: int = 1,
     cache_depth: int = 1,
@@ -153,7 +163,8 @@ def generate(
         steps: Model evaluations, 1 to as many as the training has timesteps.
         eta: 0..1, fresh noise in each step of "ddim"; 0 is deterministic.
         sampler: One of `samplers.SAMPLERS`.
-        grid: One of `schedule.GRIDS`, see `Schedule.timesteps`; "auto" takes the sampler's own, see `grid_of`.
+        grid: One of `schedule.GRIDS`, see `Schedule.timesteps`; "auto" takes the sampler's own, see `grid_of`;
+            or what `fit_steps` or `read_fitted_steps` gave.
         callback: Called with a `StepInfo` after each step; whatever it raises ends the run.
         cache_interval: 1 evaluates the whole network at each step; above, see `DeepCache`: faster, another picture.
         cache_depth: Levels that run at each step nevertheless, 1..levels; counts only with an interval above 1.
@@ -176,7 +187,7 @@ def generate(
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
         InputError: No seeds, a seed, cache setting, tile or class out of range, a conditioning, classes or prompts that
-            are missing, too much or of another shape or number, or a guide that does not fit to the images.
+            are missing, too much or of another shape or number, or a guide or fitted steps that do not fit.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
@@ -196,7 +207,7 @@ def sample_latents(
     steps: int,
     eta: float = 0.0,
     sampler: str = "ddim",
-    grid: str = AUTO,
+    grid: str | FittedSteps = AUTO,
     callback: Callback | None = None,
     cache_interval: int = 1,
     cache_depth: int = 1,
@@ -219,12 +230,14 @@ def sample_latents(
     check_wanted(wanted, model.config, len(seeds))
     if not wanted.given or conditioning is not None:
         check_conditioning(conditioning, model.config, len(seeds))
-    _check_goes_together(conditioning is not None, tile, (cache_interval, height, width))
+    check_goes_together(conditioning is not None, tile, (cache_interval, height, width))
     if wanted.given and (cache_interval != 1 or guides is not None):
         kind = "prompts" if classes is None else "classes"
         raise InputError(f"cache_interval or guides are given beside {kind}; expected neither. Leave them out.")
     for file in model.files:
         file.check()
+    if isinstance(grid, FittedSteps):
+        grid.check_model(model.identity)
     if conditioning is None:
         size = latent_size(model.config, height, width)
         check_memory(model, len(seeds), whole=cache_interval > 1, size=size)
@@ -248,17 +261,6 @@ def sample_latents(
         empty_caches(model.unet)
         if guides is not None:  # they decode and encode
             empty_caches(model.first_stage)
-
-
-def _check_goes_together(conditioned: bool, tile: int | None, others: tuple[int, int | None, int | None]) -> None:
-    """Raise InputError for what counts only with a conditioning, or only without: `others` are those of the latter."""
-    if not conditioned and tile is not None:
-        raise InputError(f"tile is {short_repr(tile)}, and no conditioning is given; expected both or none.")
-    if conditioned and others != (1, None, None):
-        raise InputError(
-            f"cache_interval, height and width are {short_repr(others)}; with a conditioning, which says the size, "
-            "expected 1, None and None: leave them out."
-        )
 
 
 def _attending(model: LatentDiffusion, wanted: Wanted, images: int) -> Denoiser:

@@ -19,6 +19,7 @@ from ldm_backend.errors import LDMError
 from .commands.arguments import DoorCommand
 from .commands.checkpoints import convert, download, inspect
 from .commands.evaluate import evaluate
+from .commands.fitting.fit_steps import fit_steps
 from .commands.generate import generate
 from .commands.inpaint import inpaint
 from .commands.restore import restore
@@ -48,7 +49,7 @@ def install_private_host(
     result(install_host(directory, constraints, version).path)
 
 
-for _command in (run, generate, upscale, inpaint, restore, evaluate, convert, inspect, verify, download):
+for _command in (run, generate, upscale, inpaint, restore, evaluate, convert, inspect, verify, download, fit_steps):
     app.command(cls=DoorCommand)(_command)
 
 

@@ -183,8 +183,10 @@ def _frame(processor: Any) -> Any:
     if not isinstance(processor, dict):
         return processor
     if processor.get("type") == "BertProcessing":
-        ends = [processor.get("cls"), processor.get("sep")]
-        return [ends[0][0], "A", ends[1][0]] if all(isinstance(one, list) and one for one in ends) else processor
+        first, last = processor.get("cls"), processor.get("sep")
+        if isinstance(first, list) and isinstance(last, list) and first and last:
+            return [first[0], "A", last[0]]
+        return processor
     single = processor.get("single")
     if processor.get("type") != "TemplateProcessing" or not isinstance(single, list):
         return processor

@@ -88,8 +88,8 @@ def conditioning_from_yaml(params: Mapping[str, Any], source: str) -> Conditioni
     target = stage.get("target") if isinstance(stage, Mapping) else stage
     name = target.rpartition(".")[2] if isinstance(target, str) else None
     key = params.get("cond_stage_key", "image")
-    if name in _OTHERS or key == _LAYOUT:
-        what = "a layout-to-image model" if key == _LAYOUT else _OTHERS[name]
+    what = "a layout-to-image model" if key == _LAYOUT else _OTHERS.get(name or "")
+    if what:
         raise ConfigError(f"{source}: cond_stage_config is {short_repr(target)}: this is {what}. {CONDITIONAL}")
     expected = _STAGES.get(key) if isinstance(key, str) else None
     if expected is None or expected not in (target, name):

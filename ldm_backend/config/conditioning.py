@@ -25,8 +25,8 @@ _TASKS = {
     SUPER_RESOLUTION: ("enlarges small pictures", "upscale", "ldm upscale"),
     INPAINTING: ("fills the masked parts of pictures", "inpaint", "ldm inpaint"),
     SEMANTIC_SYNTHESIS: ("draws pictures from maps of labels", "synthesise", None),
-    CLASS_CONDITIONAL: ("draws pictures of classes that are given by their numbers", "generate", None),
-    TEXT_CONDITIONAL: ("draws pictures of what a text says", "generate", None),
+    CLASS_CONDITIONAL: ("draws pictures of classes that are given by their numbers", "generate", "ldm generate"),
+    TEXT_CONDITIONAL: ("draws pictures of what a text says", "generate", "ldm generate"),
 }
 TASKS = tuple(_TASKS)
 MAX_WORDS = 2**20  # of a vocabulary

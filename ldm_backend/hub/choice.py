@@ -43,14 +43,16 @@ def choose_files(name: str, names: Collection[str], variant: str | None = None) 
             "that is there."
         )
     # What says and makes what the UNet sees comes first: an interrupted download is not taken for a model without.
-    # The loader looks whether its conditioner needs weights.
+    # The loader looks whether a conditioner needs weights; the encoder of texts always does.
     tokenizer = (f"{TOKENIZER_FOLDER}/{file}" for file in TOKENIZER_FILES)
     settings = (f"{part}/config.json" for part in _MAKERS)
     taken = [file for file in ("model_index.json", *settings, *tokenizer) if file in names]
-    for part in _MAKERS:
-        if f"{part}/config.json" in names:
-            taken += _weights(name, part, _inside(part, names), variant)
     missing = []
+    for part in _MAKERS:
+        found = _weights(name, part, _inside(part, names), variant) if f"{part}/config.json" in names else []
+        taken += found
+        if not found and part == TEXT_FOLDER and f"{part}/config.json" in names:
+            missing.append(" or ".join(f"{part}/{weights}" for weights in weight_names(part)))
     for file in ("scheduler/scheduler_config.json", *(f"{part}/config.json" for part in parts)):
         (taken if file in names else missing).append(file)
     for part, files in inside.items():

@@ -14,7 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, short_repr
 
 
 def check_tile(tile: int, unit: int) -> None:
@@ -88,3 +88,14 @@ def _ramps(tile: int, overlap: int, like: Tensor) -> Tensor:
     distance = torch.arange(tile, dtype=torch.float32, device=like.device) + 0.5
     distance = torch.minimum(distance, tile - distance).clamp(max=overlap)
     return torch.sin(math.pi / 2 * distance / overlap) ** 2
+
+
+def check_goes_together(conditioned: bool, tile: int | None, others: tuple[int, int | None, int | None]) -> None:
+    """Raise InputError for what counts only with a conditioning, or only without: `others` are those of the latter."""
+    if not conditioned and tile is not None:
+        raise InputError(f"tile is {short_repr(tile)}, and no conditioning is given; expected both or none.")
+    if conditioned and others != (1, None, None):
+        raise InputError(
+            f"cache_interval, height and width are {short_repr(others)}; with a conditioning, which says the size, "
+            "expected 1, None and None: leave them out."
+        )

@@ -20,6 +20,7 @@ from .ddim import ddim_coefficients, sample_ddim
 from .ddpm import ddpm_coefficients, sample_ddpm
 from .dpm_solver import sample_dpmpp_2m, sample_dpmpp_3m
 from .evaluations import Evaluations
+from .fitted import FittedSteps
 from .noise import StepNoise, draw_noise
 from .plms import sample_plms
 from .schedule import GRIDS, Pairs, Schedule
@@ -29,8 +30,8 @@ from .unipc import sample_unipc
 
 __all__ = [
     "AUTO", "SAMPLERS", "Callback", "Denoiser", "Evaluations", "NoiseSource", "StepInfo", "adds_noise",
-    "ddim_coefficients", "ddpm_coefficients", "drawn_ahead", "grid_of", "sample", "sample_ddim", "sample_ddpm",
-    "sample_dpmpp_2m", "sample_dpmpp_3m", "sample_plms", "sample_seeds", "sample_unipc",
+    "ddim_coefficients", "ddpm_coefficients", "drawn_ahead", "grid_of", "pairs_of_run", "sample", "sample_ddim",
+    "sample_ddpm", "sample_dpmpp_2m", "sample_dpmpp_3m", "sample_plms", "sample_seeds", "sample_unipc",
 ]  # fmt: skip
 
 
@@ -70,6 +71,28 @@ def grid_of(schedule: Schedule, grid: str, sampler: str = "ddim") -> str:
     if grid != AUTO:
         return grid
     return "log_snr" if _SAMPLERS[sampler].solver else schedule.config.timestep_spacing
+
+
+def pairs_of_run(
+    schedule: Schedule, steps: int, grid: str | FittedSteps, sampler: str = "ddim", eta: float = 0.0
+) -> Pairs:
+    """The timesteps of a run.
+
+    Args:
+        schedule: tables.
+        steps: 1 to as many as the training has timesteps.
+        grid: One of GRIDS, AUTO, or steps that were fitted for such a run.
+        sampler: One of SAMPLERS.
+        eta: 0..1, for "ddim" only; 0 with fitted steps.
+
+    Raises:
+        ScheduleError: Steps, sampler or grid out of range, or fitted steps for another run.
+    """
+    if not isinstance(grid, FittedSteps):
+        return schedule.timesteps(steps, grid_of(schedule, grid, sampler))
+    if adds_noise(sampler, eta):
+        raise ScheduleError(f"eta is {eta}, and steps are fitted to runs without noise; set it to 0.")
+    return grid.pairs(schedule, sampler, steps)
 
 
 def eta_of(sampler: str, eta: float | None) -> float:
@@ -144,7 +167,7 @@ def sample_seeds(
     steps: int,
     *,
     device: torch.device,
-    grid: str = AUTO,
+    grid: str | FittedSteps = AUTO,
     eta: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -158,7 +181,7 @@ def sample_seeds(
         schedule: tables.
         steps: 1 to as many as the training has timesteps.
         device: To work on.
-        grid: One of GRIDS, or AUTO.
+        grid: As for `pairs_of_run`.
         eta: 0..1, for "ddim" only.
         callback: Called after each step; whatever it raises ends the run.
 
@@ -171,7 +194,7 @@ def sample_seeds(
         SamplingError: The model gave NaN or infinity.
     """
     noisy = adds_noise(sampler, eta)
-    pairs = schedule.timesteps(steps, grid_of(schedule, grid, sampler))
+    pairs = pairs_of_run(schedule, steps, grid, sampler, eta)
     x_T = draw_noise(seeds, shape).to(device)
     step_noise = StepNoise(seeds, shape) if noisy else None
     return sample(sampler, denoiser, x_T, schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)

@@ -48,6 +48,9 @@ class Tokeniser:
         config: Of its text encoder.
         source: Where the vocabulary is from, for messages.
 
+    Attributes:
+        told: Texts of which was said what the model does not see of them: it is said once.
+
     Raises:
         ConfigError: `tokenizers` is not installed, or the vocabulary is not the encoder's.
     """
@@ -60,6 +63,7 @@ class Tokeniser:
                 "Write down what the model was trained with."
             )
         self.max_tokens = config.max_tokens
+        self.told: set[str] = set()
         numbers = {word: number for number, word in enumerate(vocabulary.words)}
         self._pad, self._unknown, self._begin, self._end = (numbers[one] for one in (PAD, UNKNOWN, BEGIN, END))
         self._split = _splitter(numbers, source)

@@ -83,7 +83,7 @@ def check_words(words: Sequence[str], source: str) -> Vocabulary:
         raise CheckpointError(
             f"{source}: {first_names(twice)} there more than once; expected each word once. Download the file again."
         )
-    if missing := set(NEEDED) - set(words):
+    if missing := [word for word in NEEDED if word not in words]:
         raise CheckpointError(
             f"{source}: {first_names(missing)} missing; expected {', '.join(NEEDED)} among the words. Take the "
             "vocabulary that the model was trained with."

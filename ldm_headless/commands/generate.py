@@ -11,6 +11,7 @@ from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import JobError
 from ..generation.job import NPZ_NAME, Format, Job, png_name
+from ..generation.wishes import parse_wishes
 from ..pools.pool import Item, LocalPool, Pool, Result
 from ..pools.ray_pool import Needs, RayPool, ray_cluster
 from ..seed_ranges import parse_seeds
@@ -39,6 +40,7 @@ def generate(
     eta: options.EtaOption = 0.0,
     sampler: options.SamplerOption = "ddim",
     grid: options.GridOption = AUTO,
+    steps_file: options.StepsFileOption = None,
     batch: Annotated[str, typer.Option(metavar="N|auto", help="Images sampled together; auto: as pays here.")] = "1",
     device: options.DeviceOption = None,
     precision: options.PrecisionOption = Precision.FP32,
@@ -54,6 +56,18 @@ def generate(
     workers: options.WorkersOption = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: as in training.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Of a model of texts; one for all seeds, several take turns over them.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A prompt on each line, instead.")] = None,
+    negative: Annotated[str, typer.Option(help="What guidance leads away from, of all prompts.")] = "",
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="N|none", help="Of a model of classes; several take turns, as prompts do."),
+    ] = None,
+    cfg: Annotated[
+        float, typer.Option(help="Guidance to prompt or class; 1 is none, others take twice the time.")
+    ] = 1.0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare all images that are there with the manifest.")
     ] = False,
@@ -64,6 +78,7 @@ def generate(
     from ..generation.job_folder import JobFolder
 
     numbers = tuple(parse_seeds(seeds))
+    wishes = parse_wishes(prompt or (), prompts, class_ or (), negative, cfg, len(numbers))
     if (height or 1) * (width or 1) > MAX_PIXELS:
         raise JobError(
             f"--height {height} and --width {width} are more than the {MAX_PIXELS:,} pixels of an image here; "
@@ -77,7 +92,8 @@ def generate(
             steps=steps,
             eta=eta,
             sampler=sampler,
-            grid=_grid(grid, sampler, out),
+            grid=_grid(grid, sampler, out) if steps_file is None else grid,
+            steps_file=steps_file,
             batch=_batch(batch, out, resources),
             device=device_here(device, resources),
             precision=precision.value,
@@ -86,8 +102,9 @@ def generate(
             threads=threads,
             height=height,
             width=width,
+            wishes=wishes,
         )
-        job = Job(settings, numbers, format_, shard_size)
+        job = Job(settings, numbers, format_, shard_size, wishes)
         pool = pool_of(partial(ImageMaker, source, settings, job.digest), resources, workers, settings)
         with console.status("looking at what is there"):
             folder = stack.enter_context(JobFolder(out, job, verify))

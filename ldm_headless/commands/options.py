@@ -60,6 +60,10 @@ OpenEtaOption = Annotated[
 ]
 SamplerOption = Annotated[str, typer.Option(help="As in LDM Sampler.")]
 GridOption = Annotated[str, typer.Option(help="auto: what suits the sampler.")]
+StepsFileOption = Annotated[
+    Path | None,
+    typer.Option("--steps-file", metavar="FILE", help="What ldm fit-steps wrote, for a grid."),
+]
 PrecisionOption = Annotated[Precision, typer.Option(help="fp32 is exact; auto: fp16 on CUDA.")]
 ThreadsOption = Annotated[
     int, typer.Option(min=1, max=_MOST_THREADS, help="CPU threads of each worker; other numbers round otherwise.")

@@ -15,7 +15,7 @@ from ..errors import JobError
 from ..files.npz import read_npz
 from ..files.png import encode_png, pixels_sha256, read_png_whole
 from ..files.tar_members import Member, members_of, read_member
-from .job import Format, Job, picture_info, png_name
+from .job import Format, Job, png_name
 from .manifest import Entry, is_unchanged, object_in
 from .packing import padded_size
 
@@ -108,7 +108,7 @@ def sound_pngs(path: Path, packed: Packed, seeds: Sequence[int], job: Job) -> It
         images, _ = read_npz(path)
         for row, seed in enumerate(seeds):
             if entry := packed.sound.get(seed):
-                yield seed, encode_png(images[row], picture_info(job.settings, job.digest, seed, entry.machine))
+                yield seed, encode_png(images[row], job.info(seed, entry.machine))
 
 
 def _look_into_npz(
@@ -122,7 +122,7 @@ def _look_into_npz(
         entry = known.get(seed)
         if entry and pixels_sha256(pixels) == entry.sha256:
             if entry.size is None:
-                png = encode_png(pixels, picture_info(job.settings, job.digest, seed, entry.machine))
+                png = encode_png(pixels, job.info(seed, entry.machine))
                 entry = replace(entry, size=len(png))
             sound[seed] = entry
     return len(sound) == len(seeds)

@@ -3,21 +3,29 @@
 import hashlib
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from ldm_backend.checkpoints.file_marks import FileMark
+from ldm_backend.checkpoints.identity import identity_of_unet
 from ldm_backend.checkpoints.inspection import sha256_of
 from ldm_backend.checkpoints.shards import weight_files
 from ldm_backend.checkpoints.single_file import config_to_json
-from ldm_backend.config.conditioning import UNCONDITIONAL, check_task
+from ldm_backend.config.conditioning import CLASS_CONDITIONAL, TEXT_CONDITIONAL, UNCONDITIONAL, check_task
+from ldm_backend.errors import LDMError, printable
+from ldm_backend.fitting.files import read_fitted_steps
 from ldm_backend.hub.models import local_path
 from ldm_backend.memory.sizes import latent_size
 from ldm_backend.networks.precision import FORMATS, resolve
-from ldm_backend.sampling.samplers import StepInfo, adds_noise, grid_of
+from ldm_backend.sampling.fitted import FITTED, FittedSteps
+from ldm_backend.sampling.samplers import AUTO, StepInfo, adds_noise, grid_of, pairs_of_run
 from ldm_backend.sampling.schedule import Schedule
 from ldm_backend.throughput import best_batch
 
@@ -25,6 +33,11 @@ from ..errors import GenerationError, JobError
 from ..files.png import encode_png, pixels_sha256
 from .job import Computation, Settings, Unit, picture_info
 from .job_folder import MadeImage
+from .wishes import NO_WISHES, Wish, Wishes
+from .wishes_check import check_wishes
+
+TASKS = (UNCONDITIONAL, CLASS_CONDITIONAL, TEXT_CONDITIONAL)
+_COMMAND = "ldm generate"
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,8 @@ class ImageMaker:
             LDMError: What `ldm_backend.load` raises.
         """
         settings = self._settings
-        self._model = load_as_said(self._source, settings, UNCONDITIONAL, "ldm generate", settings.compiled)
+        self._model = load_as_said(self._source, settings, TASKS, _COMMAND, settings.compiled)
+        self._grid = _grid_in(settings, self._model)
         self._machine = machine_name(settings.device)
 
     def __call__(self, unit: Unit) -> list[MadeImage]:
@@ -75,15 +89,25 @@ class ImageMaker:
         with self._sampling:
             torch.set_num_threads(s.threads)  # for this thread: some libraries count for each
             images = ldm_backend.generate(
-                self._model, unit.seeds, s.steps, s.eta, s.sampler, s.grid, callback=self._check_stopped,
-                height=s.height, width=s.width,
+                self._model, unit.seeds, s.steps, s.eta, s.sampler, self._grid, callback=self._check_stopped,
+                height=s.height, width=s.width, **self._wanted(unit.wishes),
             )  # fmt: skip
         made = []
-        for seed, pixels in zip(unit.seeds, images, strict=True):
+        for seed, wish, pixels in zip(unit.seeds, unit.wishes, images, strict=True):
             if seed in unit.wanted:
-                info = picture_info(s, self._job, seed, self._machine)
+                info = picture_info(s, self._job, seed, self._machine, wish)
                 made.append(MadeImage(seed, encode_png(pixels, info), pixels_sha256(pixels), self._machine))
         return made
+
+    def _wanted(self, wishes: Sequence[Wish]) -> dict[str, Any]:
+        """Arguments of `ldm_backend.generate`; what it would say of the texts was said when the run began."""
+        first = wishes[0]
+        if first.prompt is None:
+            return {"classes": [wish.number for wish in wishes], "cfg": first.cfg} if first.of_class else {}
+        prompts = [wish.prompt or "" for wish in wishes]
+        if self._model.tokeniser is not None:
+            self._model.tokeniser.told.update([*prompts, first.negative])
+        return {"prompts": prompts, "negative": first.negative, "cfg": first.cfg}
 
     def stop(self) -> None:
         """Break off what runs, after its current step."""
@@ -109,18 +133,29 @@ def settings_of(
     threads: int,
     height: int | None = None,
     width: int | None = None,
+    wishes: Wishes = NO_WISHES,
+    steps_file: Path | None = None,
 ) -> Settings:
     """The settings of a job, checked as far as is possible without a model.
 
-    `batch` None takes the best one here, the grid "auto" becomes the sampler's own.
+    `batch` None takes the best one here, the grid "auto" becomes the sampler's own or that of the steps file. What the
+    model will not see of the texts of `wishes` is said in the log.
 
     Raises:
-        LDMError: A checkpoint that cannot be read, or steps, eta, sampler, grid, size or precision that do not
-            fit it.
+        LDMError: A checkpoint or file of steps that cannot be read, or steps, eta, sampler, grid, size or precision
+            that do not fit it.
     """
     unet_format = resolve(precision, device)
-    checkpoint = read_source(source, UNCONDITIONAL, "ldm generate")
-    grid = checked_grid(checkpoint, steps, eta, sampler, grid)
+    checkpoint = read_source(source, TASKS, _COMMAND)
+    check_wishes(checkpoint, wishes)
+    timesteps = None
+    if steps_file is not None:
+        timesteps = _fitted_timesteps(checkpoint, steps_file, steps, eta, sampler, grid)
+        grid = FITTED
+    elif grid == FITTED:
+        raise JobError("the run in this folder takes fitted steps; give the same --steps-file to go on")
+    else:
+        grid = checked_grid(checkpoint, steps, eta, sampler, grid)
     size = latent_size(checkpoint.config, height, width)
     return Settings(
         checkpoint=checkpoint_hash(checkpoint),
@@ -136,8 +171,30 @@ def settings_of(
         threads=threads,
         height=height,
         width=width,
+        timesteps=timesteps,
         **versions(),
     )
+
+
+def _fitted_timesteps(checkpoint: Checkpoint, file: Path, steps: int, eta: float, sampler: str, grid: str) -> str:
+    """What `Settings.timesteps` says, if the file is for this checkpoint and such a run."""
+    if grid != AUTO:
+        raise JobError(f"--grid {printable(grid)} and --steps-file are two grids; leave one of them out")
+    fitted = read_fitted_steps(file)
+    try:
+        adds_noise(sampler, eta)
+        pairs_of_run(Schedule(checkpoint.config.schedule), steps, fitted, sampler, eta)
+        fitted.check_model(identity_of_unet(FileMark.of(checkpoint.unet_file), checkpoint.weights, checkpoint.config))
+    except LDMError as error:
+        raise JobError(f"{file}: {error}") from error
+    return ",".join(map(repr, fitted.timesteps))
+
+
+def _grid_in(settings: Settings, model: ldm_backend.LatentDiffusion) -> str | FittedSteps:
+    """The grid of a job in a worker, whose model is the one that the job names."""
+    if settings.timesteps is None:
+        return settings.grid
+    return FittedSteps(model.identity, settings.sampler, tuple(map(float, settings.timesteps.split(","))))
 
 
 def versions() -> dict[str, str]:
@@ -151,26 +208,29 @@ def machine_name(device: str) -> str:
 
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
-    """Identifies what `load` would build: the weight files, which weights of them, and the configuration."""
+    """Identifies what `load` would build: the weight files, which weights of them, configuration and vocabulary."""
     ends = (checkpoint.unet_file, checkpoint.first_stage_file, checkpoint.conditioner_file)
     files = [sha256_of(file) for end in ends if end is not None for file in weight_files(end)]
-    text = json.dumps([files, checkpoint.weights, config_to_json(checkpoint.config)], sort_keys=True)
+    words = checkpoint.vocabulary
+    named = [] if words is None else [hashlib.sha256(words.to_text().encode()).hexdigest()]
+    text = json.dumps([files, checkpoint.weights, config_to_json(checkpoint.config), *named], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_source(source: Source, task: str, command: str) -> Checkpoint:
+def read_source(source: Source, tasks: Sequence[str], command: str) -> Checkpoint:
     """A checkpoint with its configuration, and no weights yet.
 
     Args:
         source: Which.
-        task: That the model must be for.
+        tasks: One of which the model must be for.
         command: For messages.
 
     Raises:
         LDMError: It cannot be read, or is for another task.
     """
     checkpoint = read_checkpoint(local_path(source.path), source.weights, source.config)
-    check_task(checkpoint.config.task, task, command)
+    if checkpoint.config.task not in tasks:
+        check_task(checkpoint.config.task, tasks[0], command)
     return checkpoint
 
 
@@ -195,14 +255,14 @@ def checked_grid(checkpoint: Checkpoint, steps: int, eta: float, sampler: str, g
 
 
 def load_as_said(
-    source: Source, settings: Computation, task: str, command: str, compiled: bool = False
+    source: Source, settings: Computation, tasks: Sequence[str], command: str, compiled: bool = False
 ) -> ldm_backend.LatentDiffusion:
     """The model of a job in a worker, for this thread's number of threads.
 
     Args:
         source: Which.
         settings: Of the job.
-        task: As for `read_source`.
+        tasks: As for `read_source`.
         command: Likewise.
         compiled: As for `ldm_backend.load`.
 
@@ -210,7 +270,7 @@ def load_as_said(
         JobError: The checkpoint, torch or this package is another one here than the job says.
         LDMError: What `ldm_backend.load` raises.
     """
-    here = {"checkpoint": checkpoint_hash(read_source(source, task, command)), **versions()}
+    here = {"checkpoint": checkpoint_hash(read_source(source, tasks, command)), **versions()}
     for name, value in here.items():
         if value != getattr(settings, name):
             raise JobError(

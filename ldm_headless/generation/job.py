@@ -1,4 +1,4 @@
-"""What `ldm generate` makes: settings, seeds, and where each image goes. Imports seed_ranges and the errors.
+"""What `ldm generate` makes: settings, seeds, and where each image goes. Imports seed_ranges, wishes and the errors.
 
 An image is decided by its seed, the settings, and the batch it is sampled in: float arithmetic may differ in the last
 bits between batches of different sizes. Batches are therefore cut from the list of seeds at fixed places, so that a run
@@ -17,12 +17,13 @@ from ldm_backend.errors import printable, short_repr
 
 from ..errors import JobError
 from ..seed_ranges import format_seeds, parse_seeds
+from .wishes import NO_WISHES, NOTHING_WISHED, Wish, Wishes
 
 NPZ_NAME = "images.npz"
 
 # Settings that came later, and what holds where a job does not name them. Jobs that keep to that do not name them, so
 # that they are the jobs which they were before, and go on.
-_LATER = {"first_stage_precision": "fp32", "height": None, "width": None}
+_LATER = {"first_stage_precision": "fp32", "height": None, "width": None, "timesteps": None}
 
 
 class Format(StrEnum):
@@ -85,6 +86,7 @@ class Settings:
         threads: Of torch in one worker; other numbers sum in another order.
         torch, ldm: Versions.
         height, width: Of the images in pixels; None is the training size.
+        timesteps: Of the grid "fitted", with commas between them; None with other grids, which are told by their names.
     """
 
     checkpoint: str
@@ -102,6 +104,7 @@ class Settings:
     ldm: str
     height: int | None = None
     width: int | None = None
+    timesteps: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What identifies a job."""
@@ -110,10 +113,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Unit:
-    """One batch: `seeds` are sampled together, `wanted` of them are still missing."""
+    """One batch: `seeds` are sampled together, `wanted` of them are still missing.
+
+    Attributes:
+        wishes: What each of the seeds is to show, in their order.
+    """
 
     seeds: tuple[int, ...]
     wanted: tuple[int, ...]
+    wishes: tuple[Wish, ...]
 
 
 @dataclass(frozen=True)
@@ -133,11 +141,27 @@ class Job:
     seeds: tuple[int, ...]
     format: Format
     shard_size: int
+    wishes: Wishes = NO_WISHES
 
     @cached_property
     def digest(self) -> str:
         """Identifies the settings in the images' metadata."""
-        return hashlib.sha256(json.dumps(self.settings.to_json(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()
+
+    def wish(self, seed: int) -> Wish:
+        """What the image of a seed is to show."""
+        return self.wishes.of(self._order[seed] if self.wishes.prompts or self.wishes.classes else 0)
+
+    def info(self, seed: int, machine: str) -> dict[str, Any]:
+        """See `picture_info`."""
+        return picture_info(self.settings, self.digest, seed, machine, self.wish(seed))
+
+    @cached_property
+    def _order(self) -> dict[int, int]:
+        return {seed: place for place, seed in enumerate(self.seeds)}
+
+    def _identity(self) -> dict[str, Any]:
+        return self.settings.to_json() | self.wishes.to_json()
 
     def marks(self, seed: int) -> dict[str, Any]:
         """What an image of this job says of itself, and no other does."""
@@ -150,7 +174,7 @@ class Job:
             seeds = self.seeds[start : start + batch]
             wanted = tuple(seed for seed in seeds if seed not in done)
             if wanted:
-                yield Unit(seeds, wanted)
+                yield Unit(seeds, wanted, tuple(self.wishes.of(start + at) for at in range(len(seeds))))
 
     def shards(self) -> dict[str, tuple[int, ...]]:
         """Name -> seeds of each file that holds many images; none for PNG."""
@@ -172,7 +196,7 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         """What `job.json` holds."""
         return {
-            "settings": self.settings.to_json(),
+            "settings": self._identity(),
             "seeds": format_seeds(self.seeds),
             "format": self.format.value,
             "shard_size": self.shard_size if self.format is Format.WEBDATASET else None,
@@ -184,7 +208,7 @@ def png_name(seed: int) -> str:
     return f"seed-{seed}.png"
 
 
-def picture_info(settings: Settings, digest: str, seed: int, machine: str) -> dict[str, Any]:
+def picture_info(settings: Settings, digest: str, seed: int, machine: str, wish: Wish) -> dict[str, Any]:
     """What an image says of itself, in its text chunk.
 
     Args:
@@ -192,8 +216,9 @@ def picture_info(settings: Settings, digest: str, seed: int, machine: str) -> di
         digest: Of the job.
         seed: Of the image.
         machine: Which made it.
+        wish: What it is to show.
     """
-    return {"seed": seed, "job": digest, "machine": machine, **asdict(settings)}
+    return {"seed": seed, "job": digest, "machine": machine, **asdict(settings), **wish.to_json()}
 
 
 def grown_from(found: object, job: Job) -> Job | None:
@@ -232,7 +257,7 @@ def check_same_job(found: object, wanted: Mapping[str, Any], source: str) -> Non
     """
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
         raise JobError(f"{source} is no job of `ldm generate`; give another --out")
-    there, here = ({**_LATER, **job, **job["settings"]} for job in (found, wanted))
+    there, here = ({**_LATER, **NOTHING_WISHED, **job, **job["settings"]} for job in (found, wanted))
     refuse_another(there, here, [name for name in here if name != "settings"], source)
 
 

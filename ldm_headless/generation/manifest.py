@@ -116,7 +116,7 @@ def line_of(job: Job, seed: int, place: Place, entry: Entry) -> bytes:
     """
     own = {"seed": seed, **_written_place(place), "sha256": entry.sha256, "machine": entry.machine}
     size = {} if entry.size is None else {"bytes": entry.size}
-    return json.dumps(own | size | asdict(job.settings)).encode()
+    return json.dumps(own | size | asdict(job.settings) | job.wish(seed).to_json()).encode()
 
 
 def is_unchanged(path: Path, size: int | None, since: int) -> bool:

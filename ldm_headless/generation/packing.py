@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..files.png import read_png, read_png_info
-from .job import Job, picture_info, png_name
+from .job import Job, png_name
 from .manifest import Entry
 
 
@@ -44,12 +44,12 @@ def tar_size(job: Job, seeds: Sequence[int], entries: Mapping[int, Entry]) -> in
         seeds: Of the shard.
         entries: What is known of its images.
     """
-    sizes, digest = [], job.digest
+    sizes = []
     for seed in seeds:
         entry = entries[seed]
         if entry.size is None:
             return None
-        sizes += [entry.size, len(json.dumps(picture_info(job.settings, digest, seed, entry.machine)))]
+        sizes += [entry.size, len(json.dumps(job.info(seed, entry.machine)))]
     return padded_size(sizes)
 
 

@@ -61,7 +61,7 @@ class PictureMaker:
             LDMError: What `ldm_backend.load` raises.
         """
         settings = self._settings
-        self._model = load_as_said(self._source, settings, _TASKS[settings.command], settings.command)
+        self._model = load_as_said(self._source, settings, (_TASKS[settings.command],), settings.command)
         self._machine = machine_name(settings.device)
 
     def __call__(self, unit: Unit) -> MadePicture | FailedPicture:
@@ -182,7 +182,7 @@ def settings_of(
         check_settings(**restoration.given())
     eta = eta_of(sampler, eta)
     unet_format = resolve(precision, device)
-    checkpoint = read_source(source, _TASKS[command], command)
+    checkpoint = read_source(source, (_TASKS[command],), command)
     grid = checked_grid(checkpoint, steps, eta, sampler, grid)
     if tile is not None:
         check_tile(tile, checkpoint.config.unet.size_multiple)

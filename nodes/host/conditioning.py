@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -118,13 +118,7 @@ def context_of(config: LDMConfig, given: Mapping[str, Any], images: int) -> Tens
         InputError: A conditioning of another task or kind, none, or one for another number of images.
     """
     task, context, width = _checked_task(config, given), given.get(_TOKENS_KEY), config.unet.cross_attention_dim
-    if not (
-        is_plain(context)
-        and context.dtype in FLOATS
-        and context.ndim == 3
-        and context.numel() > 0
-        and context.shape[2] == width
-    ):
+    if not is_plain(context) or not _is_tokens(context, width):
         found = f"a tensor of shape {tuple(context.shape)}" if is_plain(context) else f"a {type(context).__name__}"
         raise InputError(
             f"The conditioning holds {found}, and the MODEL attends to (images, tokens, {width}). It was made for "
@@ -133,7 +127,7 @@ def context_of(config: LDMConfig, given: Mapping[str, Any], images: int) -> Tens
     if len(context) not in (1, images):
         raise InputError(
             f"The conditioning is for {len(context)} images, one after the other, and the latent holds {images}. Give "
-            f"one class for all, or as many as images: change {_NODES[task][1]} or the batch of the latent."
+            f"one for all, or as many as images: change {_NODES[task][1]} or the batch of the latent."
         )
     if not all_finite(context):
         raise InputError(
@@ -143,11 +137,15 @@ def context_of(config: LDMConfig, given: Mapping[str, Any], images: int) -> Tens
     return context
 
 
-def none_given(config: LDMConfig, what: str = "is empty") -> InputError:
-    """What to raise where a model gets no conditioning, or one of another family, and needs one."""
-    return InputError(
-        f"The conditioning {what}, and the MODEL is for {_shown(config.task)}: it {purpose_of(config.task)}, and sees "
-        f"nothing without them. Connect {_NODES[config.task][1]} to positive and negative."
+def _is_tokens(context: Tensor, width: int | None) -> bool:
+    return context.dtype in FLOATS and context.ndim == 3 and context.numel() > 0 and context.shape[2] == width
+
+
+def refuse_missing(config: LDMConfig, what: str = "is empty") -> NoReturn:
+    """Raise InputError for a model that needs a conditioning; `what` is wrong with the one that it has."""
+    raise InputError(
+        f"The conditioning {what}, and the MODEL is for {_shown(config.task)}: it {purpose_of(config.task)}, and "
+        f"sees nothing without them. Connect {_NODES[config.task][1]} to positive and negative."
     )
 
 
@@ -157,16 +155,15 @@ def _checked_task(config: LDMConfig, given: Mapping[str, Any]) -> str:
     Raises:
         InputError: There is none, or it is another.
     """
-    task, needed = given.get(TASK_KEY), _NODES[config.task][1]
+    task, tokens = given.get(TASK_KEY), given.get(_TOKENS_KEY)
     if task is None:
-        tokens = given.get(_TOKENS_KEY)
         foreign = is_plain(tokens) and tokens.numel() > 1
-        raise none_given(config, "is one of other nodes, a text for example" if foreign else "is empty")
+        refuse_missing(config, "is one of other nodes, a text for example" if foreign else "is empty")
     if task != config.task:
         other = task if isinstance(task, str) and task in _NODES else f"a {type(task).__name__} of no node of this pack"
         raise InputError(
             f"The conditioning is one for {other}, and the MODEL is for {_shown(config.task)}: it "
-            f"{purpose_of(config.task)}. Connect {needed}, or a MODEL for {other}."
+            f"{purpose_of(config.task)}. Connect {_NODES[config.task][1]}, or a MODEL for {other}."
         )
     return config.task
 

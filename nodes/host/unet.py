@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class HostUNet(UNet):
         context: Tensor | None = None,
         y: None = None,
         control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
+        transformer_options: Mapping[str, Any] = MappingProxyType({}),
         **_: Any,
     ) -> Tensor:
         """Predict eps, through the wrappers that other nodes have put around the network.
@@ -59,14 +60,13 @@ class HostUNet(UNet):
         """
         if torch.compiler.is_compiling():
             return super().forward(x, timesteps, context)
-        options = {} if transformer_options is None else transformer_options
-        check_patches(options)
+        check_patches(transformer_options)
         check_control(control)
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, dict(transformer_options))
         if not wrappers:
             return self._evaluated(x, timesteps, context)
         evaluate = WrapperExecutor.new_class_executor(self._evaluated, self, wrappers)
-        return evaluate.execute(x, timesteps, context, y, control, options)
+        return evaluate.execute(x, timesteps, context, y, control, transformer_options)
 
     def _evaluated(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
         self.check_input(x.shape)

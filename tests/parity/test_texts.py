@@ -161,7 +161,10 @@ def test_pictures_are_those_of_the_pipeline(both):
 def small_pipeline(words: tuple[str, ...]) -> Any:
     """As a training with diffusers leaves it, with its own settings where ours are others."""
     torch.manual_seed(2)
-    levels = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    levels: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
     return LDMTextToImagePipeline(
         vqvae=VQModel(
             block_out_channels=(32, 32), latent_channels=3, num_vq_embeddings=16, scaling_factor=1.0, **levels

@@ -63,6 +63,11 @@ RUNS: list[dict[str, Any]] = [
     {"dropout": 0.3},
     {"addition_embed_type_num_heads": 8},
     {"block_out_channels": [32, 16, 8], "attention_head_dim": [4, 2, 1]},
+    # What a level without attention has makes no difference.
+    {"block_out_channels": [8, 32, 32], "attention_head_dim": [1, 2, 2]},
+    {"block_out_channels": [16, 32, 24], "attention_head_dim": [3, 4, 3]},
+    {"block_out_channels": [4, 32, 32], "attention_head_dim": [1, 4, 4]},
+    {"attention_head_dim": [5, 4, 4]},
     {"down_block_types": ["CrossAttnDownBlock2D"] * 3, "up_block_types": ["CrossAttnUpBlock2D"] * 3},
     {"down_block_types": ["DownBlock2D"] * 3, "up_block_types": ["UpBlock2D"] * 3},
 ]
@@ -79,6 +84,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"encoder_hid_dim": 3}, "3; supported is None"),
     ({"encoder_hid_dim_type": "text_proj"}, "supported is None"),
     ({"attention_head_dim": [2, 4, 5]}, "expected a number of heads, or one for each level"),
+    ({"attention_head_dim": [4, 2, 4], "block_out_channels": [32, 20, 32]}, "expected a number of heads"),
     ({"attention_head_dim": 7}, "cannot be split"),
     ({"attention_head_dim": None}, "exactly one of them must be a number"),
     ({"num_attention_heads": 2}, "expected none in a UNet2DConditionModel"),

@@ -74,7 +74,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "guidance": {
             "conditioning", "config", "errors", "kernels", "memory", "networks", "pipeline", "sampling", "views",
         },
-        "__init__": {"checkpoints", "errors", "guidance", "pipeline", "tasks"},
+        "fitting": {"config", "errors", "json_text", "kernels", "memory", "pipeline", "sampling", "whole_files"},
+        "__init__": {"checkpoints", "errors", "fitting", "guidance", "pipeline", "tasks"},
     },
     "ldm_headless": {
         "errors": set(),
@@ -96,7 +97,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "client", "errors", "evaluation", "files", "generation", "host", "pools", "run", "seed_ranges", "tasks",
             "terminal", "workflows",
         },
-        "cli": {"commands", "fault_log", "host", "terminal"},
+        "commands.fitting": {"commands", "errors", "terminal"},
+        "cli": {"commands", "commands.fitting", "fault_log", "host", "terminal"},
         "__main__": {"cli"},
         "__init__": {"client", "errors", "host", "workflows"},
     },

@@ -217,7 +217,7 @@ def test_a_model_of_another_task_is_refused_in_words():
         ("super-resolution", "`ldm upscale` draws from it, in Python ldm_backend.upscale."),
         ("inpainting", "`ldm inpaint` draws from it, in Python ldm_backend.inpaint."),
         ("semantic-synthesis", "In Python there is ldm_backend.synthesise."),
-        ("class-conditional", "In Python there is ldm_backend.generate."),
+        ("class-conditional", "`ldm generate` draws from it, in Python ldm_backend.generate."),
     ],
 )
 def test_the_refusal_names_what_draws_from_a_model(task, way):

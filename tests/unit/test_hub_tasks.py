@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from class_models import RELEASES as CLASS_RELEASES
 from conditional_models import CONFIGS, RELEASES, SUPER_RESOLUTION, load_conditional, write_conditional_folder
 from hub_server import REPO, HubServer, ask_here
 from pictured import command
 from safetensors.torch import load_file, save_file
+from text_models import load_texts, write_text_folder
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
@@ -113,17 +115,49 @@ def test_files_of_a_conditioner(files, variant, expected):
     assert taken == {f"conditioner/{file}" for file in (files if expected is None else expected)}
 
 
-@pytest.mark.parametrize("name", RELEASES)
+@pytest.mark.parametrize("bert", ["model.safetensors", "pytorch_model.bin"])
+def test_a_model_of_texts_is_taken_whole(bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With its encoder and its vocabulary, which come before the UNet; as CompVis/ldm-text2im-large-256 has them."""
+    folder = write_text_folder(tmp_path / "theirs")
+    if bert != "model.safetensors":
+        torch.save(load_file(folder / "bert" / "model.safetensors"), folder / "bert" / bert)
+        (folder / "bert" / "model.safetensors").unlink()
+    (folder / "tokenizer" / "special_tokens_map.json").write_text("{}")
+    (folder / "tokenizer" / "picture.png").write_text("")
+    with HubServer(folder) as server:
+        ask_here(server.url, tmp_path / "cache", monkeypatch)
+        download(REPO, tmp_path / "model")
+        wanted = set(files_of(folder)) - {"README.md", "tokenizer/picture.png"}
+        assert set(files_of(tmp_path / "model")) == wanted
+        expected = load_texts(tmp_path / "again")
+        assert same(ldm_backend.load(tmp_path / "model", "cpu"), expected)
+        assert same(ldm_backend.load(REPO, "cpu"), expected)
+    taken = choose_files("a/b", wanted)
+    first = max(taken.index(name) for name in wanted if name.startswith(("bert", "tokenizer", "model_index")))
+    assert first < min(taken.index(name) for name in wanted if name.startswith(("unet/diff", "vqvae/diff")))
+    assert not any(is_whole(taken[:number]) for number in range(len(taken)))
+    assert not is_whole(wanted - {f"bert/{bert}"})
+    assert is_whole(wanted)
+
+
+ADDRESSES = RELEASES | CLASS_RELEASES | {"text2img256": "text-to-image-256"}
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
 def test_what_is_on_no_hub_is_told_with_its_address(name, monkeypatch: pytest.MonkeyPatch):
     """Before a place is asked for, and nobody is asked."""
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     status, text = command("download", name)
     assert status == 2
-    file = {"bsr_sr": "sr_bsr", "semantic_synthesis512": "semantic_synthesis"}.get(name, name)
-    assert f"Fetch https://ommer-lab.com/files/latent-diffusion/{file}.zip yourself" in text
+    others = {
+        **{"bsr_sr": "sr_bsr.zip", "semantic_synthesis512": "semantic_synthesis.zip", "cin256": "cin.zip"},
+        **{"cin256-v2": "nitro/cin/model.ckpt", "text2img256": "text2img.zip"},
+    }
+    assert f"Fetch https://ommer-lab.com/files/latent-diffusion/{others.get(name, f'{name}.zip')} yourself, " in text
+    assert ("unpack it" in text) == (name != "cin256-v2")
     assert "no checksum of it was published" in text
-    assert f"--config {RELEASES[name]}" in text
-    assert RELEASES[name] in PRESETS
+    assert f"--config {ADDRESSES[name]}" in text
+    assert ADDRESSES[name] in PRESETS
 
 
 def test_a_separate_conditioner_counts_in_the_hash_of_a_checkpoint(tmp_path: Path):

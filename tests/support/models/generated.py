@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ldm_backend.errors import LDMError
 from ldm_headless.cli import app
 from ldm_headless.files.png import encode_png, pixels_sha256
-from ldm_headless.generation.job import Format, Job, Settings, picture_info
+from ldm_headless.generation.job import Format, Job, Settings
 from ldm_headless.generation.job_folder import JobFolder, MadeImage
 from ldm_headless.seed_ranges import parse_seeds
 
@@ -26,8 +26,7 @@ def make_job(seeds: str = "0-9", format_: Format = Format.PNG, **changes: object
 
 def made(job: Job, seed: int) -> MadeImage:
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    info = picture_info(job.settings, job.digest, seed, "m")
-    return MadeImage(seed, encode_png(pixels, info), pixels_sha256(pixels), "m")
+    return MadeImage(seed, encode_png(pixels, job.info(seed, "m")), pixels_sha256(pixels), "m")
 
 
 def store(out: Path, job: Job, seeds: str) -> None:

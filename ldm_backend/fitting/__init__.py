@@ -1,0 +1,1 @@
+"""Timesteps fitted to a model by its own trajectories, and the small files that hold them."""

@@ -1,0 +1,1 @@
+"""The command that fits what samplers take to a checkpoint."""
