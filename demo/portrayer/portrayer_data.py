@@ -60,7 +60,7 @@ class Captioned:
         self.traits = [traits_of(FIRST + index) for index in range(COUNT)]
         known = [facts(one) for one in self.traits]
         self.known = torch.tensor([[number_of(name, one) for name in TRAITS] for one in known])
-        odds = dict(zip(STYLES, STYLE_ODDS, strict=True))
+        odds: dict[str, float] = dict(zip(STYLES, STYLE_ODDS, strict=True))
         weights = [(GLASSES if one.glasses else 1.0) / odds[one.style] ** 0.5 for one in self.traits]
         self._ends = np.cumsum(weights) / np.sum(weights)
 

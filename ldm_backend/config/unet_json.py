@@ -9,7 +9,8 @@ UNet2DModel:
   from a number.
 
 UNet2DConditionModel, which has a context: `attention_head_dim` is the number of heads, whatever its name says. One for
-each level is written where the channels of a head are fixed, and one for all where the heads are.
+each level is written where the channels of a head are fixed, and one for all where the heads are. Of a level without
+attention it has no meaning.
 """
 
 from __future__ import annotations
@@ -121,30 +122,31 @@ def condition_from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, 
     heads = found.get("attention_head_dim")
     if not isinstance(heads, list | tuple):
         return found | {"attention_head_dim": None, "num_attention_heads": heads} if heads is not None else found
-    dim = _dim_of_heads(found, list(heads))
-    if dim is None and len({*map(repr, heads)}) != 1:
+    numbers, widths = _attended(found, list(heads))
+    dims = {width / number for width, number in zip(widths, numbers, strict=True)} if widths else set()
+    dim = dims.pop() if len(dims) == 1 else 0.5
+    if dim == int(dim):
+        return found | {"attention_head_dim": int(dim), "num_attention_heads": None}
+    if len({*map(repr, numbers)}) != 1:
         raise ConfigError(
             f"{source}: attention_head_dim is {short_repr(heads)}; expected a number of heads, or one for each level "
-            f"with equally many channels in all of them. {NOT_IMPLEMENTED}"
+            f"with equally many channels in all that have attention. {NOT_IMPLEMENTED}"
         )
-    return found | {"attention_head_dim": dim, "num_attention_heads": heads[0] if dim is None else None}
+    return found | {"attention_head_dim": None, "num_attention_heads": numbers[0]}
 
 
-def _dim_of_heads(data: Mapping[str, Any], heads: list[Any]) -> int | None:
-    """Channels of a head where they are the same at all levels that attend; the number of another level is not used."""
-    widths, ways = data.get("block_out_channels"), (data.get("down_block_types"), data.get("up_block_types"))
-    if not isinstance(widths, list | tuple) or len(widths) != len(heads):
-        return None
-    if any(type(one) is not int or one < 1 for one in (*heads, *widths)):
-        return None
-    if any(not isinstance(types, list | tuple) or len(types) != len(heads) for types in ways):
-        return None
-    down, up = ways
-    attends = ["Attn" in f"{one} {other}" for one, other in zip(down, reversed(up), strict=True)]
-    attends[-1] = True  # by the middle
-    dims = {width / number for width, number, used in zip(widths, heads, attends, strict=True) if used}
-    dim = dims.pop()
-    return int(dim) if not dims and dim == int(dim) else None
+def _attended(data: Mapping[str, Any], heads: list[Any]) -> tuple[list[Any], list[int]]:
+    """Heads and channels of the levels with attention, the last of which has that of the middle.
+
+    Of a network that is none, for the reader to refuse, all heads and no channels.
+    """
+    down, up, widths = (data.get(key) for key in ("down_block_types", "up_block_types", "block_out_channels"))
+    parts = [part for part in (down, up, widths) if isinstance(part, list | tuple) and len(part) == len(heads)]
+    if len(parts) < 3 or any(type(one) is not int or one < 1 for one in (*heads, *parts[2])):
+        return heads, []
+    pairs = list(zip(parts[0], parts[1][::-1], strict=True))
+    levels = [at for at, types in enumerate(pairs) if at == len(heads) - 1 or any("Attn" in str(one) for one in types)]
+    return [heads[at] for at in levels], [parts[2][at] for at in levels]
 
 
 def _take_time_embedding(found: dict[str, Any]) -> None:

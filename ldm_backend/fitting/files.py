@@ -58,7 +58,7 @@ def read_fitted_steps(file: str | Path) -> FittedSteps:
 def _steps_in(found: Any) -> FittedSteps:
     if not isinstance(found, Mapping) or found.get("format") != _FORMAT:
         raise InputError(f"it is no object with the format {_FORMAT!r}; give a file that `ldm fit-steps` wrote.")
-    if odd := found.keys() ^ set(_KEYS):
+    if odd := {str(key) for key in found} ^ set(_KEYS):
         raise InputError(
             f"keys are missing or unknown: {first_names(odd)}; expected {', '.join(_KEYS)}. Give a file that "
             "`ldm fit-steps` wrote."

@@ -118,8 +118,13 @@ def context_of(config: LDMConfig, given: Mapping[str, Any], images: int) -> Tens
         InputError: A conditioning of another task or kind, none, or one for another number of images.
     """
     task, context, width = _checked_task(config, given), given.get(_TOKENS_KEY), config.unet.cross_attention_dim
-    plain = is_plain(context) and context.dtype in FLOATS and context.ndim == 3 and context.numel() > 0
-    if not plain or context.shape[2] != width:
+    if not (
+        is_plain(context)
+        and context.dtype in FLOATS
+        and context.ndim == 3
+        and context.numel() > 0
+        and context.shape[2] == width
+    ):
         found = f"a tensor of shape {tuple(context.shape)}" if is_plain(context) else f"a {type(context).__name__}"
         raise InputError(
             f"The conditioning holds {found}, and the MODEL attends to (images, tokens, {width}). It was made for "
@@ -128,7 +133,7 @@ def context_of(config: LDMConfig, given: Mapping[str, Any], images: int) -> Tens
     if len(context) not in (1, images):
         raise InputError(
             f"The conditioning is for {len(context)} images, one after the other, and the latent holds {images}. Give "
-            f"one class for all, or as many as images: change {_NODES[task][1]} or the batch of the latent."
+            f"one for all, or as many as images: change {_NODES[task][1]} or the batch of the latent."
         )
     if not all_finite(context):
         raise InputError(
@@ -138,10 +143,12 @@ def context_of(config: LDMConfig, given: Mapping[str, Any], images: int) -> Tens
     return context
 
 
-def check_given(config: LDMConfig, given: Mapping[str, Any]) -> None:
-    """Raise InputError where a model needs a conditioning and `given`, the table of one, is of none or another task."""
-    if config.conditioning is not None:
-        _checked_task(config, given)
+def none_given(config: LDMConfig, what: str = "is empty") -> InputError:
+    """What to raise where a model gets no conditioning, or one of another family, and needs one."""
+    return InputError(
+        f"The conditioning {what}, and the MODEL is for {_shown(config.task)}: it {purpose_of(config.task)}, and sees "
+        f"nothing without them. Connect {_NODES[config.task][1]} to positive and negative."
+    )
 
 
 def _checked_task(config: LDMConfig, given: Mapping[str, Any]) -> str:
@@ -154,11 +161,7 @@ def _checked_task(config: LDMConfig, given: Mapping[str, Any]) -> str:
     if task is None:
         tokens = given.get(_TOKENS_KEY)
         foreign = is_plain(tokens) and tokens.numel() > 1
-        what = "is one of other nodes, a text for example" if foreign else "is empty"
-        raise InputError(
-            f"The conditioning {what}, and the MODEL is for {_shown(config.task)}: it {purpose_of(config.task)}, and "
-            f"sees nothing without them. Connect {needed} to positive and negative."
-        )
+        raise none_given(config, "is one of other nodes, a text for example" if foreign else "is empty")
     if task != config.task:
         other = task if isinstance(task, str) and task in _NODES else f"a {type(task).__name__} of no node of this pack"
         raise InputError(

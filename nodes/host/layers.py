@@ -53,7 +53,8 @@ def _complete(layer: type[nn.Module], plain: type[nn.Module]) -> type[nn.Module]
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it becomes the class's
         layer.__init__(self, *args, **kwargs)
         missing = [name for name in ("weight", "bias") if type(getattr(self, name, None)) is not nn.Parameter]
-        for name, parameter in plain(*args, **kwargs).named_parameters() if missing else ():
+        # A bias that a layer is built without is among them too, as None.
+        for name, parameter in plain(*args, **kwargs)._parameters.items() if missing else ():
             if name in missing:
                 self.__dict__.pop(name, None)  # None until loading, as a plain attribute
                 self._parameters.pop(name, None)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,7 +40,7 @@ class HostUNet(UNet):
         context: Tensor | None = None,
         y: None = None,
         control: Any = None,
-        transformer_options: Mapping[str, Any] = MappingProxyType({}),
+        transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> Tensor:
         """Predict eps, through the wrappers that other nodes have put around the network.
@@ -60,13 +59,14 @@ class HostUNet(UNet):
         """
         if torch.compiler.is_compiling():
             return super().forward(x, timesteps, context)
-        check_patches(transformer_options)
+        options = {} if transformer_options is None else transformer_options
+        check_patches(options)
         check_control(control)
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         if not wrappers:
             return self._evaluated(x, timesteps, context)
         evaluate = WrapperExecutor.new_class_executor(self._evaluated, self, wrappers)
-        return evaluate.execute(x, timesteps, context, y, control, transformer_options)
+        return evaluate.execute(x, timesteps, context, y, control, options)
 
     def _evaluated(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
         self.check_input(x.shape)

@@ -13,7 +13,7 @@ from ...ldm_backend.sampling.noise import StepNoise
 from ...ldm_backend.sampling.samplers import adds_noise, sample
 from ...ldm_backend.sampling.schedule import Pairs
 from ..host.conditioners.classes import none_of
-from ..host.conditioning import check_given
+from ..host.conditioning import none_given
 from ..host.model import ModelPatcher, intermediate_device, ldm_model_of, loaded
 from ..host.progress import StepsAndTiles
 from ..host.sampling.backend_sampler import BackendSampler
@@ -106,7 +106,7 @@ def _conditionings(
             )
         return None
     if positive is None:
-        check_given(config, {})
+        raise none_given(config)
     if cache is not None:
         raise InputError(
             "cache_interval is above 1, which is for models without a conditioning, and the MODEL has one. Set it to 1."

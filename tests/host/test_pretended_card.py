@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from class_models import write_class_file
 from conditional_models import CONFIGS, write_conditional_folder
 from model_folder import write_model_folder
 from PIL import Image, ImageSequence
 from prompts.parts import Prompt
 from sample_picture import EXAMPLE, sample_picture
+from text_models import write_text_folder
 from watched_host import host_program
 
 from ldm_backend.config.model import LDMConfig, UNetConfig, VQConfig
@@ -56,6 +58,9 @@ Picture = tuple[str, np.ndarray]  # format of the file, (H, W, 3)
 Pictures = dict[str, list[Picture]]
 
 
+TOLD = {"classes": "classes.safetensors", "texts": "texts"}  # what draws from it -> the checkpoint
+
+
 def trained(task: str) -> dict[str, Any]:
     """A prompt with a model of a task that sees a picture."""
     prompt = Prompt()
@@ -80,6 +85,29 @@ def trained(task: str) -> dict[str, Any]:
         )(0)  # fmt: skip
         made = prompt.decoded(loader(1), latent)
     prompt.save(made)
+    return prompt
+
+
+def told(task: str) -> dict[str, Any]:
+    """A prompt with a model of classes or texts: our sampler, and the host's."""
+    prompt = Prompt()
+    loader = prompt.add("LDMCheckpointLoader", checkpoint=TOLD[task])
+    if task == "classes":
+        wanted, none = (
+            prompt.add("LDMClass", model=loader(0), class_name="none", classes=text)(0) for text in ("4", "none")
+        )
+    else:
+        wanted, none = (prompt.add("CLIPTextEncode", clip=loader(2), text=text)(0) for text in ("a (woman:1.2)", ""))
+    wires = {"model": loader(0), "positive": wanted, "negative": none, "cfg": 2.0}
+    size = {"width": 32, "height": 32, "batch_size": 2, "model": loader(0)}
+    noise = prompt.add("LDMLatentNoise", seed=3, **size)(0)
+    ours = prompt.add("LDMSampler", latent=noise, **wires, sampler="dpmpp_2m", grid="auto", steps=3)(0)
+    theirs = prompt.add(
+        "KSampler", **wires, latent_image=prompt.add("LDMEmptyLatent", **size)(0), seed=3, steps=2,
+        sampler_name="euler", scheduler="simple", denoise=1.0,
+    )(0)  # fmt: skip
+    for latent in (ours, theirs):
+        prompt.save(prompt.decoded(loader(1), latent))
     return prompt
 
 
@@ -114,6 +142,8 @@ def started(folder: Path, arguments: list[str], card: Path | None) -> Iterator[C
     write_model_folder(base / "models" / "ldm" / "tiny", TINY)
     for task, config in CONFIGS.items():
         write_conditional_folder(base / "models" / "ldm" / task, config)
+    write_class_file(base / "models" / "ldm" / TOLD["classes"])
+    write_text_folder(base / "models" / "ldm" / TOLD["texts"])
     packs = {"comfyui-ldm": PACK_ROOT}
     with (
         PrivateHost(location, packs, base, arguments=arguments, cpu=card is None, threads=1) as host,
@@ -138,7 +168,7 @@ def pictures_of(client: ComfyClient, prompt: dict[str, Any]) -> list[Picture]:
 # torch's engine for gradients wants a real card: tests/gpu has these.
 WITH_GRADIENTS = ("guided-colourise", "guided-style")
 PROMPTS = {path.stem: small(path) for path in WORKFLOWS if path.stem not in WITH_GRADIENTS}
-PROMPTS |= {task: trained(task) for task in CONFIGS}
+PROMPTS |= {task: trained(task) for task in CONFIGS} | {task: told(task) for task in TOLD}
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ RUNS: list[dict[str, Any]] = [
     {"block_out_channels": [32, 16, 8], "attention_head_dim": [4, 2, 1]},
     # What a level without attention has makes no difference.
     {"block_out_channels": [8, 32, 32], "attention_head_dim": [1, 2, 2]},
+    {"block_out_channels": [16, 32, 24], "attention_head_dim": [3, 4, 3]},
     {"block_out_channels": [4, 32, 32], "attention_head_dim": [1, 4, 4]},
     {"attention_head_dim": [5, 4, 4]},
     {"down_block_types": ["CrossAttnDownBlock2D"] * 3, "up_block_types": ["CrossAttnUpBlock2D"] * 3},

@@ -165,7 +165,8 @@ REFUSED = [
     (UNET, "use_new_attention_order", True, "use_new_attention_order"),
     (UNET, "dims", 3, "dims is 3"),
     ((), "v_posterior", 0.5, "v_posterior is 0.5"),
-    ((), "cond_stage_config", {"target": "a.BERTEmbedder"}, "cond_stage_config.*a text-to-image model"),
+    ((), "cond_stage_config", {"target": "a.BERTEmbedder"}, "cond_stage_config.*BERTEmbedder with cond_stage_key cap"),
+    ((), "cond_stage_config", {"target": "a.FrozenCLIPEmbedder"}, "cond_stage_config.*a text-to-image model such as"),
     ((), "scale_by_std", "yes", "scale_by_std is 'yes'; expected true or false"),
 ]
 

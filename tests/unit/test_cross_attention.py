@@ -133,6 +133,13 @@ def test_what_is_no_such_network_is_refused(change: dict[str, Any], message: str
         replace(SMALL, **change)
 
 
+@pytest.mark.parametrize("widths", [(16, 32), (20, 32), (4, 32), (64, 32)])
+@pytest.mark.parametrize("head_dim", [8, 16, 32])
+def test_what_is_written_is_read_whatever_the_levels_without_attention_have(widths, head_dim):
+    config = replace(SMALL, block_out_channels=widths, attention_head_dim=head_dim)
+    assert UNetConfig.from_dict(config.to_dict()) == config
+
+
 def test_blocks_without_a_context_have_one_layer():
     with pytest.raises(ConfigError, match="transformer_layers_per_block is 2, and cross_attention_dim None"):
         UNetConfig(transformer_layers_per_block=2)

@@ -224,6 +224,18 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, data: bytes) -> None:
             ldm_backend.read_fitted_steps(other)
 
 
+def test_the_demos_steps_are_for_it(root: Path) -> None:
+    folder = root / "demo" / "portraits-128"
+    model = ldm_backend.load(folder, "cpu")
+    files = sorted(folder.glob("steps-*.json"))
+    assert files
+    for file in files:
+        steps = ldm_backend.read_fitted_steps(file)
+        steps.check_model(model.identity)
+        assert file.name == f"steps-{steps.sampler}-{len(steps.timesteps)}.json"
+        assert steps.pairs(model.schedule, steps.sampler, len(steps.timesteps))
+
+
 # The commands
 
 

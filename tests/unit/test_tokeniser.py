@@ -68,9 +68,11 @@ def test_a_vocabulary_that_was_changed_is_not_taken(tmp_path, monkeypatch: pytes
 
 
 def test_tokens_are_framed_and_filled_up(tokeniser):
-    assert tokeniser("a Smiling woman") == Tokens((3, 5, 9, 10, 4, 0, 0), 5, None, ())
-    assert tokeniser("") == Tokens((3, 4, 0, 0, 0, 0, 0), 2, None, ())
-    assert tokeniser("reddish reds") == Tokens((3, 13, 15, 13, 14, 4, 0), 6, None, ())
+    none = (None, None)
+    places = (None, 0, 2, 10, None, *none)  # of each word, where it begins
+    assert tokeniser("a Smiling woman") == Tokens((3, 5, 9, 10, 4, 0, 0), 5, None, (), places)
+    assert tokeniser("") == Tokens((3, 4, 0, 0, 0, 0, 0), 2, None, (), (*none, *none, *none, None))
+    assert tokeniser("reddish reds") == Tokens((3, 13, 15, 13, 14, 4, 0), 6, None, (), (None, 0, 3, 8, 11, *none))
 
 
 @pytest.mark.parametrize(

@@ -186,13 +186,16 @@ def _rows_of(tokens: Any, length: int) -> list[Pairs]:
         InputError: There are none, or they were made by another tokenizer.
     """
     rows = tokens.get(_KEY) if isinstance(tokens, dict) else None
-    fits = isinstance(rows, list) and 1 <= len(rows) <= _MOST_TEXTS
-    if not fits or not all(isinstance(row, list) and len(row) == length and all(map(_is_pair, row)) for row in rows):
-        raise InputError(
-            f"The tokens are a {type(tokens).__name__} that the tokenizer of this CLIP did not make; expected texts of "
-            f"{length} tokens. Use CLIP Text Encode with the CLIP from LDM Checkpoint Loader."
-        )
-    return rows
+    if isinstance(rows, list) and 1 <= len(rows) <= _MOST_TEXTS and all(_is_row(row, length) for row in rows):
+        return rows
+    raise InputError(
+        f"The tokens are a {type(tokens).__name__} that the tokenizer of this CLIP did not make; expected texts of "
+        f"{length} tokens. Use CLIP Text Encode with the CLIP from LDM Checkpoint Loader."
+    )
+
+
+def _is_row(row: Any, length: int) -> bool:
+    return isinstance(row, list) and len(row) == length and all(map(_is_pair, row))
 
 
 def _is_pair(pair: Any) -> bool:

@@ -20,7 +20,7 @@ from ....ldm_backend.memory.estimates import Size
 from ....ldm_backend.networks.conditioned import Conditioned
 from ....ldm_backend.sampling.prediction import prediction_of
 from ....ldm_backend.sampling.step import Denoiser
-from ..conditioning import check_given
+from ..conditioning import none_given
 from ..loading import check_belongs
 from ..model import ldm_model_of
 from ..vae import LDMVAE
@@ -51,8 +51,8 @@ class GuidedGuider(Guiding):
     ) -> None:
         inner = ldm_model_of(model)
         check_belongs(vae, inner.ldm_config)
-        if positive is None:
-            check_given(inner.ldm_config, {})
+        if positive is None and inner.ldm_config.conditioning is not None:
+            raise none_given(inner.ldm_config)
         own = model.clone()
         own.set_additional_models(_KEY, [vae.patcher])
         super().__init__(own)

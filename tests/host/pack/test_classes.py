@@ -12,6 +12,7 @@ from class_models import GUIDED, write_class_file
 from failures import expect_failure
 
 import ldm_backend
+from ldm_backend.config.conditioning import ClassConfig
 from ldm_backend.networks.conditioned import Attending
 from ldm_backend.pipeline import evaluation, sample_latents
 from ldm_backend.sampling.samplers import sample_seeds
@@ -244,7 +245,7 @@ def wide(graph: Any) -> Any:
 @pytest.fixture(scope="module")
 def wider(models: Path) -> None:
     """A model whose classes are vectors of another width."""
-    conditioning = replace(GUIDED.conditioning, embed_dim=20)
+    conditioning = ClassConfig(n_classes=6, embed_dim=20)
     unet = replace(GUIDED.unet, cross_attention_dim=20)
     write_class_file(models / "wide.safetensors", replace(GUIDED, unet=unet, conditioning=conditioning))
 

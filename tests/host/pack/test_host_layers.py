@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from text_models import load_texts
 
 import ldm_backend
 from ldm_headless import PACK_ROOT, ComfyClient, PrivateHost, find_host
@@ -61,6 +62,29 @@ def test_the_picture_is_the_same(graph, run, client, choose, tiny, assert_same_i
     assert_same_images(run(graph)[saved.id], expected)
     client.free()
     graph.prompt[saved.id]["inputs"]["filename_prefix"] = "after"
+    assert_same_images(run(graph)[saved.id], expected)
+
+
+@pytest.mark.parametrize("kind", LOADABLE)
+def test_a_model_of_texts_draws_the_same(
+    graph, run, client, choose, models: Path, assert_same_images, kind: str
+) -> None:
+    """Its UNet and its text encoder have layers that others do not have; again after the host has let them go."""
+    choose(kind)
+    model = load_texts(models / f"texts of {kind}")
+    expected = ldm_backend.generate(model, [4], prompts="a smiling woman", cfg=3.0, steps=3)
+    loader = graph.checkpoint(f"texts of {kind}")
+    noise = graph.add("LDMLatentNoise", seed=4, width=32, height=32, batch_size=1, model=loader[0])
+    texts = [graph.add("CLIPTextEncode", clip=loader[2], text=text) for text in ("a smiling woman", "")]
+    sampled = graph.add(
+        "LDMSampler", model=loader[0], latent=noise[0], sampler="ddim", steps=3, grid="leading", cfg=3.0,
+        positive=texts[0][0], negative=texts[1][0],
+    )  # fmt: skip
+    saved = graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=sampled[0]))
+    assert_same_images(run(graph)[saved.id], expected)
+    client.free()
+    graph.prompt[saved.id]["inputs"]["filename_prefix"] = "after"
+    graph.prompt[texts[0].id]["inputs"]["text"] = "a  smiling woman"  # the same words, encoded anew
     assert_same_images(run(graph)[saved.id], expected)
 
 
