@@ -97,6 +97,7 @@ FORMS: dict[str, Callable[[Sequence[Image.Image]], Image.Image]] = {
     "save-and-inspect": whole,
     "seed-variations": whole,
     "seed-walk": frames,
+    "text-portrait": grid,
     "upscale": detail,
     "upscale-ksampler": whole,
 }

@@ -73,6 +73,11 @@ def test_nodes_speak_the_language(foreign: tuple[str, Page]) -> None:
     [
         ("LDM portrait", ["checkpoint", "seed", "width", "height", "batch_size", "steps"], 5),
         ("LDM remove", ["image", "mask", "checkpoint", "seed", "steps"], 5),
+        (
+            "LDM text portrait",
+            ["text", "negative", "checkpoint", "seed", "width", "height", "batch_size", "steps", "cfg"],
+            7,
+        ),
         ("LDM upscale", ["image", "checkpoint", "seed", "steps", "tile"], 4),
     ],
 )

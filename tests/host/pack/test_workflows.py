@@ -47,11 +47,12 @@ FILES = {
     "save-and-inspect": 4,
     "seed-variations": 1,
     "seed-walk": 1,
+    "text-portrait": 4,
     "tiled-decode": 1,
     "upscale": 1,
     "upscale-ksampler": 1,
 }
-DEMOS = ("portraits-128", "upscaler-4x", "inpainter-128")
+DEMOS = ("portraits-128", "upscaler-4x", "inpainter-128", "text-portraits-128")
 
 each = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
