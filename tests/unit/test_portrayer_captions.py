@@ -1,5 +1,6 @@
 """The captions that demo/text-portraits-128 was trained on say what a portrait shows, in words that it knows."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,7 @@ def scripts(root: Path):
     with pytest.MonkeyPatch.context() as patch:
         for folder in ("demo", "demo/portrayer"):
             patch.syspath_prepend(root / folder)
-        import portrait_traits
-        import portrayer_captions
-
-        yield portrait_traits, portrayer_captions
+        yield import_module("portrait_traits"), import_module("portrayer_captions")
 
 
 @pytest.fixture(scope="module")
