@@ -45,7 +45,7 @@ def test_it_is_complete_and_holds_nothing_else(published: Path) -> None:
         "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "locales", "subgraphs",
     }  # fmt: skip
     for name in ("portraits-128", "upscaler-4x", "inpainter-128", "text-portraits-128"):
-        assert (published / "demo" / name / "model_index.json").is_file()
+        assert (published / "demo" / name / "unet" / "config.json").is_file()
 
 
 def test_static_levels_of_comfy_test(published: Path) -> None:

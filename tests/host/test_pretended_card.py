@@ -49,16 +49,15 @@ TINY = LDMConfig(
 SMALL = {"steps": 2, "batch_size": 2, "frames": 3, "variations": 2, "amount": 2}
 SMALL |= {"jump_length": 1, "resamples": 2, "tile": 32}
 HALVED = ("width", "height", "x", "y")
+TOLD = {"classes": "classes.safetensors", "texts": "texts"}  # what draws from it -> the checkpoint
 TRAINED = {
     "upscaler-4x": "super-resolution",
     "inpainter-128": "inpainting",
+    "text-portraits-128": TOLD["texts"],
 }  # checkpoints of workflows, and which stands for them; else `tiny`
 
 Picture = tuple[str, np.ndarray]  # format of the file, (H, W, 3)
 Pictures = dict[str, list[Picture]]
-
-
-TOLD = {"classes": "classes.safetensors", "texts": "texts"}  # what draws from it -> the checkpoint
 
 
 def trained(task: str) -> dict[str, Any]:
