@@ -23,7 +23,7 @@ def look():
     return [backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()]
 
 loading.checkpoint_path = lambda name: Path(sys.argv[2], 'demo', 'portraits-128')
-model, vae = loading.load_checkpoint(loading.Choice('demo', 'auto', None, sys.argv[3], False, 'fp32'))
+model, vae, _ = loading.load_checkpoint(loading.Choice('demo', 'auto', None, sys.argv[3], False, 'fp32'))
 inner, stage = model.model, vae.first_stage_model
 inner.tf32 = inner.diffusion_model.tf32 = sys.argv[3] == 'tf32'  # which the CPU would have declined
 torch.set_float32_matmul_precision('medium')
