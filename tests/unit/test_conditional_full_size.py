@@ -46,34 +46,19 @@ def test_a_model_of_full_size_is_loaded(tmp_path):
     assert sum(p.numel() for p in model.first_stage.parameters()) == 55_322_782
 
 
-@pytest.mark.parametrize("release", CLASS_RELEASES)
-def test_a_file_of_classes_of_full_size_is_read_in_a_moment(tmp_path, release):
-    """cin256 has averaged weights, cin256-v2 none; the latter's YAML says so."""
-    write_holes(tmp_path / "model.safetensors", whole_shapes(release, ema=release == "cin256"))
+WITH_CONTEXT = CLASS_RELEASES | TEXT_RELEASES
+AVERAGED = ("cin256", "text2img256")  # the YAML of the others says that they have no averaged weights
+
+
+@pytest.mark.parametrize("release", WITH_CONTEXT)
+def test_a_file_of_classes_or_texts_of_full_size_is_read_in_a_moment(tmp_path, release):
+    write_holes(tmp_path / "model.safetensors", whole_shapes(release, ema=release in AVERAGED))
     (tmp_path / "config.yaml").write_text(safe_dump(released_yaml(release)))
     start = time.process_time()
     checkpoint = read_checkpoint(tmp_path)
     assert time.process_time() - start < 3  # of this process alone
-    own = CLASS_RELEASES[release]
-    assert (checkpoint.config, checkpoint.weights) == (PRESETS[own], "ema" if release == "cin256" else "raw")
-    (tmp_path / "config.yaml").unlink()
-    with pytest.raises(ConfigError, match=f"those of its shapes are {own}\\)"):
-        read_checkpoint(tmp_path)
-    for name in PRESETS.keys() - {own}:
-        with pytest.raises(LDMError, match=r"model\.safetensors"):
-            ldm_backend.load(tmp_path, "cpu", config=name)
-
-
-@pytest.mark.parametrize("release", TEXT_RELEASES)
-def test_a_file_of_texts_of_full_size_is_read_in_a_moment(tmp_path, release):
-    """text2img256 has averaged weights, text2img-large none; the latter's YAML says so. With presets as above."""
-    write_holes(tmp_path / "model.safetensors", whole_shapes(release, ema=release == "text2img256"))
-    (tmp_path / "config.yaml").write_text(safe_dump(released_yaml(release)))
-    start = time.process_time()
-    checkpoint = read_checkpoint(tmp_path)
-    assert time.process_time() - start < 3  # of this process alone
-    own = TEXT_RELEASES[release]
-    assert (checkpoint.config, checkpoint.weights) == (PRESETS[own], "ema" if release == "text2img256" else "raw")
+    own = WITH_CONTEXT[release]
+    assert (checkpoint.config, checkpoint.weights) == (PRESETS[own], "ema" if release in AVERAGED else "raw")
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(ConfigError, match=f"those of its shapes are {own}\\)"):
         read_checkpoint(tmp_path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DEMO, UPSCALER, INPAINTER = "portraits-128", "upscaler-4x", "inpainter-128"
+PORTRAYER = "text-portraits-128"
 FOLDER = "mixed"  # below the output folder: everything that these prompts save
 
 Link = list[Any]

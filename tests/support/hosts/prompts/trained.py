@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .parts import INPAINTER, UPSCALER, Case, Link, Prompt
+from .parts import INPAINTER, PORTRAYER, UPSCALER, Case, Link, Prompt
+
+Build = Callable[[Prompt, Callable[[int], Link], int], None]  # adds to a prompt, with a loader and a seed
 
 
 def _enlarged_by(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
@@ -15,18 +17,6 @@ def _enlarged_by(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> No
         grid="auto", eta=0.0, tile=0,
     )(0)  # fmt: skip
     prompt.save(large)
-
-
-def _super_resolution(seed: int) -> Case:
-    prompt = Prompt()
-    _enlarged_by(prompt, prompt.loader(UPSCALER), seed)
-    return Case("super-resolution", prompt, images=1)
-
-
-def _wrong_super_resolution(seed: int) -> Case:
-    prompt = Prompt()
-    _enlarged_by(prompt, prompt.loader(), seed)
-    return Case("super-resolution with a model for portraits", prompt, "failed")
 
 
 def _natively(prompt: Prompt, loader: Callable[[int], Link], parts: Callable[[int], Link], seed: int) -> None:
@@ -43,18 +33,6 @@ def _enlarged_in_parts(prompt: Prompt, loader: Callable[[int], Link], seed: int)
     _natively(prompt, loader, prompt.add("LDMSuperResolutionConditioning", model=loader(0), image=image), seed)
 
 
-def _super_resolution_parts(seed: int) -> Case:
-    prompt = Prompt()
-    _enlarged_in_parts(prompt, prompt.loader(UPSCALER), seed)
-    return Case("parts of super-resolution", prompt, images=1)
-
-
-def _wrong_super_resolution_parts(seed: int) -> Case:
-    prompt = Prompt()
-    _enlarged_in_parts(prompt, prompt.loader(), seed)
-    return Case("parts of super-resolution with a model for portraits", prompt, "failed")
-
-
 def _with_a_hole(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> dict[str, Any]:
     """What the nodes of trained inpainting take: a picture of noise, the right half of it to be filled."""
     image = prompt.decoded(prompt.loader()(1), prompt.noise(seed))
@@ -69,33 +47,9 @@ def _filled_by(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None
     prompt.save(prompt.add("LDMInpaintModel", **_with_a_hole(prompt, loader, seed), **run)(0))
 
 
-def _trained_inpainting(seed: int) -> Case:
-    prompt = Prompt()
-    _filled_by(prompt, prompt.loader(INPAINTER), seed)
-    return Case("trained inpainting", prompt, images=1)
-
-
-def _wrong_trained_inpainting(seed: int) -> Case:
-    prompt = Prompt()
-    _filled_by(prompt, prompt.loader(), seed)
-    return Case("trained inpainting with a model for portraits", prompt, "failed")
-
-
 def _filled_in_parts(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
     parts = prompt.add("LDMInpaintConditioning", **_with_a_hole(prompt, loader, seed))
     _natively(prompt, loader, parts, seed)
-
-
-def _trained_inpainting_parts(seed: int) -> Case:
-    prompt = Prompt()
-    _filled_in_parts(prompt, prompt.loader(INPAINTER), seed)
-    return Case("parts of trained inpainting", prompt, images=1)
-
-
-def _wrong_trained_inpainting_parts(seed: int) -> Case:
-    prompt = Prompt()
-    _filled_in_parts(prompt, prompt.loader(), seed)
-    return Case("parts of trained inpainting with a model for portraits", prompt, "failed")
 
 
 def _semantic_map(seed: int) -> Case:
@@ -105,26 +59,57 @@ def _semantic_map(seed: int) -> Case:
     return Case("a map of labels", prompt, images=1)
 
 
-def _semantic_synthesis(seed: int) -> Case:
-    prompt = Prompt()
-    loader = prompt.loader()
+def _semantic_synthesis(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
     image = prompt.decoded(loader(1), prompt.noise(seed))
     latent = prompt.add("LDMSemanticLabels", model=loader(0), image=image, labels="colours")(1)
     prompt.save(prompt.decoded(loader(1), latent))
-    return Case("semantic synthesis with a model for portraits", prompt, "failed")
 
 
-def _class(seed: int) -> Case:
-    prompt = Prompt()
-    loader = prompt.loader()
+def _class(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
     wanted = prompt.add("LDMClass", model=loader(0), class_name="none", classes=str(seed % 1000))(0)
     latent = prompt.sampled(loader(0), prompt.noise(seed), positive=wanted, cfg=3.0)
     prompt.save(prompt.decoded(loader(1), latent))
-    return Case("a class with a model for portraits", prompt, "failed")
 
 
+def _text(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
+    wanted, none = (prompt.add("CLIPTextEncode", clip=loader(2), text=text)(0) for text in ("red hair, (bob:1.2)", ""))
+    latent = prompt.sampled(loader(0), prompt.noise(seed), positive=wanted, negative=none, cfg=3.0)
+    prompt.save(prompt.decoded(loader(1), latent))
+
+
+def _with(checkpoint: str, name: str, build: Build) -> Callable[[int], Case]:
+    """What makes a case that ends with a picture."""
+
+    def make(seed: int) -> Case:
+        prompt = Prompt()
+        build(prompt, prompt.loader(checkpoint), seed)
+        return Case(name, prompt, images=1)
+
+    return make
+
+
+def _without(name: str, build: Build) -> Callable[[int], Case]:
+    """What makes a case with the model for portraits, which is refused."""
+
+    def make(seed: int) -> Case:
+        prompt = Prompt()
+        build(prompt, prompt.loader(), seed)
+        return Case(f"{name} with a model for portraits", prompt, "failed")
+
+    return make
+
+
+_TASKS: tuple[tuple[str, str, Build], ...] = (
+    (UPSCALER, "super-resolution", _enlarged_by),
+    (UPSCALER, "parts of super-resolution", _enlarged_in_parts),
+    (INPAINTER, "trained inpainting", _filled_by),
+    (INPAINTER, "parts of trained inpainting", _filled_in_parts),
+    (PORTRAYER, "a text", _text),
+)
 CASES: tuple[Callable[[int], Case], ...] = (
-    _super_resolution, _super_resolution_parts, _wrong_super_resolution, _wrong_super_resolution_parts,
-    _trained_inpainting, _trained_inpainting_parts, _wrong_trained_inpainting, _wrong_trained_inpainting_parts,
-    _semantic_map, _semantic_synthesis, _class,
-)  # fmt: skip
+    *(_with(*task) for task in _TASKS),
+    *(_without(*task[1:]) for task in _TASKS),
+    _without("semantic synthesis", _semantic_synthesis),
+    _without("a class", _class),
+    _semantic_map,
+)
