@@ -169,6 +169,7 @@ def wires() -> list[tuple[str, str, str]]:
     optional = {("LDMLatentNoise", "model", "MODEL"), ("LDMEmptyLatent", "model", "MODEL")}  # null is nothing there
     optional |= {("LDMContactSheet", "latent", "LATENT")}
     optional |= {wire for wire in found if wire[1] == "guides" and wire[0] != "LDMGuided"}
+    optional |= {wire for wire in found if wire[1] in ("positive", "negative")}
     return sorted(found - optional)
 
 
