@@ -124,8 +124,7 @@ def condition_from_diffusers(data: Mapping[str, Any], source: str) -> dict[str, 
         return found | {"attention_head_dim": None, "num_attention_heads": heads} if heads is not None else found
     numbers, widths = _attended(found, list(heads))
     dims = {width / number for width, number in zip(widths, numbers, strict=True)} if widths else set()
-    dim = dims.pop() if len(dims) == 1 else 0.5
-    if dim == int(dim):
+    if len(dims) == 1 and (dim := dims.pop()).is_integer():
         return found | {"attention_head_dim": int(dim), "num_attention_heads": None}
     if len({*map(repr, numbers)}) != 1:
         raise ConfigError(

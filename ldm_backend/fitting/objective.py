@@ -12,7 +12,7 @@ from ..memory.sizes import latent_size
 from ..pipeline import LatentDiffusion, evaluation
 from ..sampling.noise import draw_noise
 from ..sampling.samplers import sample
-from ..sampling.schedule import CLEAN, Pairs, Schedule
+from ..sampling.schedule import Pairs, Schedule, joined
 from ..sampling.step import Denoiser
 
 PICTURES = 8
@@ -113,8 +113,7 @@ class _Replay:
 
 def pairs_at(schedule: Schedule, lambdas: Sequence[float]) -> Pairs:
     """The steps of a run with these `Run.lambdas`."""
-    timesteps = timesteps_at(schedule, lambdas)
-    return list(zip(timesteps, [*timesteps[1:], CLEAN], strict=True))
+    return joined(timesteps_at(schedule, lambdas))
 
 
 def timesteps_at(schedule: Schedule, lambdas: Sequence[float]) -> tuple[float, ...]:

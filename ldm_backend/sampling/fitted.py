@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..errors import InputError, ScheduleError
-from .schedule import CLEAN, Pairs, Schedule
+from .schedule import Pairs, Schedule, joined
 
 LEAST_EVALUATIONS, MOST_EVALUATIONS = 3, 50
 FITTED = "fitted"  # the name of the grid in what is written about a run
@@ -42,7 +42,7 @@ class FittedSteps:
                 f"{self.sampler}. Take those, or fit steps for this run (ldm fit-steps)."
             )
         check_timesteps(self.timesteps, schedule.num_train_timesteps)
-        return list(zip(self.timesteps, [*self.timesteps[1:], CLEAN], strict=True))
+        return joined(self.timesteps)
 
     def check_model(self, model: str) -> None:
         """Raise InputError where they were fitted to another model than the one of this identity."""

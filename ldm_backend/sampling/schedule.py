@@ -173,12 +173,12 @@ def _compvis_grid(total: int, steps: int) -> range:
 
 def _trailing(schedule: Schedule, steps: int) -> Pairs:
     total = schedule.num_train_timesteps
-    return _joined([round(total - index * total / steps) - 1 for index in range(steps)])
+    return joined([round(total - index * total / steps) - 1 for index in range(steps)])
 
 
 def _linspace(schedule: Schedule, steps: int) -> Pairs:
     top = schedule.num_train_timesteps - 1
-    return _joined([round(top - index * top / max(steps - 1, 1)) for index in range(steps)])
+    return joined([round(top - index * top / max(steps - 1, 1)) for index in range(steps)])
 
 
 def _linspace_open(schedule: Schedule, steps: int) -> Pairs:
@@ -189,16 +189,16 @@ def _linspace_open(schedule: Schedule, steps: int) -> Pairs:
             "step less, or the grid linspace."
         )
     ascending = np.linspace(0, total - 1, steps + 1).round()
-    return _joined([int(t) for t in ascending[:0:-1]])
+    return joined([int(t) for t in ascending[:0:-1]])
 
 
 def _log_snr(schedule: Schedule, steps: int) -> Pairs:
     top = schedule.num_train_timesteps - 1
     lambdas = np.linspace(schedule.half_log_snr(top), schedule.half_log_snr(0), steps)
-    return _joined([schedule.timestep(value) for value in lambdas])
+    return joined([schedule.timestep(value) for value in lambdas])
 
 
-def _joined(timesteps: list[float]) -> Pairs:
+def joined(timesteps: Sequence[float]) -> Pairs:
     """Each step ends where the next one starts, the last one at a clean image."""
     return list(zip(timesteps, [*timesteps[1:], CLEAN], strict=True))
 

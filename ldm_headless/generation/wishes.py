@@ -62,13 +62,15 @@ class Wishes:
 
     def to_json(self) -> dict[str, Any]:
         """What identifies a job: what is not as in jobs without."""
-        told = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in told.items() if NOTHING_WISHED[name] != value}
+        return {name: value for name, value in _told(self).items() if NOTHING_WISHED[name] != value}
+
+
+def _told(wishes: Wishes) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(wishes).items()}
 
 
 NO_WISHES = Wishes()
-# What holds where a job does not name it.
-NOTHING_WISHED: dict[str, Any] = {"prompts": [], "classes": [], "negative": "", "cfg": 1.0}
+NOTHING_WISHED = _told(NO_WISHES)  # what holds where a job does not name it
 
 
 def parse_wishes(

@@ -39,7 +39,7 @@ def check_wishes(checkpoint: Checkpoint, wishes: Wishes) -> None:
         _check_classes(one, wishes, does)
     elif wishes.to_json():
         raise JobError(
-            f"--{next(iter(_OPTIONS[name] for name in wishes.to_json()))} is given, and {does}. Leave it out, or give "
+            f"--{_OPTIONS[next(iter(wishes.to_json()))]} is given, and {does}. Leave it out, or give "
             "a model of texts or of classes"
         )
 

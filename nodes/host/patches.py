@@ -11,7 +11,7 @@ from typing import Any
 
 from ...ldm_backend.errors import InputError, first_names
 
-_KINDS = ("patches", "patches_replace")  # of the host's transformer_options
+PATCH_KINDS = ("patches", "patches_replace")  # of the host's transformer_options
 # Nodes of the host whose patches these are, for the message.
 _NODES = {
     "attn1": "Perturbed-Attention Guidance, Self-Attention Guidance",
@@ -31,7 +31,7 @@ def check_patches(options: Mapping[str, Any]) -> None:
     Raises:
         InputError: There are some, by name.
     """
-    found = [name for kind in _KINDS for name, patches in options.get(kind, {}).items() if patches]
+    found = [name for kind in PATCH_KINDS for name, patches in options.get(kind, {}).items() if patches]
     if not found:
         return
     known = [_NODES[name] for name in found if name in _NODES]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_parts import assert_every_tensor_has_a_place, assert_holds, meta_file
+from checkpoint_parts import assert_every_tensor_has_a_place, assert_holds, assert_taken_only_where_it_fits, meta_file
 from class_models import GUIDED, RELEASES, UNGUIDED, compvis_tensors, random_weights, write_ckpt
 from conditional_models import CONFIGS as OTHERS
 from conditional_models import compvis_tensors as other_tensors
@@ -59,14 +59,7 @@ def test_every_published_tensor_finds_its_place(release):
 @pytest.mark.parametrize("release", [*RELEASES, "bsr_sr", "celeba256", "text2img-large"])
 @pytest.mark.parametrize("preset", [*RELEASES.values(), "celebahq-256"])
 def test_a_published_file_is_taken_for_no_other_model(release, preset):
-    file, config = meta_file(release), PRESETS[preset]
-    try:
-        from_compvis(file, config, "raw")
-        conditioner_from_compvis(file, config)
-        taken = True
-    except CheckpointError:
-        taken = False
-    assert taken == (preset in fitting_presets(file.tensors))
+    assert_taken_only_where_it_fits(release, preset)
 
 
 def test_a_file_of_stable_diffusion_is_no_model_of_classes():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_parts import assert_every_tensor_has_a_place, assert_holds, meta_file
+from checkpoint_parts import assert_every_tensor_has_a_place, assert_holds, assert_taken_only_where_it_fits, meta_file
 from class_models import GUIDED as CLASSES
 from class_models import write_ckpt as write_classes
 from conditional_models import CONFIGS as OTHERS
@@ -30,8 +30,6 @@ from text_models import (
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
-from ldm_backend.checkpoints.compvis import from_compvis
-from ldm_backend.checkpoints.conditioner import conditioner_from_compvis
 from ldm_backend.checkpoints.configuration import fitting_presets
 from ldm_backend.checkpoints.conversion import convert_to_folder, convert_to_single_file
 from ldm_backend.checkpoints.inspection import inspect_checkpoint
@@ -73,14 +71,7 @@ def test_every_published_tensor_finds_its_place(release):
 @pytest.mark.parametrize("preset", [*RELEASES.values(), "imagenet-256"])
 def test_a_published_file_is_taken_for_no_other_model(release, preset):
     """text2img256 and cin256-v2 have UNets of the same layers, and attend to contexts of other widths."""
-    file, config = meta_file(release), PRESETS[preset]
-    try:
-        from_compvis(file, config, "raw")
-        conditioner_from_compvis(file, config)
-        taken = True
-    except CheckpointError:
-        taken = False
-    assert taken == (preset in fitting_presets(file.tensors))
+    assert_taken_only_where_it_fits(release, preset)
 
 
 @pytest.mark.parametrize(("weights", "factor"), [("auto", 2), ("raw", 1)])

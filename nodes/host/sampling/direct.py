@@ -13,13 +13,13 @@ from ....ldm_backend.networks.conditioned import Attending, Conditioned
 from ....ldm_backend.sampling.step import Denoiser
 from ..conditioning import CHANNELS_KEY, TASK_KEY, channels_beside, context_of
 from ..model import ldm_model_of
+from ..patches import PATCH_KINDS
 
 # What a MODEL and a conditioning may carry for an evaluation to be that of the bare network, which looks at none of it.
 _IDLE_OPTIONS = {"transformer_options", "to_load_options"}
 _IDLE_KEYS = {TASK_KEY, CHANNELS_KEY, "uuid", "model_conds", "pooled_output", "cross_attn"}
 # What a guider of the host does beyond choosing its conditioning.
 _OWN_WAYS = ("predict_noise", "outer_predict_noise", "__call__")
-_OWN_PATCHES = ("patches", "patches_replace")
 
 
 def guides_plainly(guider: CFGGuider) -> bool:
@@ -59,7 +59,7 @@ def _is_changed(guider: CFGGuider, options: Mapping[str, Any]) -> bool:
     """Whether another node wraps evaluations, or changes what comes in or out."""
     asked = options.get("transformer_options", {})
     tables = [*getattr(guider.model_patcher, "wrappers", {}).values(), *asked.get("wrappers", {}).values()]
-    return any(tables) or any(asked.get(name) for name in _OWN_PATCHES) or bool(options.keys() - _IDLE_OPTIONS)
+    return any(tables) or any(asked.get(name) for name in PATCH_KINDS) or bool(options.keys() - _IDLE_OPTIONS)
 
 
 def _whole(one: Tensor, shape: Sequence[int]) -> Tensor:

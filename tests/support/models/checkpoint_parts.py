@@ -12,8 +12,11 @@ from torch import Tensor
 from ldm_backend.checkpoints.checkpoint import Checkpoint
 from ldm_backend.checkpoints.compvis import from_compvis
 from ldm_backend.checkpoints.conditioner import conditioner_from_compvis, conditioner_shapes
+from ldm_backend.checkpoints.configuration import fitting_presets
 from ldm_backend.checkpoints.tensor_files import TensorFile
 from ldm_backend.config.model import LDMConfig
+from ldm_backend.config.presets import PRESETS
+from ldm_backend.errors import CheckpointError
 from ldm_backend.networks.first_stage import build_first_stage
 from ldm_backend.networks.unet import UNet
 
@@ -35,6 +38,18 @@ def assert_every_tensor_has_a_place(file: TensorFile, config: LDMConfig) -> None
         expected = {key: tensor.shape for key, tensor in module.state_dict().items()}
         assert {key: tensor.shape for key, tensor in found.items()} == expected
     assert {key: tuple(tensor.shape) for key, tensor in conditioner.items()} == conditioner_shapes(config)
+
+
+def assert_taken_only_where_it_fits(release: str, preset: str) -> None:
+    """A release's tensors are read by the presets of their shapes, and refused by the others."""
+    file, config = meta_file(release), PRESETS[preset]
+    try:
+        from_compvis(file, config, "raw")
+        conditioner_from_compvis(file, config)
+        taken = True
+    except CheckpointError:
+        taken = False
+    assert taken == (preset in fitting_presets(file.tensors))
 
 
 def assert_holds(
