@@ -72,7 +72,8 @@ def _class(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
 
 
 def _text(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
-    wanted, none = (prompt.add("CLIPTextEncode", clip=loader(2), text=text)(0) for text in ("red hair, (bob:1.2)", ""))
+    clip = prompt.loader(PORTRAYER)(2)  # without one the host's node fails by itself, in words of its own
+    wanted, none = (prompt.add("CLIPTextEncode", clip=clip, text=text)(0) for text in ("red hair, (bob:1.2)", ""))
     latent = prompt.sampled(loader(0), prompt.noise(seed), positive=wanted, negative=none, cfg=3.0)
     prompt.save(prompt.decoded(loader(1), latent))
 
