@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import logging
 import os
 import shutil
@@ -26,7 +27,8 @@ except ImportError:  # Windows, which gives no new name to a file that another p
 logger = logging.getLogger("comfyui_ldm")
 
 PART_ENDING = ".part"  # of a file that is on its way
-_ATTEMPTS = 5  # connections in a row that each bring something and are cut
+_CONNECTIONS = 5  # in a row that each bring something and are cut
+_FOLDERS = 100  # made in a row and taken away by others
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -43,14 +45,28 @@ def locked(folder: Path, private: bool = False) -> Iterator[None]:
         CheckpointError: It is not ours.
     """
     while True:
-        folder.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
-        if private:
-            _check_own(folder)
-            folder.chmod(0o700)
-        with _lock(folder) as same:
+        with _lock(_opened_folder(folder, private), folder) as same:
             if same:  # not given its final name by the process that was waited for
                 yield
                 return
+
+
+def _opened_folder(folder: Path, private: bool) -> int | None:
+    """A handle of the folder, which is made if it is not there; None where the system has no such locks.
+
+    Another process that waited too may find the model finished, and take the empty folder away at any moment.
+    """
+    attempts = itertools.count(1)
+    while True:
+        try:
+            folder.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
+            if private:
+                _check_own(folder)
+                folder.chmod(0o700)
+            return None if fcntl is None else os.open(folder, os.O_RDONLY | _NO_LINK)
+        except (FileExistsError, FileNotFoundError):
+            if next(attempts) == _FOLDERS or folder.is_symlink() or folder.is_file():
+                raise
 
 
 def _check_own(folder: Path) -> None:
@@ -65,12 +81,11 @@ def _is_ours(found: os.stat_result) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
+def _lock(handle: int | None, folder: Path) -> Iterator[bool]:
     """Hold it; False if another folder has its name by then."""
-    if fcntl is None:
+    if handle is None or fcntl is None:
         yield True
         return
-    handle = os.open(folder, os.O_RDONLY | _NO_LINK)
     try:
         with contextlib.suppress(OSError):  # network file systems without locks
             try:
@@ -79,9 +94,10 @@ def _lock(folder: Path) -> Iterator[bool]:
                 logger.warning("%s: another process downloads this model; waiting for it", folder)
                 fcntl.flock(handle, fcntl.LOCK_EX)
         try:
-            yield os.path.samestat(os.fstat(handle), folder.lstat())
+            same = os.path.samestat(os.fstat(handle), folder.lstat())
         except FileNotFoundError:
-            yield False
+            same = False
+        yield same
     finally:
         os.close(handle)
 
@@ -204,7 +220,7 @@ def _receive(url: str, stream: _Part, file: HubFile) -> None:
     from huggingface_hub.utils import build_hf_headers
 
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # a place in a compressed stream cannot be asked for
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, _CONNECTIONS + 1):
         start = stream.seek(0, os.SEEK_END)
         try:
             http_get(
@@ -217,5 +233,5 @@ def _receive(url: str, stream: _Part, file: HubFile) -> None:
             )
             return
         except hub_errors():  # http_get itself takes up most of the connections that are cut, not all
-            if attempt == _ATTEMPTS or stream.seek(0, os.SEEK_END) <= start:
+            if attempt == _CONNECTIONS or stream.seek(0, os.SEEK_END) <= start:
                 raise

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hub_server import CHUNK, COMMIT, REPO, HubServer
 
 import ldm_backend
 from ldm_backend.errors import CheckpointError
-from ldm_backend.hub import models
+from ldm_backend.hub import models, transfer
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VQ = "vqvae/diffusion_pytorch_model.safetensors"
@@ -176,6 +177,30 @@ def test_processes_at_once_do_not_meet(run: Runner, server: HubServer, tmp_path:
     assert sum("exists already, and nothing is overwritten" in err for _, err in results) == 2
     assert files_of(tmp_path / "model") == server.files
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("tiny", "hf")] == ["model"]
+
+
+def test_who_waits_may_find_the_folder_taken_away(tmp_path: Path) -> None:
+    """Each finds the model finished and removes the empty folder, at any moment of the others' beginning."""
+    folder = tmp_path / ".model.partial"
+    at_once = []
+
+    def find_it_finished(_: int) -> None:
+        with transfer.locked(folder, private=True):
+            at_once.append(len(list(folder.iterdir())))
+            folder.rmdir()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(find_it_finished, range(1000)))
+    assert at_once == [0] * 1000
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("target", ["nowhere", "file"])
+def test_what_is_no_folder_is_not_waited_for(tmp_path: Path, target: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / ".model.partial").symlink_to(tmp_path / target)
+    with pytest.raises(FileExistsError), transfer.locked(tmp_path / ".model.partial", private=True):
+        pass
 
 
 @pytest.mark.parametrize("path", [UNET, "scheduler/scheduler_config.json"])
