@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -86,26 +86,6 @@ def decode(bench: Bench) -> list[Section]:
     """One latent quantised and decoded."""
     rows = [seconds_of("VQ decode, one picture", bench.turns(bench.pairs(5), "decode", 1))]
     return [Section("Quantising and decoding one 64x64 latent to 256x256 pixels", compared_table(rows, "s"), rows)]
-
-
-def compiled(bench: Bench) -> list[Section]:
-    """Our UNet with the loader's input `compile` beside diffusers' eager one, and what starting it costs."""
-    theirs = bench.workers["diffusers"]
-    with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
-        first = worker.loaded.seconds + worker.run("unet", 1).seconds
-    with Worker("compiled", bench.folder, bench.arguments.threads) as worker:
-        second = worker.loaded.seconds + worker.run("unet", 1).seconds
-        pair = replace(bench, workers={"ours": worker, "diffusers": theirs})
-        rows = [
-            seconds_of("UNet, one evaluation, with compile", pair.turns(bench.pairs(9), "unet", 1)),
-            seconds_of(f"Whole image, {bench.arguments.image_steps} steps, with compile", pair.pictures()),
-        ]
-    text = (
-        "The input `compile` of the loader, which on the CPU in fp32 keeps larger kernels and compiles nothing. "
-        f"Loading and the first evaluation took {first:.1f} s in a first process, {second:.1f} s in a second one. "
-        "diffusers runs eager, as above."
-    )
-    return [Section("Compiled", [text, "", *compared_table(rows, "s")], rows)]
 
 
 def batch(bench: Bench) -> list[Section]:
@@ -200,16 +180,15 @@ def memory(bench: Bench) -> list[Section]:
         ours, theirs = ([pair[side] for pair in found] for side in SIDES)
         return Compared(name, ours, theirs, ".0f")
 
-    def of_image(ours: str) -> Callable[[str], float]:
-        return lambda side: max(result.peak for result in fresh(ours if side == "ours" else side, ("image", 2)))
+    def of_image(side: str) -> float:
+        return max(result.peak for result in fresh(side, ("image", 2)))
 
     def of_decode(task: str, batch: int) -> Callable[[str], float]:
         # The small latent first: it reads the weights and compiles nothing that depends on the size.
         return lambda side: fresh(side, ("decode", 1, 8), (task, batch))[1].working_set
 
     rows = [
-        compared("Peak memory, image", of_image("ours"), 5),
-        compared("Peak memory, image, with compile", of_image("compiled"), 5),
+        compared("Peak memory, image", of_image, 5),
         compared("decode to uint8, 1 picture", of_decode("decode_pictures", 1)),
         compared("decode to uint8, 8 pictures (ours one by one)", of_decode("decode_pictures", 8)),
         compared("decode, 8 pictures in one batch", of_decode("decode", 8)),
@@ -218,7 +197,7 @@ def memory(bench: Bench) -> list[Section]:
         "Image: resident memory at most while loading, sampling (2 steps; more need no more) and decoding, above that "
         "after the imports; the weights are in it. Decoding: resident at most, above that before it."
     )
-    return [Section("Memory", [text, "", *compared_table(rows, "MiB")], rows[:2])]
+    return [Section("Memory", [text, "", *compared_table(rows, "MiB")], rows[:1])]
 
 
 PARTS: dict[str, Callable[[Bench], list[Section]]] = {
@@ -226,7 +205,6 @@ PARTS: dict[str, Callable[[Bench], list[Section]]] = {
     "decode": decode,
     "image": images,
     "solver": images,
-    "compiled": compiled,
     "batch": batch,
     "solvers": solvers,
     "memory": memory,
@@ -280,7 +258,7 @@ def main() -> None:
         "--images",
         type=int,
         default=1,
-        help="pairs of whole images (default: 1, some 8 minutes each, of `compiled` likewise)",
+        help="pairs of whole images (default: 1, some 8 minutes each)",
     )
     parser.add_argument("--image-steps", type=int, default=CARD_STEPS, help=f"of a whole image (default: {CARD_STEPS})")
     parser.add_argument("--threads", type=int, help="of each side (default: as torch chooses)")

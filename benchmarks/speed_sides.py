@@ -64,8 +64,6 @@ class Clock:
 class Ours:
     """ldm_backend."""
 
-    compiled = False
-
     def __init__(self, clock: Clock) -> None:
         import ldm_backend.pipeline
         import ldm_backend.sampling.noise
@@ -76,7 +74,7 @@ class Ours:
 
     def load(self, folder: Path) -> None:
         """Both networks and the schedule from the folder of the weights."""
-        self.model = self.backend.load(folder, device="cpu", compiled=self.compiled)
+        self.model = self.backend.load(folder, device="cpu")
 
     def unet(self, batch: int) -> np.ndarray:
         """One evaluation of the UNet."""
@@ -120,12 +118,6 @@ class Ours:
         pairs = self.demo.schedule.timesteps(steps, "trailing")
         sample = self.backend.sampling.samplers.sample
         return sample(name, eps_model, x_T, self.demo.schedule, pairs, step_noise=step_noise).numpy()
-
-
-class OursCompiled(Ours):
-    """ldm_backend with its input `compiled`."""
-
-    compiled = True
 
 
 class Diffusers:
@@ -178,7 +170,7 @@ class Diffusers:
         return ((decoded.permute(0, 2, 3, 1) + 1.0) * 127.5).clamp(0, 255).numpy().astype(np.uint8)
 
 
-PROGRAMS = {"ours": Ours, "compiled": OursCompiled, "diffusers": Diffusers}
+PROGRAMS = {"ours": Ours, "diffusers": Diffusers}
 
 
 class Result(NamedTuple):

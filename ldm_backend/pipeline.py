@@ -103,7 +103,7 @@ def load(
         scale_factor: Replaces that of the configuration, for a model trained with another.
         precision: Of the UNet, one of `precision.PRECISIONS`; fp32 is exact.
         first_stage_precision: Of encoder and decoder, one of `precision.FIRST_STAGE_PRECISIONS`; fp32 is exact.
-        compiled: Make the UNet faster at the cost of its first evaluation and memory, see `UNet.compile_evaluation`.
+        compiled: Make the UNet faster at the cost of its first evaluation, see `UNet.compile_evaluation`.
 
     Raises:
         CheckpointError: Missing, damaged, refused or unfitting files.

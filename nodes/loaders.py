@@ -85,9 +85,9 @@ class LDMCheckpointLoader(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip=(
-                        "Spend time at the first step, and memory, on speed in all others. On a graphics card, and in "
-                        "bf16, torch.compile translates the network: minutes the first time, seconds in later "
-                        "sessions. On the CPU in fp32 the network keeps larger kernels and starts at once."
+                        "Spend time at the first step on speed in all others: torch.compile translates the network, "
+                        "minutes the first time, seconds in later sessions. For graphics cards, and for bf16. On the "
+                        "CPU in fp32 the network is as fast as it can be without, and this changes nothing."
                     ),
                 ),
                 io.Combo.Input(

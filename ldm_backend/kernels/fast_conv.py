@@ -21,14 +21,15 @@ from . import winograd
 # Below these sizes Winograd's transforms cost more than they save, or its kernels more memory than they are worth.
 SIDE = 32
 _CHANNELS = 128
-# Below this side the weights are most of what a convolution reads: it pays to keep them in oneDNN's order.
+# Kernels that are kept pay down to here. Below, the weights are most of what a convolution reads: it pays to keep them
+# in oneDNN's order.
 _SIDE_OF_SMALL = 16
 # From here on oneDNN's passing copy of a weight, which one image may spare, is worth speaking of.
 _LARGE_WEIGHT = 8 * 2**20
 # Numbers that the doubling makes before it sorts them into the picture.
 _DOUBLED = 2**23
 # Tiles of transformed kernels: with the large one they take four times the memory of the weights, with the small one
-# twice. Those that are made at each call are of large ones.
+# twice, and more time. Those that are made at each call are of large ones.
 SMALL_TILE = 2
 LARGE_TILE = 4
 
@@ -56,7 +57,9 @@ def is_plain(layer: Any, x: Tensor) -> bool:
 
 
 def empty_caches(network: nn.Module) -> None:
-    """Give back the memory that a network needs only while it runs; transformed kernels that are kept stay.
+    """Give back the memory that a network needs only while it runs.
+
+    Transformed kernels stay but those of large tiles, which are of few weights, and take the longest of all to read.
 
     Args:
         network: Of this project, on any device. The next evaluation works as ever.
@@ -64,22 +67,12 @@ def empty_caches(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, _FastConv2d):
             layer.workspace.clear()
+            if layer.keep and layer.kept_tile == LARGE_TILE:
+                layer.__dict__.pop("_copy", None)
     end_run: Any = getattr(network, "end_run", None)  # the UNet's, for what it has on a card
     if end_run is not None:
         end_run()
     release_pages(network.parameters())
-
-
-def keep_large_tiles(network: nn.Module) -> None:
-    """Let the kernels that are kept for large images take four times the memory of their weights, to be faster.
-
-    Args:
-        network: Or a part of one. What was computed by then is void.
-    """
-    for layer in network.modules():
-        if isinstance(layer, _FastConv2d):
-            layer.kept_tile = LARGE_TILE
-            layer.__dict__.pop("_copy", None)
 
 
 def kernel_bytes(network: nn.Module) -> int:
@@ -107,8 +100,8 @@ class _FastConv2d(nn.Module):
         kept_tile: Of the kernels that are kept.
     """
 
-    kept_tile = SMALL_TILE
     keep: bool
+    kept_tile: int
     workspace: winograd.Workspace
     weight: Tensor
     bias: Tensor | None
@@ -120,15 +113,18 @@ class _FastConv2d(nn.Module):
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
         if not is_plain(self, x):
             return super().forward(x)
-        side, channels = min(x.shape[2:]), min(self.weight.shape[:2])
-        if side < SIDE:
-            if side < _SIDE_OF_SMALL and self.keep:
-                return _direct(x, self._kept("packed", x), self.bias, self.stride, self.padding)
-            if len(x) == 1 and self._keeps_size() and self.weight.nbytes >= _LARGE_WEIGHT:
-                return _product(x, self.weight, self.bias)
-            return super().forward(x.contiguous())  # with channels_last, torch would turn the weights, the larger part
-        if channels < _CHANNELS or not self._keeps_size():
+        side = min(x.shape[2:])
+        if self.keep and side < _SIDE_OF_SMALL:
+            return _direct(x, self._kept("packed", x), self.bias, self.stride, self.padding)
+        if self._keeps_size() and min(self.weight.shape[:2]) >= _CHANNELS and (self.keep or side >= SIDE):
+            return self._winograd(x)
+        if side >= SIDE:
             return super().forward(x.contiguous(memory_format=torch.channels_last))
+        if len(x) == 1 and self._keeps_size() and self.weight.nbytes >= _LARGE_WEIGHT:
+            return _product(x, self.weight, self.bias)
+        return super().forward(x.contiguous())  # with channels_last, torch would turn the weights, the larger part
+
+    def _winograd(self, x: Tensor) -> Tensor:
         if self.keep:
             return winograd.convolve(x, self._kept("winograd", x), self.bias, self.kept_tile, self.workspace)
         shape = winograd.kernel_shape(self.weight, LARGE_TILE)

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, linear, pad, scaled_dot_product_attention, silu
 
-from ..kernels.fast_conv import doubled, fast_convolution, fold
+from ..kernels.fast_conv import SMALL_TILE, doubled, fast_convolution, fold
 from ..kernels.fast_norm import group_norm
 from ..kernels.rows import resnet_in_rows, suits
 from ..kernels.weight_forms import Formed
@@ -59,6 +59,7 @@ class Layers:
         temb_channels: Width of the time embedding; None where there is none.
         scale_shift: The time embedding scales and shifts the second norm, instead of being added before it.
         keep: The network is evaluated many times, so that its convolutions hold on to transformed kernels.
+        kept_tile: Of these, LARGE_TILE where the speed is worth four times the memory of the weights.
         factory: Dtype and device of the weights.
         workspace: Memory that the convolutions share.
     """
@@ -70,6 +71,7 @@ class Layers:
     temb_channels: int | None = None
     scale_shift: bool = False
     keep: bool = False
+    kept_tile: int = SMALL_TILE
     factory: dict[str, Any] = field(default_factory=dict)
     workspace: Workspace = field(default_factory=Workspace)
 
@@ -98,7 +100,7 @@ class Layers:
             padding=padding,
             **self.factory,
         )
-        layer.keep, layer.workspace = self.keep, self.workspace
+        layer.keep, layer.kept_tile, layer.workspace = self.keep, self.kept_tile, self.workspace
         return layer
 
     def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..config.model import UNetConfig
 from ..errors import InputError
 from ..kernels.compiled import Compiled
 from ..kernels.cuda_graphs import CudaGraphs
-from ..kernels.fast_conv import SIDE, keep_large_tiles
+from ..kernels.fast_conv import LARGE_TILE, SIDE
 from ..kernels.fast_norm import group_norm
 from ..kernels.fp32 import fp32
 from ..kernels.weight_forms import Formed, WeightForms
@@ -78,7 +79,8 @@ class UNet(Formed):
         for level, (block_type, shrink) in enumerate(zip(config.down_block_types, config.shrinks, strict=True)):
             inputs = [previous] + [channels[level]] * (config.layers_per_block - 1)
             attended = attention if "Attn" in block_type else None
-            self.down_blocks.append(DownBlock(layers, inputs, channels[level], attended, shrink, both_sides))
+            level_layers = _layers_of(level, layers, config)
+            self.down_blocks.append(DownBlock(level_layers, inputs, channels[level], attended, shrink, both_sides))
             previous = channels[level]
         self.mid_block = MidBlock(layers, previous, middle)
         self.up_blocks = nn.ModuleList()
@@ -88,7 +90,8 @@ class UNet(Formed):
             skips = [width] * config.layers_per_block + [channels[max(level - 1, 0)]]  # the last is of the finer level
             inputs = [c + skip for c, skip in zip([previous] + [width] * config.layers_per_block, skips, strict=True)]
             attended = attention if "Attn" in block_type else None
-            self.up_blocks.append(UpBlock(layers, inputs, width, attended, grow))
+            level_layers = _layers_of(level, layers, config)
+            self.up_blocks.append(UpBlock(level_layers, inputs, width, attended, grow))
             previous = width
         self.conv_norm_out = layers.norm(channels[0])
         self.conv_out = layers.conv(channels[0], config.out_channels)
@@ -184,15 +187,11 @@ class UNet(Formed):
         return (module for module in self.modules() if isinstance(module, ResnetBlock))
 
     def compile_evaluation(self) -> None:
-        """Spend start and memory on speed: `torch.compile` at the next call, in float32 on the CPU larger kernels.
+        """Spend the first calls on speed in all others: `torch.compile`, where `Compiled` sees a gain.
 
-        See `Compiled` and `keep_large_tiles`. Parts that others call are not compiled.
+        Parts that others call are not compiled.
         """
         self.compiled = Compiled(UNet._evaluate)
-        for level, (down, up) in enumerate(zip(self.down_blocks, reversed(self.up_blocks), strict=True)):
-            if self.config.sample_size >> level >= SIDE:  # coarser ones have most of the weights and little of the work
-                keep_large_tiles(down)
-                keep_large_tiles(up)
 
     def _evaluate(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         return self.whole(x, t, depth=1, context=context)[0]
@@ -261,6 +260,11 @@ class UNet(Formed):
         for block in self.up_blocks[len(self.up_blocks) - depth :]:
             h = block(h, temb, skips, context)
         return self.conv_out(group_norm(self.conv_norm_out, h, activate=True))
+
+
+def _layers_of(level: int, layers: Layers, config: UNetConfig) -> Layers:
+    """For a level's own convolutions: the finest has few of the weights and the most work for each of them."""
+    return replace(layers, kept_tile=LARGE_TILE) if level == 0 and config.sample_size >= SIDE else layers
 
 
 def _attentions(layers: Layers, config: UNetConfig) -> tuple[MakeAttention, MakeAttention | None]:

@@ -47,7 +47,9 @@ def generate(
     first_stage_precision: Annotated[
         FirstStagePrecision, typer.Option(help="Of the decoder; fp32 is exact.")
     ] = FirstStagePrecision.FP32,
-    compiled: Annotated[bool, typer.Option("--compile", help="Faster, after a slower first step.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="On CUDA and in bf16: faster after a first step.")
+    ] = False,
     threads: options.ThreadsOption = 1,
     weights: options.WeightsOption = Weights.AUTO,
     config: Annotated[str | None, typer.Option(metavar="PRESET|YAML", help="For files without.")] = None,

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, interpolate
 
 from ldm_backend.config.model import KLConfig, UNetConfig, VQConfig
 from ldm_backend.kernels import fast_conv, fast_norm
-from ldm_backend.kernels.fast_conv import empty_caches, fast_convolution
+from ldm_backend.kernels.fast_conv import SMALL_TILE, empty_caches, fast_convolution
 from ldm_backend.kernels.winograd import Workspace, convolve, kernel_shape, transform_kernel
 from ldm_backend.networks.kl import KLModel
 from ldm_backend.networks.layers import Layers
@@ -156,7 +156,7 @@ def test_a_host_that_changes_weights_at_each_call_is_obeyed(name, everything_fas
             return super().forward(input) + 1
 
     conv: Any = fast_convolution(HostConv)(16, 16, 3, padding=1).requires_grad_(False)
-    conv.keep, conv.workspace = True, Workspace()
+    conv.keep, conv.kept_tile, conv.workspace = True, SMALL_TILE, Workspace()
     x = noise(1, 16, 8, 8)
     setattr(conv, name, [lambda weight: weight])
     torch.testing.assert_close(conv(x), plain(conv, x) + 1)
