@@ -218,11 +218,20 @@ def fold(weight: Tensor) -> Tensor:
     pixel are added up: 16 multiplications instead of 36, and no enlarged image in memory. There are C_out channels for
     each of the output pixels (0, 0), (0, 1), (1, 0), (1, 1).
     """
-    even = torch.tensor([[1.0, 0, 0], [0, 1, 1]])  # of three rows one meets the pixel before
-    odd = torch.tensor([[1.0, 1, 0], [0, 0, 1]])  # one meets the pixel after
-    exact = torch.promote_types(weight.dtype, torch.float32)
-    taps = torch.stack([even, odd]).to(weight.device, exact)
-    return torch.einsum("pia,ocab,qjb->pqocij", taps, weight.to(exact), taps).flatten(0, 2).to(weight.dtype)
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    out = exact.new_empty((2, 2, *weight.shape[:2], 2, 2))
+    for row, lines in enumerate(_met_by_doubled(exact)):
+        for above, line in enumerate(lines):
+            for column, taps in enumerate(_met_by_doubled(line)):
+                for beside, tap in enumerate(taps):
+                    out[row, column, :, :, above, beside] = tap
+    return out.flatten(0, 2).to(weight.dtype)
+
+
+def _met_by_doubled(kernel: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """By the first and the second pixel of a doubled one: what of three taps meets the pixel before, it, or after."""
+    first, second, third = kernel.unbind(2)
+    return (first, second + third), (first + second, third)
 
 
 def doubled(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
