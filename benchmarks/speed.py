@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import SIDES, machine, scratch_weights, spread
+from speed_peers import peers
 from speed_report import Compared, Section, compared_table, difference, draw_plot, report, scaled
 from speed_sides import TURN, Result, Worker, images_in_turns
 
@@ -213,7 +214,12 @@ PARTS: dict[str, Callable[[Bench], list[Section]]] = {
 
 def measure(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[list[Section], int]]:
     """After each of the chosen parts: the sections so far, and the number of threads of each side."""
-    sections = []
+    sections: list[Section] = []
+    if arguments.peers:
+        sections += peers(folder, arguments.threads, arguments.pairs or 5)
+        yield sections, arguments.threads or len(os.sched_getaffinity(0))
+    if not arguments.parts:
+        return
     with ExitStack() as stack:
         workers = {side: stack.enter_context(Worker(side, folder, arguments.threads)) for side in SIDES}
         bench = Bench(folder, arguments, workers)
@@ -250,7 +256,8 @@ def write(sections: list[Section], threads: int, load: float, out: Path) -> None
 def main() -> None:
     """Measure; write after each part, so that an interrupted run leaves what it has."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure (default: all, with --peers none)")
+    parser.add_argument("--peers", action="store_true", help="measure beside other engines too (some 15 GB of memory)")
     parser.add_argument(
         "--pairs", "--runs", type=int, help="pairs of each part but whole images (default: 2 to 9, by part)"
     )
@@ -264,6 +271,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of each side (default: as torch chooses)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table and the plot")
     arguments = parser.parse_args()
+    arguments.parts = arguments.parts or ([] if arguments.peers else list(PARTS))
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not find_spec("matplotlib"):

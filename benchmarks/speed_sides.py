@@ -234,7 +234,7 @@ class Worker(AbstractContextManager["Worker"]):
         """What the process answers, None where it pauses, or why it cannot."""
         try:
             return self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self.process.join()
             raise SystemExit(
                 f"The process of {self.side} ended with status {self.process.exitcode} in the task {task}; "
