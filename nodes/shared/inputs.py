@@ -135,8 +135,8 @@ def guidance_inputs() -> list[Any]:
             "positive",
             optional=True,
             tooltip=(
-                "Only for models of classes or texts, which need it: what to draw, from LDM Class, CLIP Text Encode or "
-                "nodes that mix it."
+                "Only for models of classes, texts or vectors, which need it: what to draw, from LDM Class, CLIP Text "
+                "Encode, LDM CLIP Vectors or nodes that mix it."
             ),
         ),
         io.Conditioning.Input(
