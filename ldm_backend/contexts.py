@@ -1,4 +1,4 @@
-"""What the images of a run attend to: classes by their numbers, or texts; checked, encoded, joined to the network."""
+"""What the images of a run attend to: classes by their numbers, texts, or vectors of CLIP; checked and encoded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config.conditioning import ClassConfig, SegmentationConfig, TextConfig, purpose_of
+from .config.conditioning import ClassConfig, SegmentationConfig, TextConfig, VectorsConfig, purpose_of
 from .config.model import LDMConfig
 from .errors import InputError, short_repr
 from .kernels.fp32 import in_fp32
 from .networks import skip_init
 from .networks.conditioned import check_cfg, check_classes
 from .networks.conditioners.class_embedder import ClassEmbedder
+from .networks.conditioners.clip_vectors import vectors_context
 from .networks.conditioners.spatial_rescaler import SpatialRescaler
 from .networks.conditioners.text_encoder import TextEncoder
 from .texts.tokeniser import Tokeniser, warnings_of
@@ -38,17 +39,24 @@ class Wanted:
         prompts: The text of each image, or one for all.
         negative: What guidance leads away from, likewise; an empty text is nothing in particular.
         cfg: The scale of guidance without a classifier, see `Attending`.
+        vectors: Of CLIP, of the images, see `vectors_context`.
     """
 
     classes: Sequence[int | None] | None = None
     prompts: str | Sequence[str] | None = None
     negative: str | Sequence[str] = ""
     cfg: float = 1.0
+    vectors: Tensor | Sequence[Tensor] | None = None
 
     @property
     def given(self) -> bool:
         """Whether the images attend to anything."""
-        return self.classes is not None or self.prompts is not None
+        return self.kind is not None
+
+    @property
+    def kind(self) -> str | None:
+        """The name of what is given, of which there is at most one."""
+        return next((name for name in ("classes", "prompts", "vectors") if getattr(self, name) is not None), None)
 
 
 def build_conditioner(config: LDMConfig) -> Conditioner | None:
@@ -80,10 +88,18 @@ def check_wanted(wanted: Wanted, config: LDMConfig, images: int) -> None:
         images: That are to be drawn.
 
     Raises:
-        InputError: Classes or texts for a model of another task, missing, or of another number than the images; or
-            guidance that cannot be.
+        InputError: Classes, texts or vectors for a model of another task, missing, or of another number than the
+            images; or guidance that cannot be.
     """
     one = config.conditioning
+    if isinstance(one, VectorsConfig):
+        _check_vectors(wanted, one, config.task, images)
+        return
+    if wanted.vectors is not None:
+        raise InputError(
+            f"vectors are given; expected None, as this model {purpose_of(config.task)}. Leave them out, or load a "
+            "model of vectors."
+        )
     if not isinstance(one, TextConfig):
         if wanted.prompts is not None or wanted.negative != "":
             raise InputError(
@@ -102,6 +118,22 @@ def check_wanted(wanted: Wanted, config: LDMConfig, images: int) -> None:
         _check_texts(name, texts, images)
 
 
+def _check_vectors(wanted: Wanted, one: VectorsConfig, task: str, images: int) -> None:
+    check_cfg(wanted.cfg)
+    others = {"classes": wanted.classes, "prompts": wanted.prompts, "negative": wanted.negative or None}
+    for name, value in others.items():
+        if value is not None:
+            raise InputError(
+                f"{name}: {short_repr(value)}; expected none, as this model {purpose_of(task)}. Give vectors."
+            )
+    if wanted.vectors is None:
+        raise InputError(
+            f"vectors are None; expected those of each image, as this model {purpose_of(task)}. Encode a text or a "
+            "picture with CLIP."
+        )
+    vectors_context(wanted.vectors, one, images)
+
+
 def _check_texts(name: str, texts: Any, images: int) -> None:
     if isinstance(texts, str):
         return
@@ -113,15 +145,22 @@ def _check_texts(name: str, texts: Any, images: int) -> None:
 
 
 def attended(
-    conditioner: Conditioner | None, tokeniser: Tokeniser | None, wanted: Wanted, images: int
+    conditioner: Conditioner | None,
+    tokeniser: Tokeniser | None,
+    wanted: Wanted,
+    images: int,
+    config: LDMConfig,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor | None]:
-    """The contexts of images, on the conditioner's device.
+    """The contexts of images, on the model's device.
 
     Args:
         conditioner: Of the model.
         tokeniser: likewise, where it draws from texts.
         wanted: Checked by `check_wanted`.
         images: That are to be drawn.
+        config: Of the model.
+        device: Of the model.
 
     Returns:
         (N, tokens, D) of what is wanted, and (1 or N, tokens, D) of what guidance starts from; None where it would
@@ -130,6 +169,9 @@ def attended(
     Raises:
         InputError: A class that the model does not have, or what is no text.
     """
+    if isinstance(config.conditioning, VectorsConfig) and wanted.vectors is not None:
+        context = vectors_context(wanted.vectors, config.conditioning, images).to(device)
+        return context, torch.zeros_like(context[:1]) if wanted.cfg != 1 else None
     if isinstance(conditioner, ClassEmbedder) and wanted.classes is not None:
         guided = wanted.cfg != 1 and any(one is not None for one in wanted.classes)
         with torch.no_grad():

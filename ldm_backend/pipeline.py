@@ -153,6 +153,7 @@ def generate(
     cfg: float = 1.0,
     prompts: str | Sequence[str] | None = None,
     negative: str | Sequence[str] = "",
+    vectors: Tensor | Sequence[Tensor] | None = None,
 ) -> np.ndarray:
     """Draw one image for each seed; the defaults are the model card's recipe.
 
@@ -174,27 +175,26 @@ def generate(
             of `ldm_backend.conditioning` make it; its size is that of the latents. None is for unconditional models.
         tile: Only with a conditioning: side of a tile in latent cells, averaged at each step. None takes images whole,
             and tiles only where that does not fit into memory, which is said in the log.
-        guides: What is known or wanted of the images, see `guidance.guided.Guides`; not with classes or prompts.
+        guides: What is known or wanted of the images, see `guidance.guided.Guides`; not with anything below.
         classes: Of a class-conditional model the class of each image by its number, None for no class.
-        cfg: With classes or prompts, the scale of guidance without a classifier: 1 is none; every other takes an
-            evaluation more each step.
+        cfg: With any of these the scale of guidance without a classifier: 1 is none, all others take more time.
         prompts: Of a text-conditional model the text of each image, or one for all; equal ones are encoded once.
         negative: With prompts, what guidance leads away from: a text for all images, or one for each.
+        vectors: Of a model of vectors of CLIP those of the images, see `vectors_context`; guidance starts from zeros.
 
     Returns:
         uint8 (N, H, W, 3); (N, H, W, 1) of a model of grey pictures.
 
     Raises:
         ScheduleError: Steps, eta, sampler or grid out of range.
-        InputError: No seeds, a seed, cache setting, tile or class out of range, a conditioning, classes or prompts that
-            are missing, too much or of another shape or number, or a guide or fitted steps that do not fit.
+        InputError: No seeds, or what is out of range, missing, too much or of another shape, number or model.
         TooLargeError: More than fits into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
     z = sample_latents(
         model, seeds, steps, eta, sampler, grid, callback, cache_interval, cache_depth, height, width,
-        conditioning, tile, guides, classes, cfg, prompts, negative,
+        conditioning, tile, guides, classes, cfg, prompts, negative, vectors,
     )  # fmt: skip
     images = decode_to_uint8(model, z)
     empty_caches(model.first_stage)
@@ -220,20 +220,20 @@ def sample_latents(
     cfg: float = 1.0,
     prompts: str | Sequence[str] | None = None,
     negative: str | Sequence[str] = "",
+    vectors: Tensor | Sequence[Tensor] | None = None,
 ) -> Tensor:
     """What `generate` decodes; its arguments and errors.
 
     Returns:
         (N, C, h, w) float32 latents on the model's device.
     """
-    wanted = Wanted(classes, prompts, negative, cfg)
+    wanted = Wanted(classes, prompts, negative, cfg, vectors)
     check_wanted(wanted, model.config, len(seeds))
     if not wanted.given or conditioning is not None:
         check_conditioning(conditioning, model.config, len(seeds))
     check_goes_together(conditioning is not None, tile, (cache_interval, height, width))
     if wanted.given and (cache_interval != 1 or guides is not None):
-        kind = "prompts" if classes is None else "classes"
-        raise InputError(f"cache_interval or guides are given beside {kind}; expected neither. Leave them out.")
+        raise InputError(f"cache_interval or guides are given beside {wanted.kind}; expected neither. Leave them out.")
     for file in model.files:
         file.check()
     if isinstance(grid, FittedSteps):
@@ -264,8 +264,9 @@ def sample_latents(
 
 
 def _attending(model: LatentDiffusion, wanted: Wanted, images: int) -> Denoiser:
-    """The UNet that attends to classes or texts, guided where that changes anything."""
-    return Attending(evaluation(model), *attended(model.conditioner, model.tokeniser, wanted, images), wanted.cfg)
+    """The UNet that attends to what is wanted, guided where that changes anything."""
+    made = attended(model.conditioner, model.tokeniser, wanted, images, model.config, model.device)
+    return Attending(evaluation(model), *made, wanted.cfg)
 
 
 def _conditioned(model: LatentDiffusion, c: Tensor, tile: int | None) -> Denoiser:

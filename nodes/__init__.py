@@ -44,6 +44,7 @@ NODES: dict[str, tuple[str, ...]] = {
     "guidance.wanted": ("LDMGuideColour", "LDMGuideReference", "LDMGuideStyle"),
     "guidance.guided": ("LDMGuided",),
     "prompting.classes": ("LDMClass",),
+    "prompting.vectors": ("LDMCLIPVectors",),
 }
 """Module -> its nodes. Each module is imported by itself: one that fails takes no other along."""
 

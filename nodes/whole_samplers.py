@@ -9,7 +9,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ldm_backend.config.conditioning import CLASS_CONDITIONAL, TEXT_CONDITIONAL, UNCONDITIONAL
+from ..ldm_backend.config.conditioning import CLASS_CONDITIONAL, TEXT_CONDITIONAL, UNCONDITIONAL, VECTOR_CONDITIONAL
 from ..ldm_backend.sampling.samplers import grid_of
 from .host.model import ModelPatcher, ldm_model_of
 from .host.schema import make_schema
@@ -43,7 +43,7 @@ class LDMDDIMSampler(io.ComfyNode):
             ),
             search_aliases=["DDIM", "KSampler", "denoise", "eta"],
             inputs=[
-                model_input(UNCONDITIONAL, CLASS_CONDITIONAL, TEXT_CONDITIONAL),
+                model_input(UNCONDITIONAL, CLASS_CONDITIONAL, TEXT_CONDITIONAL, VECTOR_CONDITIONAL),
                 io.Latent.Input("latent", tooltip="The noise to start from, made by LDM Latent Noise."),
                 steps_input(
                     200,
@@ -130,7 +130,7 @@ class LDMSampler(io.ComfyNode):
             ),
             search_aliases=["DPM-Solver++", "UniPC", "PLMS", "DDPM", "KSampler", "denoise"],
             inputs=[
-                model_input(UNCONDITIONAL, CLASS_CONDITIONAL, TEXT_CONDITIONAL),
+                model_input(UNCONDITIONAL, CLASS_CONDITIONAL, TEXT_CONDITIONAL, VECTOR_CONDITIONAL),
                 io.Latent.Input("latent", tooltip="The noise to start from, made by LDM Latent Noise."),
                 sampler_input("unipc"),
                 steps_input(

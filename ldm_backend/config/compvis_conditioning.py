@@ -19,6 +19,7 @@ from .conditioning import (
     MaskedImageConfig,
     SegmentationConfig,
     TextConfig,
+    VectorsConfig,
 )
 from .strict_json import in_their_names, read_fields
 
@@ -26,13 +27,14 @@ _UNCONDITIONAL, _FIRST_STAGE = "__is_unconditional__", "__is_first_stage__"
 
 # Which part of a sample goes through the conditioning stage, and that stage, for each of the kinds.
 _LOW_RESOLUTION, _MASKED, _SEGMENTATION = "LR_image", "masked_image", "segmentation"
-_CLASS, _TEXT = "class_label", "caption"
+_CLASS, _TEXT, _VECTORS = "class_label", "caption", "nix"
 _STAGES = {
     _LOW_RESOLUTION: "torch.nn.Identity",
     _MASKED: _FIRST_STAGE,
     _SEGMENTATION: "SpatialRescaler",
     _CLASS: "ClassEmbedder",
     _TEXT: "BERTEmbedder",
+    _VECTORS: "torch.nn.Identity",
 }
 # How many rows the table of ImageNet's classes has where the last is no class. The file does not say so: the original's
 # notebook samples with it.
@@ -98,8 +100,9 @@ def conditioning_from_yaml(params: Mapping[str, Any], source: str) -> Conditioni
             f"{source}: cond_stage_config is {short_repr(target if name else stage)} and cond_stage_key "
             f"{short_repr(key)}; supported are {known}. {CONDITIONAL}"
         )
-    _check_way(params, "crossattn" if key in (_CLASS, _TEXT) else "concat", source)
-    return _of_key(key, stage, f"{source}: cond_stage_config")
+    _check_way(params, "crossattn" if key in (_CLASS, _TEXT, _VECTORS) else "concat", source)
+    found = _of_key(key, stage, f"{source}: cond_stage_config")
+    return found or _vectors(params, source)
 
 
 def _check_way(params: Mapping[str, Any], wanted: str, source: str) -> None:
@@ -120,7 +123,8 @@ def _check_way(params: Mapping[str, Any], wanted: str, source: str) -> None:
         )
 
 
-def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
+def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig | None:
+    """What the stage is; None of vectors, which have nothing there."""
     if isinstance(stage, Mapping) == (key == _MASKED):
         expected = f"the text {_FIRST_STAGE}" if key == _MASKED else "a section with its target"
         raise ConfigError(f"{source} is {short_repr(stage)}; expected {expected}. {AS_TRAINED}")
@@ -130,9 +134,9 @@ def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
     settings = stage.get("params") or {}
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{source}: params is {short_repr(settings)}; expected a section of settings. {AS_TRAINED}")
-    if key == _LOW_RESOLUTION:
+    if key in (_LOW_RESOLUTION, _VECTORS):
         check_keys(settings, _IDENTITY, source)
-        return LowResolutionConfig()
+        return LowResolutionConfig() if key == _LOW_RESOLUTION else None
     if key == _CLASS:
         return _classes(settings, source)
     if key == _TEXT:
@@ -146,6 +150,15 @@ def _of_key(key: str, stage: Any, source: str) -> ConditioningConfig:
         "out_channels": settings["out_channels"],
     }
     return in_their_names(_RESCALER_NAMES, source, lambda: read_fields(SegmentationConfig, data, source))
+
+
+def _vectors(params: Mapping[str, Any], source: str) -> VectorsConfig:
+    """As wide as what the UNet attends to: nothing else says it."""
+    unet = params.get("unet_config")
+    settings = unet.get("params") if isinstance(unet, Mapping) else None
+    data = {"embed_dim": settings.get("context_dim") if isinstance(settings, Mapping) else None}
+    names = {"embed_dim": "unet_config: context_dim"}
+    return in_their_names(names, source, lambda: read_fields(VectorsConfig, data, source))
 
 
 def _classes(settings: Mapping[str, Any], source: str) -> ClassConfig:

@@ -17,8 +17,9 @@ from .compvis_schedule import SCHEDULE_KEYS
 
 CONDITIONAL = (
     "Of models that take something beside the noise only these run here: super-resolution, inpainting and semantic "
-    "synthesis, whose UNet takes it as further channels, and classes and texts that it attends to. Texts through CLIP, "
-    "other classes and layouts are not implemented: run such a model with the program that trained it."
+    "synthesis, whose UNet takes it as further channels, and classes, texts and vectors of CLIP that it attends to. "
+    "Texts through CLIP token by token, other classes and layouts are not implemented: run such a model with the "
+    "program that trained it."
 )
 NETWORK = f"A network of this kind is not implemented, and without it the picture would be wrong. {NOT_IMPLEMENTED}"
 

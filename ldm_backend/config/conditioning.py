@@ -1,7 +1,7 @@
 """What a model sees beside the noise, and so what it is for. Imports only checks, first_stage, JSON and errors.
 
 Pictures, masks and maps are further channels of the UNet's input, behind those of the noisy latent (CompVis' `concat`).
-Classes and texts are a context that its blocks attend to (`crossattn`).
+Classes, texts and vectors of CLIP are a context that its blocks attend to (`crossattn`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .strict_json import read_fields, write_fields
 
 UNCONDITIONAL, SUPER_RESOLUTION = "unconditional", "super-resolution"
 INPAINTING, SEMANTIC_SYNTHESIS = "inpainting", "semantic-synthesis"
-CLASS_CONDITIONAL, TEXT_CONDITIONAL = "class-conditional", "text-conditional"
+CLASS_CONDITIONAL, TEXT_CONDITIONAL, VECTOR_CONDITIONAL = "class-conditional", "text-conditional", "vector-conditional"
 
 # What a model of each task does, what draws from it in Python, and the command that does where there is one.
 _TASKS = {
@@ -27,6 +27,7 @@ _TASKS = {
     SEMANTIC_SYNTHESIS: ("draws pictures from maps of labels", "synthesise", None),
     CLASS_CONDITIONAL: ("draws pictures of classes that are given by their numbers", "generate", "ldm generate"),
     TEXT_CONDITIONAL: ("draws pictures of what a text says", "generate", "ldm generate"),
+    VECTOR_CONDITIONAL: ("draws pictures of what vectors of CLIP say", "generate", None),
 }
 TASKS = tuple(_TASKS)
 MAX_WORDS = 2**20  # of a vocabulary
@@ -165,6 +166,32 @@ class TextConfig:
         return 0
 
 
+@dataclass(frozen=True)
+class VectorsConfig:
+    """Vectors of CLIP, of a text or a picture and of its neighbours, as tokens that the UNet attends to (CompVis RDM).
+
+    Nothing with weights makes them: they come from CLIP ViT-L/14, which is no part of the model.
+    """
+
+    kind: ClassVar[str] = "vectors"
+    task: ClassVar[str] = VECTOR_CONDITIONAL
+    tokens: ClassVar[int] = 21  # at most: one, and 20 neighbours
+
+    embed_dim: int = 768
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, embed_dim=1)
+
+    @property
+    def context_dim(self) -> int | None:
+        """Width of the tokens that the UNet attends to."""
+        return self.embed_dim
+
+    def channels(self, first_stage: FirstStageConfig) -> int:
+        """How many it adds to the UNet's input."""
+        return 0
+
+
 def _check_numbers(config: Any, **least: int) -> None:
     """Raise ConfigError unless these fields of a conditioning are at least that, and no larger than a network's."""
     for name, low in least.items():
@@ -176,9 +203,12 @@ def _check_numbers(config: Any, **least: int) -> None:
             )
 
 
-ConditioningConfig = LowResolutionConfig | MaskedImageConfig | SegmentationConfig | ClassConfig | TextConfig
+ConditioningConfig = (
+    LowResolutionConfig | MaskedImageConfig | SegmentationConfig | ClassConfig | TextConfig | VectorsConfig
+)
 CONDITIONINGS: dict[str, type[ConditioningConfig]] = {
-    one.kind: one for one in (LowResolutionConfig, MaskedImageConfig, SegmentationConfig, ClassConfig, TextConfig)
+    one.kind: one
+    for one in (LowResolutionConfig, MaskedImageConfig, SegmentationConfig, ClassConfig, TextConfig, VectorsConfig)
 }
 
 

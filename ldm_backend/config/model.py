@@ -214,8 +214,8 @@ class LDMConfig:
         if made is None:
             raise ConfigError(
                 f"unet attends to a context {width} wide, and nothing says what makes it; expected classes, or texts "
-                "through the encoder of this family. Another model, as Stable Diffusion is one, does not run here: run "
-                "it with the program that trained it."
+                "through the encoder of this family, or vectors of CLIP. Another model, as Stable Diffusion is one, "
+                "does not run here: run it with the program that trained it."
             )
         kind = "" if self.conditioning is None else self.conditioning.kind
         raise ConfigError(

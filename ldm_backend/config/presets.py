@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .conditioning import ClassConfig, LowResolutionConfig, MaskedImageConfig, SegmentationConfig, TextConfig
+from .conditioning import (
+    ClassConfig,
+    LowResolutionConfig,
+    MaskedImageConfig,
+    SegmentationConfig,
+    TextConfig,
+    VectorsConfig,
+)
 from .model import KLConfig, LDMConfig, ScheduleConfig, UNetConfig, VQConfig
 
 CELEBAHQ_256 = LDMConfig()
@@ -135,6 +142,28 @@ TEXT_TO_IMAGE_256 = LDMConfig(
     conditioning=TextConfig(embed_dim=640),
 )
 
+# rdm768x768 (configs/retrieval-augmented-diffusion), with kl-f16: vectors of CLIP ViT-L/14, and 768x768 pixels.
+RETRIEVAL_768 = LDMConfig(
+    unet=UNetConfig(
+        sample_size=48,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=(448, 896, 1344, 1792),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=768,
+    ),
+    first_stage=KLConfig(
+        latent_channels=16,
+        block_out_channels=(128, 128, 256, 256, 512),
+        scale_factor=0.22765929,
+        encoder_attention=(4,),
+        decoder_attention=(4,),
+    ),
+    schedule=ScheduleConfig(beta_end=0.015),
+    conditioning=VectorsConfig(),
+)
+
 # CelebA-HQ, FFHQ and LSUN-Bedrooms differ only in their weights.
 PRESETS: dict[str, LDMConfig] = {
     "celebahq-256": CELEBAHQ_256,
@@ -149,6 +178,7 @@ PRESETS: dict[str, LDMConfig] = {
     "imagenet-256-f8": IMAGENET_256_F8,
     "text-to-image-large-256": TEXT_TO_IMAGE_LARGE_256,
     "text-to-image-256": TEXT_TO_IMAGE_256,
+    "retrieval-768": RETRIEVAL_768,
 }
 # Their scale factor was measured in training (scale_by_std), and only the checkpoint has it.
 MEASURED = frozenset({"lsun-churches-256"})

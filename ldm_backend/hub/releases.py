@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from ..errors import CheckpointError
 
-# Source: CompVis/latent-diffusion, scripts/download_models.sh; of cin256-v2 its notebook.
-_ADDRESS = "https://ommer-lab.com/files/latent-diffusion/{}"
+# Source: CompVis/latent-diffusion, scripts/download_models.sh; of cin256-v2 its notebook, of rdm768x768 its README.
+_ADDRESS = "https://ommer-lab.com/files/{}"
+_ZOO = "latent-diffusion/"
 # Name of its folder there -> file, preset of this project
 _RELEASES = {
-    "bsr_sr": ("sr_bsr.zip", "super-resolution-4x"),
-    "inpainting_big": ("inpainting_big.zip", "inpainting-512"),
-    "semantic_synthesis256": ("semantic_synthesis256.zip", "semantic-synthesis-256"),
-    "semantic_synthesis512": ("semantic_synthesis.zip", "semantic-synthesis-512"),
-    "cin256": ("cin.zip", "imagenet-256-f8"),
-    "cin256-v2": ("nitro/cin/model.ckpt", "imagenet-256"),
-    "text2img256": ("text2img.zip", "text-to-image-256"),
+    "bsr_sr": (_ZOO + "sr_bsr.zip", "super-resolution-4x"),
+    "inpainting_big": (_ZOO + "inpainting_big.zip", "inpainting-512"),
+    "semantic_synthesis256": (_ZOO + "semantic_synthesis256.zip", "semantic-synthesis-256"),
+    "semantic_synthesis512": (_ZOO + "semantic_synthesis.zip", "semantic-synthesis-512"),
+    "cin256": (_ZOO + "cin.zip", "imagenet-256-f8"),
+    "cin256-v2": (_ZOO + "nitro/cin/model.ckpt", "imagenet-256"),
+    "text2img256": (_ZOO + "text2img.zip", "text-to-image-256"),
+    "rdm768x768": ("rdm/model.ckpt", "retrieval-768"),
 }
 
 

@@ -14,7 +14,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from ..config.conditioning import UNCONDITIONAL, ClassConfig, TextConfig, check_task, purpose_of
+from ..config.conditioning import UNCONDITIONAL, ClassConfig, TextConfig, VectorsConfig, check_task, purpose_of
 from ..config.model import LDMConfig
 from ..errors import InputError, TooLargeError, short_repr
 from ..memory.chunks import Chunks
@@ -26,6 +26,8 @@ logger = logging.getLogger("comfyui_ldm")
 
 # Sides of tiles in latent cells, tried from the largest where the whole does not fit. The models were trained at 64.
 _TILES = (256, 192, 128, 96, 64)
+# What a model that attends to something takes in the place of a conditioning.
+_GIVEN_AS: dict[type, str] = {ClassConfig: "classes", TextConfig: "prompts", VectorsConfig: "vectors"}
 
 
 class Conditioned:
@@ -154,8 +156,7 @@ def check_conditioning(c: Tensor | None, config: LDMConfig, images: int) -> None
     if c is None:
         check_task(config.task, UNCONDITIONAL, "generate without a conditioning")
         return
-    if isinstance(config.conditioning, ClassConfig | TextConfig):
-        other = "classes" if isinstance(config.conditioning, ClassConfig) else "prompts"
+    if (other := _GIVEN_AS.get(type(config.conditioning))) is not None:
         raise InputError(
             f"A conditioning is given, and this model {purpose_of(config.task)}. Give {other} in its place, one for "
             "each seed."

@@ -15,6 +15,7 @@ from ...ldm_backend.config.conditioning import (
     SUPER_RESOLUTION,
     TEXT_CONDITIONAL,
     UNCONDITIONAL,
+    VECTOR_CONDITIONAL,
     purpose_of,
 )
 from ...ldm_backend.config.model import LDMConfig
@@ -34,6 +35,7 @@ _NODES = {
     SEMANTIC_SYNTHESIS: ("LDM Semantic Labels with KSampler", "LDM Semantic Labels"),
     CLASS_CONDITIONAL: ("LDM Class with LDM Sampler", "LDM Class"),
     TEXT_CONDITIONAL: ("CLIP Text Encode with LDM Sampler", "CLIP Text Encode"),
+    VECTOR_CONDITIONAL: ("LDM CLIP Vectors with LDM Sampler", "LDM CLIP Vectors"),
 }
 
 
@@ -185,4 +187,5 @@ def _check_fits_latents(c: Tensor, shape: Sequence[int], config: LDMConfig, task
 
 def _shown(task: str) -> str:
     words = {UNCONDITIONAL: "pictures without a conditioning", CLASS_CONDITIONAL: "classes", TEXT_CONDITIONAL: "texts"}
+    words |= {VECTOR_CONDITIONAL: "vectors of CLIP"}
     return words.get(task, task.replace("-synthesis", " synthesis"))

@@ -1,1 +1,1 @@
-"""The nodes that say what a model is to draw: its class."""
+"""The nodes that say what a model is to draw: its class, or vectors of CLIP."""

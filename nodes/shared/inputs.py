@@ -13,6 +13,7 @@ from ...ldm_backend.config.conditioning import (
     SEMANTIC_SYNTHESIS,
     SUPER_RESOLUTION,
     UNCONDITIONAL,
+    VECTOR_CONDITIONAL,
 )
 from ...ldm_backend.sampling.noise import MAX_SEED
 from ...ldm_backend.sampling.samplers import AUTO, SAMPLERS
@@ -23,6 +24,7 @@ _MODEL_TOOLTIPS: dict[tuple[str, ...], str] = {
     (INPAINTING,): "The MODEL from LDM Checkpoint Loader, of one for inpainting (inpainting_big).",
     (SEMANTIC_SYNTHESIS,): "The MODEL from LDM Checkpoint Loader, of one for semantic synthesis.",
     (CLASS_CONDITIONAL,): "The MODEL from LDM Checkpoint Loader, of one for classes (cin256-v2).",
+    (VECTOR_CONDITIONAL,): "The MODEL from LDM Checkpoint Loader, of one for vectors of CLIP (rdm768x768).",
 }
 SIZE_STEP = 32  # pixels: the UNet halves the latent three times
 
@@ -133,8 +135,8 @@ def guidance_inputs() -> list[Any]:
             "positive",
             optional=True,
             tooltip=(
-                "Only for models of classes or texts, which need it: what to draw, from LDM Class, CLIP Text Encode or "
-                "nodes that mix it."
+                "Only for models of classes, texts or vectors, which need it: what to draw, from LDM Class, CLIP Text "
+                "Encode, LDM CLIP Vectors or nodes that mix it."
             ),
         ),
         io.Conditioning.Input(

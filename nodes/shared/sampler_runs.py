@@ -112,7 +112,8 @@ def _conditionings(
             "cache_interval is above 1, which is for models without a conditioning, and the MODEL has one. Set it to 1."
         )
     if negative is None:
-        negative = positive if guidance.cfg == 1.0 else none_of(model, guidance.cfg)  # which cfg 1 does not look at
+        # which cfg 1 does not look at
+        negative = positive if guidance.cfg == 1.0 else none_of(model, guidance.cfg, positive)
     return positive, negative
 
 

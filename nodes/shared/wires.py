@@ -121,6 +121,15 @@ def _clip(value: Any, item: Any) -> Any:
     return value
 
 
+def _clip_vision_output(value: Any, item: Any) -> Any:
+    """What CLIP Vision Encode gives, with the vectors of its pictures (N, D)."""
+    vectors = getattr(value, "image_embeds", None)
+    if vectors is None:
+        raise InputError(f"{item.id} is {_found(value)}; expected a CLIP_VISION_OUTPUT. Connect CLIP Vision Encode.")
+    _numbers(vectors, item.id, (2,), "vectors (N, D) of pictures. Connect CLIP Vision Encode.")
+    return value
+
+
 def _guides(value: Any, item: Any) -> GuideChain:
     if not isinstance(value, GuideChain):
         raise InputError(
@@ -172,7 +181,7 @@ def _text(value: Any, item: Any) -> str:
 _DOORS: dict[str, Callable[[Any, Any], Any]] = {
     "LATENT": _latent, "IMAGE": _image, "MASK": _mask, "MODEL": _model, "VAE": _vae,
     "CLIP": _clip, GUIDES_TYPE: _guides, "CONDITIONING": _conditioning, "INT": _whole_number,
-    "FLOAT": _number, "BOOLEAN": _truth, "STRING": _text,
+    "FLOAT": _number, "BOOLEAN": _truth, "STRING": _text, "CLIP_VISION_OUTPUT": _clip_vision_output,
 }  # fmt: skip
 """By kind of input. Choices are for the nodes: what a choice may be, and what to say otherwise, differs."""
 

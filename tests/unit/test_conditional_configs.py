@@ -54,6 +54,7 @@ def test_every_preset_has_a_task():
         "imagenet-256-f8": "class-conditional",
         "text-to-image-large-256": "text-conditional",
         "text-to-image-256": "text-conditional",
+        "retrieval-768": "vector-conditional",
     }
 
 

@@ -9,6 +9,7 @@ from class_models import RELEASES as CLASS_RELEASES
 from compvis_writer import whole_shapes, write_holes
 from conditional_models import RELEASES, released_yaml
 from text_models import RELEASES as TEXT_RELEASES
+from vector_models import RELEASES as VECTOR_RELEASES
 from yaml import safe_dump
 
 import ldm_backend
@@ -46,12 +47,12 @@ def test_a_model_of_full_size_is_loaded(tmp_path):
     assert sum(p.numel() for p in model.first_stage.parameters()) == 55_322_782
 
 
-WITH_CONTEXT = CLASS_RELEASES | TEXT_RELEASES
-AVERAGED = ("cin256", "text2img256")  # the YAML of the others says that they have no averaged weights
+WITH_CONTEXT = CLASS_RELEASES | TEXT_RELEASES | VECTOR_RELEASES
+AVERAGED = ("cin256", "text2img256", "rdm768x768")  # the YAML of the others says that they have no averaged weights
 
 
 @pytest.mark.parametrize("release", WITH_CONTEXT)
-def test_a_file_of_classes_or_texts_of_full_size_is_read_in_a_moment(tmp_path, release):
+def test_a_file_with_a_context_of_full_size_is_read_in_a_moment(tmp_path, release):
     write_holes(tmp_path / "model.safetensors", whole_shapes(release, ema=release in AVERAGED))
     (tmp_path / "config.yaml").write_text(safe_dump(released_yaml(release)))
     start = time.process_time()
@@ -77,7 +78,7 @@ def test_a_file_of_stable_diffusion_of_full_size_is_no_model_of_this_family(tmp_
         if not key.startswith("cond_stage_model.")
     }
     write_holes(tmp_path / "model.safetensors", shapes | clip)
-    for name in (*CLASS_RELEASES.values(), *TEXT_RELEASES.values()):
+    for name in WITH_CONTEXT.values():
         with pytest.raises(CheckpointError, match=r"model\.safetensors.*unexpected keys"):
             ldm_backend.load(tmp_path, "cpu", config=name)
     with pytest.raises(ConfigError, match="no configuration.*none has its shapes"):

@@ -12,6 +12,7 @@ from hub_server import REPO, HubServer, ask_here
 from pictured import command
 from safetensors.torch import load_file, save_file
 from text_models import load_texts, write_text_folder
+from vector_models import RELEASES as VECTOR_RELEASES
 
 import ldm_backend
 from ldm_backend.checkpoints.checkpoint import read_checkpoint
@@ -140,7 +141,7 @@ def test_a_model_of_texts_is_taken_whole(bert, tmp_path: Path, monkeypatch: pyte
     assert is_whole(wanted)
 
 
-ADDRESSES = RELEASES | CLASS_RELEASES | {"text2img256": "text-to-image-256"}
+ADDRESSES = RELEASES | CLASS_RELEASES | VECTOR_RELEASES | {"text2img256": "text-to-image-256"}
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
@@ -153,8 +154,10 @@ def test_what_is_on_no_hub_is_told_with_its_address(name, monkeypatch: pytest.Mo
         **{"bsr_sr": "sr_bsr.zip", "semantic_synthesis512": "semantic_synthesis.zip", "cin256": "cin.zip"},
         **{"cin256-v2": "nitro/cin/model.ckpt", "text2img256": "text2img.zip"},
     }
-    assert f"Fetch https://ommer-lab.com/files/latent-diffusion/{others.get(name, f'{name}.zip')} yourself, " in text
-    assert ("unpack it" in text) == (name != "cin256-v2")
+    folder = "rdm" if name == "rdm768x768" else "latent-diffusion"
+    file = "model.ckpt" if name == "rdm768x768" else others.get(name, f"{name}.zip")
+    assert f"Fetch https://ommer-lab.com/files/{folder}/{file} yourself, " in text
+    assert ("unpack it" in text) == (name not in ("cin256-v2", "rdm768x768"))
     assert "no checksum of it was published" in text
     assert f"--config {ADDRESSES[name]}" in text
     assert ADDRESSES[name] in PRESETS

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "web" / "docs"
 PAGES = sorted(DOCS.glob("LDM*.md"))
 # Help pages without a picture of the node in a template: that needs weights that are not part of the pack.
-WITHOUT_WEIGHTS = ("LDMClass", "LDMSemanticLabels", "LDMSemanticRegion")
+WITHOUT_WEIGHTS = ("LDMCLIPVectors", "LDMClass", "LDMSemanticLabels", "LDMSemanticRegion")
 PICTURED = [page for page in PAGES if page.stem not in WITHOUT_WEIGHTS]
 PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 

@@ -11,8 +11,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
-from ....ldm_backend.config.conditioning import CLASS_CONDITIONAL
+from ....ldm_backend.config.conditioning import CLASS_CONDITIONAL, VECTOR_CONDITIONAL
 from ....ldm_backend.errors import InputError
+from ....ldm_backend.finite import is_plain
 from ....ldm_backend.networks.conditioners.class_embedder import ClassEmbedder
 from ..conditioning import attended_conditioning
 from ..model import intermediate_device, ldm_model_of
@@ -39,12 +40,20 @@ def embedder_of(model: ModelPatcher) -> ClassEmbedder:
     return inner.conditioner
 
 
-def none_of(model: ModelPatcher, cfg: float) -> list[Any]:
-    """The CONDITIONING of no class, which guidance of classes starts from where nothing else is connected.
+def none_of(model: ModelPatcher, cfg: float, positive: list[Any]) -> list[Any]:
+    """The CONDITIONING of nothing in particular, which guidance starts from where nothing else is connected.
+
+    Args:
+        model: MODEL of this pack.
+        cfg: Scale of guidance, for the message.
+        positive: The CONDITIONING of what is wanted.
 
     Raises:
         InputError: The MODEL has none.
     """
+    if ldm_model_of(model).ldm_config.task == VECTOR_CONDITIONAL:
+        wanted = positive[0][0]  # whether it holds vectors, the MODEL looks at
+        return attended_conditioning(VECTOR_CONDITIONAL, torch.zeros_like(wanted)) if is_plain(wanted) else positive
     table = ldm_model_of(model).conditioner
     if not isinstance(table, ClassEmbedder):
         raise InputError(

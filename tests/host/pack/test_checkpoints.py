@@ -125,7 +125,9 @@ def test_an_unconditional_model_is_refused_in_words(graph, client: ComfyClient, 
     info = client.object_info()
     trained = {name: task for name, node in info.items() if name.startswith("LDM") and (task := node_task(node))}
     assert len(trained) >= 5
-    assert set(trained.values()) == {"super-resolution", "inpainting", "semantic synthesis", "classes"}
+    known = {"super-resolution", "inpainting", "semantic synthesis", "classes", "vectors of CLIP"}
+    assert set(trained.values()) == known
+    del trained["LDMCLIPVectors"]  # no graph gives what CLIP Vision saw without its weights: see test_node_doors.py
     for name, task in trained.items():
         wrong = type(graph)()
         wired(wrong, info, name, wrong.checkpoint("tiny"))

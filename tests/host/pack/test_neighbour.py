@@ -134,7 +134,7 @@ def test_a_part_that_cannot_be_loaded_takes_no_other_along(tmp_path: Path) -> No
         found = {name for name in client.object_info() if name.startswith("LDM")}
         client.follow(client.submit(portrait(2)))
         log = host.log()
-    assert len(found) == 38
+    assert len(found) == 39
     assert not found & {"LDMContactSheet", "LDMCodeView"}
     assert log.count("nodes/views.py could not be loaded") == 1
     assert "these nodes are missing: LDMContactSheet, LDMCodeView" in log

@@ -15,6 +15,7 @@ import pytest
 from class_models import write_class_file
 from conditional_models import CONFIGS, write_conditional_folder
 from text_models import write_text_folder
+from vector_models import write_vector_file
 from watched_host import __file__ as SUPPORT
 
 from ldm_headless import PACK_ROOT, find_host
@@ -48,6 +49,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
     for task, config in CONFIGS.items():
         write_conditional_folder(folder / "models" / task, config)
     write_class_file(folder / "models" / "class-conditional.safetensors")
+    write_vector_file(folder / "models" / "vector-conditional.safetensors")
     write_text_folder(folder / "models" / "text-conditional")
     script = Path(str(SUPPORT)).with_name("node_walk.py")
     command = [location.python, "-P", str(script), str(location.path), str(PACK_ROOT), str(folder / "output")]

@@ -54,6 +54,7 @@ LIMIT = 5  # seconds
 CHECKPOINTS = {
     tasks.UNCONDITIONAL: "portraits-128",
     tasks.CLASS_CONDITIONAL: f"{tasks.CLASS_CONDITIONAL}.safetensors",
+    tasks.VECTOR_CONDITIONAL: f"{tasks.VECTOR_CONDITIONAL}.safetensors",
 }
 CPU = torch.device("cpu")
 LONG = ("steps", "jump_length", "resamples", "iterations")  # their largest values are legal, and take minutes
@@ -326,6 +327,7 @@ def main() -> None:
         "LATENT": lambda: {"samples": samples.clone(), "batch_index": [0], KEYS["seed"]: 3},
         "IMAGE": image.clone,
         "MASK": mask.clone,
+        "CLIP_VISION_OUTPUT": lambda: SimpleNamespace(image_embeds=samples[0, 0, :2, :12].clone()),
         shared_guides.GUIDES_TYPE: lambda: shared_guides.GuideChain((guide_kinds.LossGradient(grey),)),
     }
     chosen = sys.argv[4:]
