@@ -1,6 +1,6 @@
 """How close runs on fitted steps come to the limit of many steps, beside the grids that need no fit, on the demo model.
 
-    python benchmarks/fitted_steps.py steps-unipc-6.json steps-unipc-10.json --cache /tmp/convergence
+    python benchmarks/fitted_steps.py demo/portraits-128/steps-unipc-8.json --cache /tmp/convergence
 
 Writes fitted-steps-<date>.md. The files are those of `ldm fit-steps`; no seed that is measured was fitted. The limit is
 DDIM with all 1000 timesteps as in convergence.py (64 seeds take half an hour of one idle core), or with
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 from common import machine, spread
-from convergence import DEMO, Run, decibels, drawn, latents_of
+from convergence import DEMO, Run, decibels, latents_of
 from torch import Tensor
 
 import ldm_backend
-from ldm_backend.sampling.fitted import FittedSteps
+from ldm_backend.sampling.fitted import FittedSteps, sample_fitted
+from ldm_backend.sampling.noise import draw_noise
 
 LIMITS = {"ddim-1000": (Run("ddim", "leading"), 1000), "unipc-200": (Run("unipc", "log_snr"), 200)}
 # What few steps are to reach.
@@ -41,8 +42,10 @@ def rows(model: ldm_backend.LatentDiffusion, files: list[FittedSteps], limit: Te
             run = Run(steps.sampler, grid)
             lines.append(row(str(run), count, latents_of(model, run, count, seeds, cache)))
         steps.check_model(model.identity)
-        pairs = steps.pairs(model.schedule, steps.sampler, count)
-        lines.append(row(f"{steps.sampler}, fitted", count, drawn(model, steps.sampler, pairs, seeds)))
+        size = model.config.unet.sample_size
+        x_T = draw_noise(range(seeds), (model.config.unet.in_channels, size, size))
+        found = [sample_fitted(model.unet, x, model.schedule, steps) for x in x_T.split(16)]
+        lines.append(row(f"{steps.sampler}, fitted", count, torch.cat(found)))
     return lines + [row(str(run), count, latents_of(model, run, count, seeds, cache)) for run, count in TARGETS]
 
 

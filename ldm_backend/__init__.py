@@ -5,8 +5,8 @@
 
 Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`; of classes or texts: `generate` with
 `classes=` or `prompts=`.
-Restoring pictures without such a model: `restore`; other guides of a run are in `guidance`. Timesteps that are fitted
-to a model: `fit_steps`.
+Restoring pictures without such a model: `restore`; other guides of a run are in `guidance`. Timesteps and solvers
+that are fitted to a model: `fit_steps`.
 
 Read on in this order: checkpoints.checkpoint, sampling (noise, schedule, samplers), networks (unet, vq),
 views.images; pipeline wires them. Below these are kernels, memory and config.

@@ -1,1 +1,1 @@
-"""Timesteps fitted to a model by its own trajectories, and the small files that hold them."""
+"""Timesteps and coefficients of a solver, fitted to a model by its trajectories, and the files that hold them."""

@@ -11,11 +11,19 @@ from typing import Any
 
 from ..errors import InputError, JSONError, LDMError, SaveError, check_choice, first_names, short_repr
 from ..json_text import parse_json
-from ..sampling.fitted import FITTED_SAMPLERS, LEAST_EVALUATIONS, MOST_EVALUATIONS, FittedSteps, check_timesteps
+from ..sampling.fitted import (
+    FITTED_SAMPLERS,
+    LEAST_EVALUATIONS,
+    MOST_EVALUATIONS,
+    FittedSteps,
+    Rows,
+    check_coefficients,
+    check_timesteps,
+)  # fmt: skip
 from ..whole_files import write_whole
 
-_FORMAT = "ldm-fitted-steps-1"
-_KEYS = ("format", "model", "sampler", "evaluations", "timesteps")
+_FORMAT = "ldm-fitted-steps-2"
+_KEYS = ("format", "model", "sampler", "evaluations", "timesteps", "coefficients")
 _MOST_BYTES = 64 * 2**10
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -26,7 +34,7 @@ def write_fitted_steps(path: str | Path, steps: FittedSteps) -> None:
     Raises:
         SaveError: It cannot be written.
     """
-    values = (_FORMAT, steps.model, steps.sampler, len(steps.timesteps), list(steps.timesteps))
+    values = (_FORMAT, steps.model, steps.sampler, len(steps.timesteps), steps.timesteps, steps.coefficients)
     text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=2) + "\n"
     try:
         write_whole(Path(path), text.encode())
@@ -76,7 +84,17 @@ def _steps_in(found: Any) -> FittedSteps:
         raise InputError(f"timesteps is {short_repr(timesteps)}; expected a list of {count} numbers. Fit them again.")
     # The schedule, which says where they begin, is known when they are used.
     check_timesteps(timesteps, int(min(timesteps[0], 2**53)) + 1)
-    return FittedSteps(model, found["sampler"], tuple(float(t) for t in timesteps))
+    return FittedSteps(model, found["sampler"], tuple(map(float, timesteps)), _rows_in(found["coefficients"], count))
+
+
+def _rows_in(rows: Any, steps: int) -> Rows:
+    lists = isinstance(rows, list) and all(isinstance(row, list) for row in rows)
+    if not lists or not all(_is_number(each) for row in rows for each in row):
+        raise InputError(
+            f"coefficients is {short_repr(rows)}; expected a list of numbers for each step. Fit them again."
+        )
+    check_coefficients(rows, steps)
+    return tuple(tuple(map(float, row)) for row in rows)
 
 
 def _is_number(value: Any) -> bool:

@@ -35,18 +35,23 @@ def prediction_of(schedule: Schedule, output: Tensor, x_t: Tensor, t: float) -> 
     Source: Salimans and Ho, arXiv 2202.00512 section 4 and appendix D, for v.
     """
     a_t = schedule.alpha_cumprod(t)
-    signal, noise = math.sqrt(a_t), math.sqrt(1.0 - a_t)
-    kind = schedule.config.prediction_type
-    if kind == "sample":
-        return Prediction(output, (x_t - signal * output) / noise)
-    if kind == "v_prediction":
-        return Prediction(signal * x_t - noise * output, signal * output + noise * x_t)
-    if a_t == 0.0:
+    if a_t == 0.0 and schedule.config.prediction_type == "epsilon":
         raise ScheduleError(
             f"timestep {t:g} holds nothing but noise (rescale_betas_zero_snr), so a network that predicts the noise "
             "(prediction_type epsilon) says nothing about the image there. Take the grid leading with fewer steps, "
             "which does not visit it."
         )
+    return prediction_at(schedule.config, output, x_t, math.sqrt(a_t), math.sqrt(1.0 - a_t))
+
+
+def prediction_at(
+    config: ScheduleConfig, output: Tensor, x_t: Tensor, signal: float | Tensor, noise: float | Tensor
+) -> Prediction:
+    """The same with the factors of x_0 and of eps in x_t, which may have gradients; `signal` is not 0 for epsilon."""
+    if config.prediction_type == "sample":
+        return Prediction(output, (x_t - signal * output) / noise)
+    if config.prediction_type == "v_prediction":
+        return Prediction(signal * x_t - noise * output, signal * output + noise * x_t)
     return Prediction((x_t - noise * output) / signal, output)
 
 

@@ -20,7 +20,7 @@ from .ddim import ddim_coefficients, sample_ddim
 from .ddpm import ddpm_coefficients, sample_ddpm
 from .dpm_solver import sample_dpmpp_2m, sample_dpmpp_3m
 from .evaluations import Evaluations
-from .fitted import FittedSteps
+from .fitted import FittedSteps, sample_fitted
 from .noise import StepNoise, draw_noise
 from .plms import sample_plms
 from .schedule import GRIDS, Pairs, Schedule
@@ -196,5 +196,7 @@ def sample_seeds(
     noisy = adds_noise(sampler, eta)
     pairs = pairs_of_run(schedule, steps, grid, sampler, eta)
     x_T = draw_noise(seeds, shape).to(device)
+    if isinstance(grid, FittedSteps):
+        return sample_fitted(denoiser, x_T, schedule, grid, callback)
     step_noise = StepNoise(seeds, shape) if noisy else None
     return sample(sampler, denoiser, x_T, schedule, pairs, eta=eta, step_noise=step_noise, callback=callback)

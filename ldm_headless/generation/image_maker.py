@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -148,9 +148,9 @@ def settings_of(
     unet_format = resolve(precision, device)
     checkpoint = read_source(source, TASKS, _COMMAND)
     check_wishes(checkpoint, wishes)
-    timesteps = None
+    timesteps = coefficients = None
     if steps_file is not None:
-        timesteps = _fitted_timesteps(checkpoint, steps_file, steps, eta, sampler, grid)
+        timesteps, coefficients = _fitted(checkpoint, steps_file, steps, eta, sampler, grid)
         grid = FITTED
     elif grid == FITTED:
         raise JobError("the run in this folder takes fitted steps; give the same --steps-file to go on")
@@ -172,12 +172,13 @@ def settings_of(
         height=height,
         width=width,
         timesteps=timesteps,
+        coefficients=coefficients,
         **versions(),
     )
 
 
-def _fitted_timesteps(checkpoint: Checkpoint, file: Path, steps: int, eta: float, sampler: str, grid: str) -> str:
-    """What `Settings.timesteps` says, if the file is for this checkpoint and such a run."""
+def _fitted(checkpoint: Checkpoint, file: Path, steps: int, eta: float, sampler: str, grid: str) -> tuple[str, str]:
+    """Timesteps and coefficients as in `Settings`, if the file is for this checkpoint and such a run."""
     if grid != AUTO:
         raise JobError(f"--grid {printable(grid)} and --steps-file are two grids; leave one of them out")
     fitted = read_fitted_steps(file)
@@ -187,14 +188,23 @@ def _fitted_timesteps(checkpoint: Checkpoint, file: Path, steps: int, eta: float
         fitted.check_model(identity_of_unet(FileMark.of(checkpoint.unet_file), checkpoint.weights, checkpoint.config))
     except LDMError as error:
         raise JobError(f"{file}: {error}") from error
-    return ",".join(map(repr, fitted.timesteps))
+    return _joined(fitted.timesteps), ";".join(map(_joined, fitted.coefficients))
+
+
+def _joined(numbers: Iterable[float]) -> str:
+    return ",".join(map(repr, numbers))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
 
 
 def _grid_in(settings: Settings, model: ldm_backend.LatentDiffusion) -> str | FittedSteps:
     """The grid of a job in a worker, whose model is the one that the job names."""
-    if settings.timesteps is None:
+    if settings.timesteps is None or settings.coefficients is None:
         return settings.grid
-    return FittedSteps(model.identity, settings.sampler, tuple(map(float, settings.timesteps.split(","))))
+    rows = tuple(map(_numbers, settings.coefficients.split(";")))
+    return FittedSteps(model.identity, settings.sampler, _numbers(settings.timesteps), rows)
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ NPZ_NAME = "images.npz"
 
 # Settings that came later, and what holds where a job does not name them. Jobs that keep to that do not name them, so
 # that they are the jobs which they were before, and go on.
-_LATER = {"first_stage_precision": "fp32", "height": None, "width": None, "timesteps": None}
+_LATER = {"first_stage_precision": "fp32", "height": None, "width": None, "timesteps": None, "coefficients": None}
 
 
 class Format(StrEnum):
@@ -87,6 +87,7 @@ class Settings:
         torch, ldm: Versions.
         height, width: Of the images in pixels; None is the training size.
         timesteps: Of the grid "fitted", with commas between them; None with other grids, which are told by their names.
+        coefficients: Of the same, those of each step with commas, and semicolons between the steps.
     """
 
     checkpoint: str
@@ -105,6 +106,7 @@ class Settings:
     height: int | None = None
     width: int | None = None
     timesteps: str | None = None
+    coefficients: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What identifies a job."""

@@ -18,26 +18,37 @@ from typer.testing import CliRunner
 
 import ldm_backend
 from ldm_backend.errors import CheckpointError, InputError, LDMError, ScheduleError
-from ldm_backend.fitting.objective import Objective, pairs_at
+from ldm_backend.fitting.objective import half_log_snrs, rows_of, timesteps_at
 from ldm_backend.fitting.steps import FitState
-from ldm_backend.sampling.fitted import FITTED_SAMPLERS, MOST_EVALUATIONS, FittedSteps
+from ldm_backend.sampling.fitted import FITTED_SAMPLERS, MOST_EVALUATIONS, FittedSteps, sample_fitted
 from ldm_backend.sampling.noise import draw_noise
 from ldm_backend.sampling.samplers import SAMPLERS, sample
 from ldm_backend.sampling.schedule import CLEAN
 from ldm_headless.cli import app, main
 
 GOOD = {
-    "format": "ldm-fitted-steps-1",
+    "format": "ldm-fitted-steps-2",
     "model": "a" * 64,
     "sampler": "unipc",
     "evaluations": 3,
     "timesteps": [999, 500.25, 0.5],
+    "coefficients": [[0.9, 0.1], [0.5, 0.25, 0.25], [0, 0, 0, 1]],
 }
+ROWS = ((0.9, 0.1), (0.5, 0.25, 0.25), (0.0, 0.0, 0.0, 1.0))
+ROUNDS = 12  # enough to see a gain on the tiny model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_limit():
+    """The tiny model's limit needs fewer steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ldm_backend.fitting.objective.LIMIT_STEPS", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
 def fit(tiny: ldm_backend.LatentDiffusion):
-    return ldm_backend.fit_steps(tiny, 4)
+    return ldm_backend.fit_steps(tiny, 4, rounds=ROUNDS)
 
 
 def written(path: Path, **changes: Any) -> Path:
@@ -52,19 +63,21 @@ def test_a_fit_comes_nearer_to_the_limit_on_pictures_that_it_has_not_seen(tiny, 
     x_T = draw_noise(range(8), (3, 8, 8))
     limit = sample("ddim", tiny.unet, x_T, tiny.schedule, tiny.schedule.timesteps(250))
 
-    def distance(pairs: Any) -> float:
-        error = sample("unipc", tiny.unet, x_T, tiny.schedule, pairs) - limit
-        return float(error.square().flatten(1).mean(dim=1).log().mean())
+    def distance(latents: torch.Tensor) -> float:
+        return float((latents - limit).square().flatten(1).mean(dim=1).log().mean())
 
-    fitted = distance(fit.steps.pairs(tiny.schedule, "unipc", 4))
+    def plain(grid: str) -> torch.Tensor:
+        return sample("unipc", tiny.unet, x_T, tiny.schedule, tiny.schedule.timesteps(4, grid))
+
+    fitted = distance(sample_fitted(tiny.unet, x_T, tiny.schedule, fit.steps))
     assert fit.after > fit.before
-    assert fitted < min(distance(tiny.schedule.timesteps(4, grid)) for grid in ("log_snr", "trailing", "leading"))
+    assert fitted < min(distance(plain(grid)) for grid in ("log_snr", "trailing", "leading"))
 
 
 def test_the_same_fit_twice_is_the_same_to_the_bit_and_leaves_the_global_generator(tiny, fit) -> None:
     states: list[FitState] = []
     before = torch.get_rng_state()
-    again = ldm_backend.fit_steps(tiny, 4, progress=states.append)
+    again = ldm_backend.fit_steps(tiny, 4, progress=states.append, rounds=ROUNDS)
     assert again == fit
     assert torch.equal(torch.get_rng_state(), before)
     assert [state.evaluations for state in states] == list(range(1, len(states) + 1))
@@ -72,30 +85,48 @@ def test_the_same_fit_twice_is_the_same_to_the_bit_and_leaves_the_global_generat
     assert states[-1].decibels is not None
 
 
-def test_what_is_taken_over_from_another_run_changes_nothing(tiny) -> None:
-    objective = Objective(tiny, "unipc", lambda _: None)
-    lambdas = [tiny.schedule.half_log_snr(t) for t in (700, 400, 100, 20)]
-    base = objective.run(lambdas)
-    for index in range(4):
-        moved = [each + 0.05 * (place == index) for place, each in enumerate(lambdas)]
-        assert torch.equal(objective.run(moved, base=base).error, objective.run(moved).error)
-    assert torch.equal(objective.run(lambdas, base=base).error, base.error)
+@pytest.mark.parametrize("sampler", FITTED_SAMPLERS)
+@pytest.mark.parametrize(("steps", "grid"), [(3, "trailing"), (6, "log_snr"), (16, "log_snr")])
+def test_a_samplers_own_coefficients_give_its_own_latents(tiny, sampler: str, steps: int, grid: str) -> None:
+    pairs = tiny.schedule.timesteps(steps, grid)
+    own = FittedSteps("", sampler, tuple(t for t, _ in pairs), rows_of(sampler, tiny.schedule, pairs))
+    x_T = draw_noise(range(2), (3, 8, 8))
+    found = sample_fitted(tiny.unet, x_T, tiny.schedule, own)
+    # Sums in another order, and coefficients that were float32.
+    assert torch.allclose(found, sample(sampler, tiny.unet, x_T, tiny.schedule, pairs), atol=2e-5, rtol=1e-4)
 
 
-def test_steps_are_written_as_they_are_run(tiny, fit) -> None:
+def test_timesteps_have_the_derivative_by_the_log_snr(tiny) -> None:
+    table = half_log_snrs(tiny.schedule)
+    lambdas = torch.tensor([tiny.schedule.half_log_snr(t) for t in (999, 700.25, 3.5, 0)], dtype=torch.float64)
+    assert torch.allclose(timesteps_at(table, lambdas), torch.tensor([999, 700.25, 3.5, 0], dtype=torch.float64))
+    inner = lambdas[1:3].requires_grad_()
+    assert torch.autograd.gradcheck(lambda each: timesteps_at(table, each), inner, eps=1e-7)
+
+
+def test_steps_are_within_the_schedule(tiny, fit) -> None:
     pairs = fit.steps.pairs(tiny.schedule, "unipc", 4)
     assert pairs[0][0] == 999
     assert pairs[-1][1] == CLEAN
-    lambdas = [tiny.schedule.half_log_snr(t) for t, _ in pairs[1:]]
-    assert np.allclose(pairs_at(tiny.schedule, lambdas), pairs, atol=1e-3)
+    assert [len(row) for row in fit.steps.coefficients] == [2, 3, 4, 5]
+
+
+def test_a_fit_leaves_no_gradients(tiny, fit) -> None:
+    assert not any(each.requires_grad or each.grad is not None for each in tiny.unet.parameters())
+
+
+@pytest.mark.parametrize("rounds", [0, 10_001, 1.0, True])
+def test_rounds_have_bounds(tiny, rounds: Any) -> None:
+    with pytest.raises(ScheduleError, match="rounds is"):
+        ldm_backend.fit_steps(tiny, 4, rounds=rounds)
 
 
 @pytest.mark.parametrize(
     ("evaluations", "sampler", "words"),
     [
-        (2, "unipc", "from 3 to 50"),
-        (MOST_EVALUATIONS + 1, "unipc", "from 3 to 50"),
-        (True, "unipc", "from 3 to 50"),
+        (2, "unipc", "from 3 to 20"),
+        (MOST_EVALUATIONS + 1, "unipc", "from 3 to 20"),
+        (True, "unipc", "from 3 to 20"),
         *((8, sampler, "sampler is") for sampler in SAMPLERS if sampler not in FITTED_SAMPLERS),
     ],
 )
@@ -107,11 +138,9 @@ def test_what_cannot_be_fitted_is_told(tiny, evaluations: int, sampler: str, wor
 # What it is for
 
 
-def test_pictures_are_those_of_the_timesteps(tiny, fit) -> None:
+def test_pictures_are_those_of_timesteps_and_coefficients(tiny, fit) -> None:
     found = ldm_backend.generate(tiny, [5], 4, sampler="unipc", grid=fit.steps)
-    latents = sample(
-        "unipc", tiny.unet, draw_noise([5], (3, 8, 8)), tiny.schedule, fit.steps.pairs(tiny.schedule, "unipc", 4)
-    )
+    latents = sample_fitted(tiny.unet, draw_noise([5], (3, 8, 8)), tiny.schedule, fit.steps)
     assert np.array_equal(found, ldm_backend.pipeline.decode_to_uint8(tiny, latents))
     assert not np.array_equal(found, ldm_backend.generate(tiny, [5], 4, sampler="unipc"))
 
@@ -169,13 +198,13 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path, fit) -> None:
     ldm_backend.write_fitted_steps(path, fit.steps)
     assert ldm_backend.read_fitted_steps(path) == fit.steps
     assert [each.name for each in tmp_path.iterdir()] == ["steps.json"]
-    assert ldm_backend.read_fitted_steps(written(path)) == FittedSteps("a" * 64, "unipc", (999.0, 500.25, 0.5))
+    assert ldm_backend.read_fitted_steps(written(path)) == FittedSteps("a" * 64, "unipc", (999.0, 500.25, 0.5), ROWS)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": "ldm-fitted-steps-2"}, "no object with the format"),
+        ({"format": "ldm-fitted-steps-1"}, "no object with the format"),
         ({"more": 1}, "unknown: more"),
         ({"model": "A" * 64}, "model is"),
         ({"model": None}, "model is"),
@@ -194,6 +223,19 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path, fit) -> None:
         ({"timesteps": [999, 500, -1]}, "no less than 0"),
         ({"timesteps": [998.5, 500, 1]}, "that fall"),
         ({"timesteps": [1e300, 500, 1]}, "that fall"),
+        ({"coefficients": None}, "coefficients is None"),
+        ({"coefficients": {}}, "coefficients is"),
+        ({"coefficients": [1, 2, 3]}, "coefficients is"),
+        ({"coefficients": [[1, True], [0, 0, 1], [0, 0, 0, 1]]}, "coefficients is"),
+        ({"coefficients": [[1, math.nan], [0, 0, 1], [0, 0, 0, 1]]}, "coefficients is"),
+        ({"coefficients": [[1, 0], [0, 0, -math.inf], [0, 0, 0, 1]]}, "coefficients is"),
+        ({"coefficients": [[1, "0"], [0, 0, 1], [0, 0, 0, 1]]}, "coefficients is"),
+        ({"coefficients": []}, "expected 3 rows"),
+        ({"coefficients": [[1, 0], [0, 0, 1]]}, "expected 3 rows"),
+        ({"coefficients": [[1, 0], [0, 1], [0, 0, 0, 1]]}, "expected 3 rows"),
+        ({"coefficients": [[0, 0, 0, 1], [0, 0, 1], [1, 0]]}, "expected 3 rows"),
+        ({"coefficients": [[1, 1000.5], [0, 0, 1], [0, 0, 0, 1]]}, "a coefficient is 1000.5"),
+        ({"coefficients": [[1, 0], [0, 0, 1], [0, 0, 0, -1e300]]}, r"a coefficient is -1e\+300"),
     ],
 )
 def test_what_no_fit_makes_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -245,7 +287,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def fitted_by_command(folder: Path, *options: str) -> tuple[int, str]:
-    return run_command("fit-steps", str(folder), "--evaluations", "3", "--device", "cpu", *options)
+    return run_command("fit-steps", str(folder), "--evaluations", "3", "--rounds", "2", "--device", "cpu", *options)
 
 
 def run_command(*arguments: str) -> tuple[int, str]:
@@ -263,7 +305,9 @@ def test_a_run_with_a_steps_file_says_so_and_goes_on_only_with_it(tiny_folder: P
     common = (tiny_folder, "--steps", "3", "--sampler", "unipc", "--device", "cpu", "--out", out)
     assert run(*common, "--seeds", "0-1", "--steps-file", file)[0] == 0
     text = ",".join(map(repr, steps.timesteps))
-    assert [(line["grid"], line["timesteps"]) for line in manifest(out)] == [("fitted", text)] * 2
+    rows = ";".join(",".join(map(repr, row)) for row in steps.coefficients)
+    found = [(line["grid"], line["timesteps"], line["coefficients"]) for line in manifest(out)]
+    assert found == [("fitted", text, rows)] * 2
     model = ldm_backend.load(tiny_folder, "cpu")
     assert np.array_equal(
         pixels_of(out / "seed-1.png"), ldm_backend.generate(model, [1], 3, sampler="unipc", grid=steps)[0]
@@ -280,9 +324,13 @@ def test_a_run_with_a_steps_file_says_so_and_goes_on_only_with_it(tiny_folder: P
     code, message = run(*common, "--seeds", "0-1", "--steps-file", other)
     assert code == 2
     assert "timesteps is" in message
+    ldm_backend.write_fitted_steps(other, replace(steps, coefficients=(*steps.coefficients[:2], (0.0, 0.0, 0.0, 0.5))))
+    code, message = run(*common, "--seeds", "0-1", "--steps-file", other)
+    assert code == 2
+    assert "coefficients is" in message
     plain = tmp_path / "plain"
     assert run(*common[:-1], plain, "--seeds", "0-1")[0] == 0
-    assert "timesteps" not in json.loads((plain / "job.json").read_text())["settings"]
+    assert {"timesteps", "coefficients"}.isdisjoint(json.loads((plain / "job.json").read_text())["settings"])
     assert run(*common[:-1], plain, "--seeds", "0-1", "--steps-file", file)[0] == 2
 
 
@@ -322,7 +370,7 @@ def test_an_interrupted_fit_leaves_the_file_that_was_there(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ldm_backend.fitting.steps._improved", interrupted)
+    monkeypatch.setattr("ldm_backend.fitting.steps._descended", interrupted)
     arguments = ["fit-steps", str(tiny_folder), "--evaluations", "3", "--device", "cpu", "--out", str(file)]
     monkeypatch.setattr("sys.argv", ["ldm", *arguments])
     with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""`ldm fit-steps`: timesteps of short runs, fitted to a checkpoint. Torch is imported when needed."""
+"""`ldm fit-steps`: timesteps and coefficients of short runs, fitted to a checkpoint. Torch is imported when needed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 def fit_steps(
     checkpoint: options.CheckpointArgument,
-    evaluations: Annotated[int, typer.Option(min=3, max=50, help="Of the network, in each of the runs.")] = 8,
-    sampler: Annotated[str, typer.Option(help="unipc, dpmpp_2m, dpmpp_3m or ddim.")] = "unipc",
+    evaluations: Annotated[int, typer.Option(min=3, max=20, help="Of the network, in each of the runs.")] = 8,
+    sampler: Annotated[
+        str, typer.Option(help="The first coefficients: of unipc, dpmpp_2m, dpmpp_3m or ddim.")
+    ] = "unipc",
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Of the descent, eight pictures in each.")] = 120,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default: steps-SAMPLER-EVALUATIONS.json beside the checkpoint.")
     ] = None,
@@ -26,10 +29,10 @@ def fit_steps(
     weights: options.WeightsOption = options.Weights.AUTO,
     config: options.ConfigOption = None,
 ) -> None:
-    """Fit the timesteps of short runs to a checkpoint, for --steps-file of `ldm generate`; print the file's path.
+    """Fit timesteps and coefficients of short runs, for --steps-file of `ldm generate`; print the file's path.
 
-    The file appears when the fit is done, so an interruption leaves what was there. The same command gives the same
-    file.
+    The file appears when the fit is done, so an interruption leaves what was there. On the CPU the same command gives
+    the same file.
     """
     import torch
 
@@ -40,12 +43,12 @@ def fit_steps(
     with console.status("reading the checkpoint") as status:
         model = ldm_backend.load(checkpoint, device_here(device), weights=weights.value, config=config)
         fit = ldm_backend.fit_steps(
-            model, evaluations, sampler, lambda state: status.update(_text(state), spinner="dots")
+            model, evaluations, sampler, lambda state: status.update(_text(state), spinner="dots"), rounds
         )  # fmt: skip
     ldm_backend.write_fitted_steps(file, fit.steps)
     say(
         f"{evaluations} evaluations of {sampler}: {fit.before:.1f} dB from the limit of many steps on the best grid "
-        f"without a fit, {fit.after:.1f} dB on the fitted one (signal over error, more is closer)"
+        f"without a fit, {fit.after:.1f} dB with the fitted steps (signal over error, more is closer)"
     )
     result(file)
 
