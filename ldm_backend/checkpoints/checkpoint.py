@@ -29,7 +29,7 @@ from ..locations import (
     is_parts_folder,
 )
 from ..texts.vocabulary import Vocabulary
-from .compvis import from_compvis, has_ema, is_compvis, scale_factor_of
+from .compvis import from_compvis, has_ema, is_compvis, refuse_stable_diffusion, scale_factor_of
 from .conditioner import (
     check_conditioner,
     conditioner_from_compvis,
@@ -270,6 +270,7 @@ def _read_file(path: Path, weights: str, config: Given, scale_factor: float | No
     """One file with the UNet and the first stage."""
     file = read_weights(path, weights)
     if is_compvis(file.tensors):
+        refuse_stable_diffusion(file)
         found = file_config(file, config, scale_factor)
         chosen = _chosen(file, weights, found)
         resolved = found.scaled(path, scale_factor_of(file), scale_factor)

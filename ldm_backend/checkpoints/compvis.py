@@ -34,6 +34,13 @@ _SUPERFLUOUS = {
 _MISSING = "Take the configuration that the model was trained with; if it is that one, download the file again."
 _NO_EMA = "The file holds no EMA weights, take 'raw'; or its configuration is of another model, take that of this one."
 _SCALE_FACTOR = "scale_factor"  # read by `scale_factor_of`
+# Whose UNet lies under the same keys and has the layers of text2img-large: told by the encoders of CLIP beside it.
+_STABLE_DIFFUSION = {
+    "cond_stage_model.transformer.text_model.": "Stable Diffusion 1",
+    "cond_stage_model.transformer.embeddings.": "Stable Diffusion 1",
+    "cond_stage_model.model.": "Stable Diffusion 2",
+    "conditioner.embedders.": "Stable Diffusion XL",
+}
 
 
 def is_compvis(keys: Iterable[str]) -> bool:
@@ -44,6 +51,20 @@ def is_compvis(keys: Iterable[str]) -> bool:
 def has_ema(keys: Iterable[str]) -> bool:
     """Whether averaged weights are there."""
     return any(key.startswith(EMA + "diffusion_model") for key in keys)
+
+
+def refuse_stable_diffusion(file: TensorFile) -> None:
+    """Tell what a checkpoint of the other family with this layout is.
+
+    Raises:
+        CheckpointError: It has an encoder of CLIP where that family has it.
+    """
+    for prefix, name in _STABLE_DIFFUSION.items():
+        if any(key.startswith(prefix) for key in file.tensors):
+            raise CheckpointError(
+                f"{file.path}: this is {name} (it holds an encoder of CLIP, {prefix}*); expected a model of this "
+                "family, whose texts go through BERT. Load it with Load Checkpoint of ComfyUI."
+            )
 
 
 def from_compvis(file: TensorFile, config: LDMConfig, weights: str) -> tuple[StateDict, StateDict]:

@@ -65,7 +65,11 @@ def generate(
     negative: Annotated[str, typer.Option(help="What guidance leads away from, of all prompts.")] = "",
     class_: Annotated[
         list[str] | None,
-        typer.Option("--class", metavar="N|none", help="Of a model of classes; several take turns, as prompts do."),
+        typer.Option(
+            "--class",
+            metavar="N|N-M|none",
+            help="Of a model of classes, or a range; several take turns, as prompts do.",
+        ),
     ] = None,
     cfg: Annotated[
         float, typer.Option(help="Guidance to prompt or class; 1 is none, others take twice the time.")

@@ -49,7 +49,8 @@ def open_images(path: Path) -> ImageSet:
     """Look into a set of images.
 
     Args:
-        path: A folder of PNG files or of .tar shards, one .tar, or an .npz with `arr_0` and, if it has them, `seeds`.
+        path: A folder of PNG files, of sub-folders of them (as sets of classes have one for each), or of .tar shards,
+            one .tar, or an .npz with `arr_0` and, if it has them, `seeds`.
 
     Raises:
         JobError: None of these, no images, or a key that occurs twice.
@@ -62,14 +63,21 @@ def open_images(path: Path) -> ImageSet:
         if not path.is_dir():
             raise JobError(f"{path} is no folder, .tar or .npz of images; give one")
         npz, tars, pngs = (sorted(path.glob(pattern)) for pattern in ("*.npz", "*.tar", "*.png"))
+        if not (npz or tars or pngs) and (below := sorted(path.glob("[!.]*/*.png"))):
+            return _open_sub_folders(path, below)
         if sum(map(bool, (npz, tars, pngs))) != 1 or len(npz) > 1:
             found = f"{len(pngs)} PNG, {len(tars)} .tar and {len(npz)} .npz files"
-            raise JobError(f"{path} holds {found}; expected PNG files, .tar files or one .npz")
+            raise JobError(f"{path} holds {found}; expected PNG files, sub-folders of them, .tar files or one .npz")
         return _open_npz(npz[0]) if npz else _open_tars(path, tars) if tars else _open_pngs(path, pngs)
 
 
 def _open_pngs(path: Path, files: list[Path]) -> ImageSet:
     by_key = _unique([(_key(file.stem), file) for file in files], path)
+    return ImageSet(path, tuple(by_key), lambda key: read_png(by_key[key]))
+
+
+def _open_sub_folders(path: Path, files: list[Path]) -> ImageSet:
+    by_key: dict[Key, Path] = {f"{file.parent.name}/{file.stem}": file for file in files}
     return ImageSet(path, tuple(by_key), lambda key: read_png(by_key[key]))
 
 

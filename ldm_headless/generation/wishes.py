@@ -3,6 +3,7 @@
 One is for all seeds; several take turns over the seeds in their order: the first seed has the first, and so on.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..errors import JobError
 NO_CLASS = "none"
 _MOST_CHARACTERS = 2000  # of a prompt: each line of the manifest repeats it
 _MOST_BYTES = 2**26  # of a file of prompts
-_MOST_DIGITS = 9
+_CLASSES = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,36 @@ def parse_wishes(
     texts = list(prompts) if file is None else _lines(file)
     for where, text in [*(("--prompts" if file else "--prompt", text) for text in texts), ("--negative", negative)]:
         _check_text(where, text)
-    for where, given in (("--prompts" if file else "--prompt", texts), ("--class", classes)):
-        if len(given) > images:
+    _check_count("--prompts" if file else "--prompt", len(texts), images)
+    return Wishes(tuple(texts), _classes_of(classes, images), negative, cfg)
+
+
+def _check_count(where: str, given: int, images: int) -> None:
+    if given > images:
+        raise JobError(
+            f"{where} gives {given} and --seeds {images}: some would never be drawn; expected at most as many "
+            "as seeds. Give more seeds"
+        )
+
+
+def _classes_of(texts: Sequence[str], images: int) -> tuple[int | None, ...]:
+    """Numbers, ranges with both ends, and no class, in the order in which they are written."""
+    parts: list[range | tuple[None]] = []
+    for text in texts:
+        if text == NO_CLASS:
+            parts.append((None,))
+            continue
+        match = _CLASSES.fullmatch(text)
+        if match is None:
             raise JobError(
-                f"{where} gives {len(given)} and --seeds {images}: some would never be drawn; expected at most as many "
-                "as seeds. Give more seeds"
+                f"--class is {printable(text)!r}; expected a number from 0, or {NO_CLASS}, or a range such as 0-999"
             )
-    return Wishes(tuple(texts), tuple(map(_class_of, classes)), negative, cfg)
-
-
-def _class_of(text: str) -> int | None:
-    if text == NO_CLASS:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
-        raise JobError(f"--class is {printable(text)!r}; expected a number from 0, or {NO_CLASS}")
-    return int(text)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last:
+            raise JobError(f"--class is {text}; expected the lower number first: {last}-{first}")
+        parts.append(range(first, last + 1))
+    _check_count("--class", sum(map(len, parts)), images)  # before they are written out
+    return tuple(one for part in parts for one in part)
 
 
 def _check_text(where: str, text: str) -> None:

@@ -42,14 +42,17 @@ def check_patches(options: Mapping[str, Any]) -> None:
     )
 
 
-def check_control(control: Any) -> None:
+def check_control(control: Mapping[str, Any] | None) -> None:
     """Refuse what a ControlNet says.
+
+    Args:
+        control: Hints by the blocks that they are for.
 
     Raises:
         InputError: It says something.
     """
     if control is not None:
         raise InputError(
-            f"The conditioning comes with a ControlNet ({type(control).__name__}), whose hints the UNet of this pack "
-            "does not look at. Connect the conditioning without Apply ControlNet."
+            f"The conditioning comes with a ControlNet (hints for the blocks {first_names(control)}), which the UNet "
+            "of this pack does not look at. Connect the conditioning without Apply ControlNet."
         )

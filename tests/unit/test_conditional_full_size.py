@@ -79,7 +79,10 @@ def test_a_file_of_stable_diffusion_of_full_size_is_no_model_of_this_family(tmp_
     }
     write_holes(tmp_path / "model.safetensors", shapes | clip)
     for name in WITH_CONTEXT.values():
-        with pytest.raises(CheckpointError, match=r"model\.safetensors.*unexpected keys"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: this is Stable Diffusion 1 .*Load Checkpoint"):
             ldm_backend.load(tmp_path, "cpu", config=name)
+    with pytest.raises(CheckpointError, match=r"this is Stable Diffusion 1 "):
+        read_checkpoint(tmp_path)
+    write_holes(tmp_path / "model.safetensors", shapes)  # without its encoder its shapes still fit none
     with pytest.raises(ConfigError, match="no configuration.*none has its shapes"):
         read_checkpoint(tmp_path)

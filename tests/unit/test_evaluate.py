@@ -3,10 +3,12 @@
 import json
 import math
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from generated import fill, make_job, store
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,6 +18,9 @@ from ldm_headless.evaluation.comparison import compare_pairs, psnr, set_distance
 from ldm_headless.evaluation.features import INCEPTION_FILE, Features, find_features, pixel_means
 from ldm_headless.evaluation.frechet import Moments, frechet_distance
 from ldm_headless.evaluation.image_sets import open_images
+from ldm_headless.generation.job import Format, Job
+from ldm_headless.generation.spread import Spread, spread_of
+from ldm_headless.generation.wishes import NO_WISHES, Wishes
 
 RNG_SEED = 5
 
@@ -135,6 +140,18 @@ def test_a_set_that_is_none_is_explained(tmp_path: Path, make: object, message: 
     make(tmp_path / "set")
     with pytest.raises(JobError, match=message):
         open_images(tmp_path / "set")
+
+
+def test_a_folder_of_a_sub_folder_for_each_class_is_one_set(tmp_path: Path) -> None:
+    images = random_images(6)
+    write_pngs(tmp_path / "n02", images[:2])
+    write_pngs(tmp_path / "n01", images[2:5])
+    write_pngs(tmp_path / ".pending", images[5:])
+    found = open_images(tmp_path)
+    assert found.keys == ("n01/seed-0", "n01/seed-1", "n01/seed-2", "n02/seed-0", "n02/seed-1")
+    assert np.array_equal(found.read("n02/seed-1"), images[1])
+    write_pngs(tmp_path, images[5:], first=7)
+    assert open_images(tmp_path).keys == (7,)
 
 
 def test_too_few_images_and_mixed_sizes_are_refused(tmp_path: Path) -> None:
@@ -272,3 +289,76 @@ def test_the_command_prints_text_and_json(tmp_path: Path) -> None:
     assert found["distance"]["value"] < 1e-5
     assert "pairs: none" in evaluate(a, tmp_path / "c.npz", "--no-distance")[1]
     assert evaluate(a, tmp_path / "absent")[0] == 2
+
+
+# Over which texts and classes
+
+
+def spread_job(wishes: Wishes, seeds: str, format_: Format = Format.PNG) -> Job:
+    return replace(make_job(seeds, format_), wishes=wishes)
+
+
+@pytest.mark.parametrize("format_", Format)
+@pytest.mark.parametrize(
+    ("wishes", "expected"),
+    [
+        (Wishes((), (0, 1, 2, None), "", 1.5), Spread("classes", 4, 2, 2, 1.5, "")),
+        (Wishes((), (4, 4, 1), "", 1.0), Spread("classes", 2, 2, 6, 1.0, "")),
+        (Wishes((), tuple(range(5)), "", 3), Spread("classes", 5, 1, 2, 3.0, "")),
+        (Wishes(("a", "b"), (), "c", 1.0), Spread("prompts", 2, 4, 4, 1.0, "c")),
+        (NO_WISHES, None),
+    ],
+)
+def test_images_of_a_job_are_counted_by_class_or_text(
+    tmp_path: Path, wishes: Wishes, expected: Spread | None, format_: Format
+) -> None:
+    fill(tmp_path, spread_job(wishes, "9,2-8", format_))
+    assert spread_of(tmp_path, open_images(tmp_path).keys) == expected
+
+
+def test_only_images_that_are_there_count(tmp_path: Path) -> None:
+    store(tmp_path, spread_job(Wishes((), (0, 1, 2)), "0-5"), "0,1,3")
+    found = spread_of(tmp_path, open_images(tmp_path).keys)
+    assert found == Spread("classes", 3, 0, 2, 1.0, "")
+
+
+JOB = {"settings": {"classes": [1, 2], "cfg": 2}, "seeds": "0-3"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", "[1", json.dumps(JOB | {"seeds": [1]}), json.dumps(JOB | {"seeds": "3-1"}), '{"settings": 3}',
+        *(
+            json.dumps(JOB | {"settings": JOB["settings"] | change})  # pyright: ignore[reportOperatorIssue]
+            for change in (
+                {"classes": 3}, {"classes": [[1]]}, {"classes": [1.5]}, {"prompts": [1], "classes": []},
+                {"cfg": "2"}, {"cfg": 10**400}, {"cfg": None}, {"cfg": -1e7}, {"negative": 3}, {"classes": []},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_job_file_that_says_nothing_of_use_is_passed_over(tmp_path: Path, text: str) -> None:
+    assert spread_of(tmp_path, [0, 1]) is None
+    (tmp_path / "job.json").write_text(json.dumps(JOB))
+    assert spread_of(tmp_path, [0, 1]) == Spread("classes", 2, 1, 1, 2.0, "")
+    (tmp_path / "job.json").write_text(text)
+    assert spread_of(tmp_path, [0, 1]) is None
+
+
+def test_the_command_tells_the_spread_and_warns_where_it_is_uneven(tmp_path: Path) -> None:
+    images = random_images(200)
+    for name, classes in (("a", range(40)), ("b", range(30))):
+        write_pngs(tmp_path / name, images)
+        job = spread_job(Wishes((), tuple(classes), "", 1.5), "0-199")
+        (tmp_path / name / "job.json").write_text(json.dumps(job.to_json()))
+    status, text, warned = evaluate(tmp_path / "a", tmp_path / "b", "--features", "pixels")
+    assert status == 0
+    assert "A: 40 classes, images of each: 5, cfg 1.5\nB: 30 classes, images of each: 6 to 7, cfg 1.5\n" in text
+    told = " ".join(warned.split())
+    assert "B is not spread evenly over its classes" in told
+    assert "A is not spread" not in told
+    found = json.loads(evaluate(tmp_path / "a", tmp_path / "b", "--no-distance", "--json")[1])
+    spread = {"kind": "classes", "count": 40, "least": 5, "most": 5, "cfg": 1.5, "negative": ""}
+    assert found["spread"]["a"] == spread
+    assert (found["spread"]["b"]["most"], found["distance"]) == (7, None)

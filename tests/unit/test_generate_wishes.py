@@ -72,6 +72,8 @@ def test_a_job_without_is_the_job_that_it_was_before():
 def test_options_are_read(tmp_path):
     assert parse_wishes(["a", ""], None, [], "b", 2.0, 2) == Wishes(("a", ""), (), "b", 2.0)
     assert parse_wishes([], None, ["7", "none", "0"], "", 1.0, 3) == Wishes((), (7, None, 0))
+    assert parse_wishes([], None, ["2-4", "none", "0-0", "09"], "", 1.0, 9).classes == (2, 3, 4, None, 0, 9)
+    assert parse_wishes([], None, ["0-999"], "", 1.0, 1000).classes == tuple(range(1000))
     assert parse_wishes([], None, [], "", 1.0, 1) == Wishes()
     (tmp_path / "p.txt").write_bytes("\ufeffa wömän\r\n a man\nred\u2028hair".encode())
     assert parse_wishes([], tmp_path / "p.txt", [], "", 1.0, 3).prompts == ("a wömän", " a man", "red\u2028hair")
@@ -102,6 +104,13 @@ def test_a_file_that_holds_no_prompts(tmp_path, content, message):
         (["a"], ["1"], "", "more than one of --prompt, --prompts and --class"),
         (["a", "b", "c"], [], "", "--prompt gives 3 and --seeds 2"),
         ([], ["1", "2", "3"], "", "--class gives 3 and --seeds 2"),
+        ([], ["0-1", "none"], "", "--class gives 3 and --seeds 2"),
+        ([], ["0-999999999"], "", "--class gives 1000000000 and --seeds 2"),
+        ([], ["3-2"], "", "--class is 3-2; expected the lower number first: 2-3"),
+        ([], ["1-"], "", "--class is '1-'; expected .*, or a range such as 0-999"),
+        ([], ["1-2-3"], "", "--class is '1-2-3'"),
+        ([], ["none-3"], "", "--class is 'none-3'"),
+        ([], ["0,1"], "", "--class is '0,1'"),
         (["a\udcff"], [], "", r'--prompt: "a\\udcff" is not UTF-8'),
         (["a"], [], "b" * 3000, '--negative: "bbb.* has 3000 characters'),
         ([], ["-1"], "", "--class is '-1'; expected a number from 0, or none"),

@@ -153,13 +153,26 @@ def test_a_file_of_classes_is_no_model_of_texts(tmp_path):
         read_checkpoint(write_classes(tmp_path, CLASSES), config=BERT)
 
 
-def test_a_file_of_stable_diffusion_is_no_model_of_texts(tmp_path):
+@pytest.mark.parametrize(
+    ("clip", "name"),
+    [
+        ("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", "Stable Diffusion 1"),
+        ("cond_stage_model.transformer.embeddings.position_embedding.weight", "Stable Diffusion 1"),
+        ("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight", "Stable Diffusion 2"),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.weight", "Stable Diffusion XL"),
+    ],
+)
+@pytest.mark.parametrize("config", [None, BERT])
+def test_a_file_of_stable_diffusion_is_no_model_of_texts(tmp_path, clip, name, config):
     """Its UNet has the layers of text2img-large, and another context; its encoder is CLIP's."""
-    clip = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
     state = {key: tensor for key, tensor in compvis_tensors(BERT).items() if not key.startswith("cond_stage")}
     torch.save(state | {clip: torch.zeros(4, 12)}, tmp_path / "sd.ckpt")
-    with pytest.raises(CheckpointError, match=r"unexpected keys: cond_stage_model\.transformer\.text_model"):
-        read_checkpoint(tmp_path / "sd.ckpt", config=BERT)
+    told = rf"sd\.ckpt: this is {name} \(it holds an encoder of CLIP, .*Load it with Load Checkpoint"
+    with pytest.raises(CheckpointError, match=told):
+        read_checkpoint(tmp_path / "sd.ckpt", config=config)
+
+
+def test_a_folder_of_stable_diffusion_is_no_model_of_texts(tmp_path):
     folder = write_text_folder(tmp_path / "folder")
     (folder / "bert").rename(folder / "text_encoder")
     with pytest.raises(ConfigError, match="nothing says what makes it; expected classes, or texts.*Stable Diffusion"):

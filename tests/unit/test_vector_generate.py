@@ -124,7 +124,8 @@ def test_what_does_not_go_together_is_told(model, given, message):
 
 
 def test_models_of_other_tasks_take_none(tiny, tmp_path: Path):
-    for other, given in ((tiny, {}), (load_classes(tmp_path), {"classes": [1]})):
+    cases: list[tuple[Any, dict[str, Any]]] = [(tiny, {}), (load_classes(tmp_path), {"classes": [1]})]
+    for other, given in cases:
         with pytest.raises(InputError, match="vectors are given; expected None, as this model draws"):
             ldm_backend.generate(other, [1], vectors=ONE, **RUN, **given)
 

@@ -115,3 +115,63 @@ def test_a_wrapper_of_the_network(graph, save_latent: Callable[..., torch.Tensor
     )
     assert torch.equal(plain, exact)
     assert not torch.allclose(plain, cached, atol=1e-3)
+
+
+@pytest.fixture
+def adapter(host: PrivateHost) -> str:
+    """Name of the smallest T2I-Adapter that the host loads as a ControlNet."""
+    file: Path = host.base_directory / "models" / "controlnet" / "adapter.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    widths = (4, 8, 16, 16)
+    convolutions = {"conv_in": (widths[0], 192, 3)}
+    for block in range(8):
+        level = block // 2
+        width, before = widths[level], widths[max(0, level - 1)]
+        if block % 2 == 0 and width != before:
+            convolutions[f"body.{block}.in_conv"] = (width, before, 1)
+        convolutions |= {f"body.{block}.block1": (width, width, 3), f"body.{block}.block2": (width, width, 1)}
+    tensors = {}
+    for name, (out, inside, side) in convolutions.items():
+        tensors |= {f"{name}.weight": torch.ones(out, inside, side, side), f"{name}.bias": torch.zeros(out)}
+    save_file(tensors, file)
+    return file.name
+
+
+def controlled(graph: Any, conditioning: Any, adapter: str, strength: float) -> Any:
+    net = graph.add("ControlNetLoader", control_net_name=adapter)
+    image = graph.add("EmptyImage", width=64, height=64, batch_size=1, color=255)
+    return graph.add(
+        "ControlNetApply", conditioning=conditioning[0], control_net=net[0], image=image[0], strength=strength
+    )
+
+
+def controlled_run(graph: Any, loader: Any, adapter: str, sampler: str, strength: float) -> Any:
+    """Class 4 whose conditioning went through Apply ControlNet."""
+    positive = controlled(graph, graph.of_class(loader, "4"), adapter, strength)
+    size = {"width": SIDE, "height": SIDE, "batch_size": 1, "model": loader[0]}
+    wires = {"model": loader[0], "positive": positive[0], "negative": graph.of_class(loader, "none")[0], "cfg": 2.0}
+    if sampler == "KSampler":
+        settings = {"seed": 3, "steps": 4, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1.0}
+        return graph.add(sampler, latent_image=graph.add("LDMEmptyLatent", **size)[0], **wires, **settings)
+    settings = RUN if sampler == "LDMSampler" else {"steps": 4, "eta": 0.0, "grid": "trailing"}
+    return graph.add(sampler, latent=graph.add("LDMLatentNoise", seed=3, **size)[0], **wires, **settings)
+
+
+@pytest.mark.usefixtures("classes")
+@pytest.mark.parametrize("sampler", ["KSampler", "LDMSampler", "LDMDDIMSampler"])
+def test_a_control_net_is_refused_by_name(graph, client: ComfyClient, adapter, sampler):
+    """Its hints would be passed over, and the picture drawn as if they were not there."""
+    loader = graph.checkpoint("guided.safetensors")
+    latent = controlled_run(graph, loader, adapter, sampler, 1.0)
+    graph.save(graph.add("LDMVQDecode", vae=loader[1], latent=latent[0]))
+    found = expect_failure(client, graph, sampler)
+    assert "comes with a ControlNet (hints for the blocks " in found
+    assert "input" in found.split("(")[1].split(")")[0]
+    assert "without Apply ControlNet" in found
+
+
+def test_one_of_no_strength_is_none(graph, save_latent: Callable[..., torch.Tensor], classes, adapter):
+    """The host takes it out by itself."""
+    loader = graph.checkpoint("guided.safetensors")
+    made = save_latent(graph, controlled_run(graph, loader, adapter, "LDMSampler", 0.0))
+    assert torch.equal(made, sample_latents(classes["guided"], [3], classes=[4], cfg=2.0, **RUN))

@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from comfy_api.latest import io  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-import nodes as native  # noqa: E402 - the host's
+native: Any = importlib.import_module("nodes")  # the host's
 
 folder_paths.add_model_folder_path("ldm", str(WORK / "models"))
 spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
