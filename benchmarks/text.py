@@ -83,7 +83,7 @@ def measure_pair(case: Case, number: int, batches: Sequence[int], threads: int |
                     result = workers[side].run("image", batch, case.steps, cfg)
                     each = statistics.median(np.diff(result.laps).tolist())
                     peak = max(workers[side].loaded.peak, result.peak)
-                    found[batch, cfg][side] = Taken(result.seconds, each, peak, result.output)
+                    found[batch, cfg][side] = Taken(result.seconds, each, peak, np.array(result.output))
                 sides = sides[::-1]
     return found
 

@@ -26,8 +26,9 @@ def write_texts(folder: Path) -> None:
     torch.manual_seed(0)
     unet: Any = UNet2DConditionModel.from_config(CONFIG.unet.to_dict())
     first_stage: Any = AutoencoderKL.from_config(CONFIG.first_stage.to_dict())
+    settings: Any = CONFIG.conditioning
     with torch.device("meta"):
-        shapes = TextEncoder(CONFIG.conditioning).state_dict()
+        shapes = TextEncoder(settings).state_dict()
     encoder = {key: 0.02 * torch.randn(one.shape) for key, one in shapes.items()}
     for key in encoder:
         if "norm" in key and key.endswith("weight"):

@@ -53,6 +53,6 @@ def check_control(control: Mapping[str, Any] | None) -> None:
     """
     if control is not None:
         raise InputError(
-            f"The conditioning comes with a ControlNet (hints for the blocks {first_names(control)}), which the UNet "
-            "of this pack does not look at. Connect the conditioning without Apply ControlNet."
+            f"The conditioning comes with a ControlNet (hints for the blocks {first_names(set(control))}), which the "
+            "UNet of this pack does not look at. Connect the conditioning without Apply ControlNet."
         )
