@@ -15,8 +15,12 @@ import torch
 from torch import Tensor
 
 from ..config.conditioning import UNCONDITIONAL, check_task
-from ..errors import SamplingError, ScheduleError, check_choice, short_repr
-from ..kernels.fast_conv import empty_caches
+from ..errors import SamplingError, ScheduleError, TooLargeError, check_choice, short_repr
+from ..kernels.fast_conv import empty_caches, kernel_bytes
+from ..memory.estimates import in_words
+from ..memory.free_memory import free_bytes
+from ..memory.gradients import unet_gradient_bytes
+from ..memory.sizes import latent_size
 from ..pipeline import LatentDiffusion, check_memory
 from ..sampling.fitted import (
     FITTED_SAMPLERS,
@@ -96,7 +100,7 @@ def fit_steps(
     Raises:
         InputError: A model of another task.
         ScheduleError: Evaluations, rounds or sampler out of range.
-        TooLargeError: The pictures do not fit into memory.
+        TooLargeError: The pictures, or gradients of a few of them, do not fit into memory.
         SamplingError: The model gave NaN or infinity.
         CheckpointError: A file of the model was changed since it was loaded.
     """
@@ -111,7 +115,7 @@ def fit_steps(
         raise ScheduleError(f"rounds is {short_repr(rounds)}; expected a whole number from 1 to {MOST_ROUNDS}.")
     identity = model.identity
     check_memory(model, PICTURES)
-    check_memory(model, AT_ONCE, whole=True)  # gradients know no parts
+    _check_gradients(model)
     told = _Told(progress)
     try:
         objective = Objective(model, told.evaluated)
@@ -125,6 +129,17 @@ def fit_steps(
     check_timesteps(timesteps, model.schedule.num_train_timesteps)
     check_coefficients(rows, evaluations)
     return Fit(FittedSteps(identity, sampler, timesteps, rows), decibels(before), decibels(after))
+
+
+def _check_gradients(model: LatentDiffusion) -> None:
+    """Raise TooLargeError where the gradients of one evaluation, which know no parts, do not fit into memory."""
+    needed = unet_gradient_bytes(model.config.unet, AT_ONCE, *latent_size(model.config, None, None))
+    free = max(0, free_bytes(model.device) - kernel_bytes(model.unet))
+    if needed > free:
+        raise TooLargeError(
+            f"The gradients of {AT_ONCE} pictures would take {in_words(needed)} of memory, and {in_words(free)} are "
+            "free. Close other programs, or fit on a machine with more memory: the file is good on this one."
+        )
 
 
 class _Told:

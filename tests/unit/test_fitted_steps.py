@@ -17,7 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import ldm_backend
-from ldm_backend.errors import CheckpointError, InputError, LDMError, ScheduleError
+from ldm_backend.errors import CheckpointError, InputError, LDMError, ScheduleError, TooLargeError
+from ldm_backend.fitting import steps as fitting_steps
 from ldm_backend.fitting.objective import half_log_snrs, rows_of, timesteps_at
 from ldm_backend.fitting.steps import FitState
 from ldm_backend.sampling.fitted import FITTED_SAMPLERS, MOST_EVALUATIONS, FittedSteps, sample_fitted
@@ -57,6 +58,15 @@ def written(path: Path, **changes: Any) -> Path:
 
 
 # The fit
+
+
+def test_gradients_that_do_not_fit_are_refused_at_first(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a fit without gradients would need is there."""
+    monkeypatch.setattr(fitting_steps, "free_bytes", lambda _: 2**20)
+    told: list[FitState] = []
+    with pytest.raises(TooLargeError, match=r"gradients of 8 pictures would take .* a machine with more memory"):
+        ldm_backend.fit_steps(tiny, 4, progress=told.append)
+    assert told == []
 
 
 def test_a_fit_comes_nearer_to_the_limit_on_pictures_that_it_has_not_seen(tiny, fit) -> None:
