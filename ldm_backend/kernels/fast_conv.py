@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, unfold
+from torch.nn.functional import interpolate, pad, unfold
 
 from ..memory.mapped import release_pages
 from . import winograd
@@ -219,19 +219,12 @@ def fold(weight: Tensor) -> Tensor:
     each of the output pixels (0, 0), (0, 1), (1, 0), (1, 1).
     """
     exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    out = exact.new_empty((2, 2, *weight.shape[:2], 2, 2))
-    for row, lines in enumerate(_met_by_doubled(exact)):
-        for above, line in enumerate(lines):
-            for column, taps in enumerate(_met_by_doubled(line)):
-                for beside, tap in enumerate(taps):
-                    out[row, column, :, :, above, beside] = tap
-    return out.flatten(0, 2).to(weight.dtype)
-
-
-def _met_by_doubled(kernel: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """By the first and the second pixel of a doubled one: what of three taps meets the pixel before, it, or after."""
-    first, second, third = kernel.unbind(2)
-    return (first, second + third), (first + second, third)
+    # Sums of taps that are neighbours, and of those at the ends alone: a, a + b, b + c, c. The first output pixel takes
+    # the even ones of them, the second the odd ones.
+    taps = pad(exact, (1, 1, 1, 1))
+    taps = taps[:, :, :-1] + taps[:, :, 1:]
+    taps = taps[..., :-1] + taps[..., 1:]
+    return torch.cat([taps[:, :, row::2, column::2] for row in range(2) for column in range(2)]).to(weight.dtype)
 
 
 def doubled(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:

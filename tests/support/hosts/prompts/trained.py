@@ -71,6 +71,14 @@ def _class(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
     prompt.save(prompt.decoded(loader(1), latent))
 
 
+def _vectors(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
+    wanted = prompt.add(
+        "LDMCLIPVectors", model=loader(0), clip_vision_output=None
+    )  # no graph makes one without weights
+    latent = prompt.sampled(loader(0), prompt.noise(seed), positive=wanted(0), negative=wanted(1), cfg=5.0)
+    prompt.save(prompt.decoded(loader(1), latent))
+
+
 def _text(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
     clip = prompt.loader(PORTRAYER)(2)  # without one the host's node fails by itself, in words of its own
     wanted, none = (prompt.add("CLIPTextEncode", clip=clip, text=text)(0) for text in ("red hair, (bob:1.2)", ""))
@@ -112,5 +120,6 @@ CASES: tuple[Callable[[int], Case], ...] = (
     *(_without(*task[1:]) for task in _TASKS),
     _without("semantic synthesis", _semantic_synthesis),
     _without("a class", _class),
+    _without("vectors of CLIP", _vectors),
     _semantic_map,
 )
