@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import SIDES, machine, scratch_weights, spread
+from speed_peers import SIDES as PEERS
 from speed_peers import peers
 from speed_report import Compared, Section, compared_table, difference, draw_plot, report, scaled
 from speed_sides import TURN, Result, Worker, images_in_turns
@@ -215,8 +216,8 @@ PARTS: dict[str, Callable[[Bench], list[Section]]] = {
 def measure(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[list[Section], int]]:
     """After each of the chosen parts: the sections so far, and the number of threads of each side."""
     sections: list[Section] = []
-    if arguments.peers:
-        sections += peers(folder, arguments.threads, arguments.pairs or 5)
+    if arguments.peers is not None:
+        sections += peers(arguments.peers or PEERS, folder, arguments.threads, arguments.pairs or 5)
         yield sections, arguments.threads or len(os.sched_getaffinity(0))
     if not arguments.parts:
         return
@@ -257,7 +258,13 @@ def main() -> None:
     """Measure; write after each part, so that an interrupted run leaves what it has."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure (default: all, with --peers none)")
-    parser.add_argument("--peers", action="store_true", help="measure beside other engines too (some 15 GB of memory)")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=PEERS,
+        metavar="ENGINE",
+        help=f"measure beside these engines, or all of them (18 GB of memory): {'; '.join(PEERS)}",
+    )
     parser.add_argument(
         "--pairs", "--runs", type=int, help="pairs of each part but whole images (default: 2 to 9, by part)"
     )
@@ -271,7 +278,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of each side (default: as torch chooses)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the table and the plot")
     arguments = parser.parse_args()
-    arguments.parts = arguments.parts or ([] if arguments.peers else list(PARTS))
+    arguments.parts = arguments.parts or (list(PARTS) if arguments.peers is None else [])
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not find_spec("matplotlib"):

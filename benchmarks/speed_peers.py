@@ -1,14 +1,16 @@
 """The part `--peers` of speed.py: ours beside whatever else evaluates these networks on a CPU, each at its best.
 
-All programs are alive at once, which takes some 15 GB of memory, and take turns in rounds; before each round it is
-noted what other programs make the machine do. One that is not installed, or fails, is left out with the reason.
+The programs are alive at once and take turns in rounds; before each round it is noted what other programs make the
+machine do. All together take 18 GB of memory. Where little more is there, the system drops the pages of our weights,
+which are mapped from the file, between two rounds, and ours alone reads them anew: name few of them then.
+One that is not installed, or fails, is left out with the reason.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -194,10 +196,11 @@ SIDES: dict[str, type] = {
 }
 
 
-def peers(folder: Path, threads: int | None, rounds: int) -> list[Section]:
+def peers(chosen: Collection[str], folder: Path, threads: int | None, rounds: int) -> list[Section]:
     """A table for each task.
 
     Args:
+        chosen: of SIDES, beside which ours and eager diffusers are always measured.
         folder: of the weights.
         threads: of each side; None is torch's choice.
         rounds: of each task.
@@ -209,7 +212,8 @@ def peers(folder: Path, threads: int | None, rounds: int) -> list[Section]:
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for side in SIDES:
-            workers[side] = stack.enter_context(Worker(side, folder, threads, SIDES))
+            if side in ("ours", BASE, *chosen):
+                workers[side] = stack.enter_context(Worker(side, folder, threads, SIDES))
         for title, task, batch in TASKS:
             failed = {side for side, worker in workers.items() if not _warmed(worker, task, batch)}
             sides = [side for side in workers if side not in failed]
@@ -218,7 +222,7 @@ def peers(folder: Path, threads: int | None, rounds: int) -> list[Section]:
                 others.append(psutil.cpu_percent(interval=1.0))
                 for side in sides[number % len(sides) :] + sides[: number % len(sides)]:
                     found[side].append(workers[side].run(task, batch))
-            sections.append(Section(title, _table(found)))
+            sections.append(Section(title, _table(found, list(workers))))
             sys.stderr.write(f"{title}: done\n")
     versions = ", ".join(f"{name} {installed(name)}" for name in LIBRARIES)
     load = f"Other programs took {spread(others, '.0f')} % of the machine before each round; {versions}."
@@ -240,10 +244,10 @@ def _warmed(worker: Worker, task: str, batch: int) -> bool:
     return True
 
 
-def _table(found: dict[str, list[Result]]) -> list[str]:
+def _table(found: dict[str, list[Result]], sides: list[str]) -> list[str]:
     lines = [f"| | rounds | seconds | {BASE} / this | outputs, to ours |", "|---|---:|---|---|---|"]
     exact = found["ours"][0].output
-    for side in SIDES:
+    for side in sides:
         if side not in found:
             lines.append(f"| {side} | 0 | not installed, or failed | | |")
             continue
