@@ -19,8 +19,8 @@ from convergence import DEMO, Run, decibels, latents_of
 from torch import Tensor
 
 import ldm_backend
-from ldm_backend.sampling.fitted import FittedSteps, sample_fitted
-from ldm_backend.sampling.noise import draw_noise
+from ldm_backend.pipeline import sample_latents
+from ldm_backend.sampling.fitted import FittedSteps
 
 LIMITS = {"ddim-1000": (Run("ddim", "leading"), 1000), "unipc-200": (Run("unipc", "log_snr"), 200)}
 # What few steps are to reach.
@@ -41,11 +41,8 @@ def rows(model: ldm_backend.LatentDiffusion, files: list[FittedSteps], limit: Te
         for grid in GRIDS:
             run = Run(steps.sampler, grid)
             lines.append(row(str(run), count, latents_of(model, run, count, seeds, cache)))
-        steps.check_model(model.identity)
-        size = model.config.unet.sample_size
-        x_T = draw_noise(range(seeds), (model.config.unet.in_channels, size, size))
-        found = [sample_fitted(model.unet, x, model.schedule, steps) for x in x_T.split(16)]
-        lines.append(row(f"{steps.sampler}, fitted", count, torch.cat(found)))
+        found = sample_latents(model, range(seeds), count, sampler=steps.sampler, grid=steps)
+        lines.append(row(f"{steps.sampler}, fitted", count, found))
     return lines + [row(str(run), count, latents_of(model, run, count, seeds, cache)) for run, count in TARGETS]
 
 

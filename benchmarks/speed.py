@@ -217,8 +217,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[list[
     """After each of the chosen parts: the sections so far, and the number of threads of each side."""
     sections: list[Section] = []
     if arguments.peers is not None:
-        sections += peers(arguments.peers or PEERS, folder, arguments.threads, arguments.pairs or 5)
-        yield sections, arguments.threads or len(os.sched_getaffinity(0))
+        sections, threads = peers(arguments.peers or PEERS, folder, arguments.threads, arguments.pairs or 5)
+        yield sections, threads
     if not arguments.parts:
         return
     with ExitStack() as stack:

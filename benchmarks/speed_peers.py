@@ -196,8 +196,8 @@ SIDES: dict[str, type] = {
 }
 
 
-def peers(chosen: Collection[str], folder: Path, threads: int | None, rounds: int) -> list[Section]:
-    """A table for each task.
+def peers(chosen: Collection[str], folder: Path, threads: int | None, rounds: int) -> tuple[list[Section], int]:
+    """A table for each task, and the number of threads of each side.
 
     Args:
         chosen: of SIDES, beside which ours and eager diffusers are always measured.
@@ -228,7 +228,7 @@ def peers(chosen: Collection[str], folder: Path, threads: int | None, rounds: in
     load = f"Other programs took {spread(others, '.0f')} % of the machine before each round; {versions}."
     if statistics.median(others) > BUSY:
         load = f"**The machine was busy, and these figures say little.** {load}"
-    return [Section("Beside other engines", [load, ""]), *sections]
+    return [Section("Beside other engines", [load, ""]), *sections], workers["ours"].threads
 
 
 def _warmed(worker: Worker, task: str, batch: int) -> bool:

@@ -66,12 +66,11 @@ class Diffusers:
     """diffusers' LDMTextToImagePipeline."""
 
     def __init__(self, clock: Clock) -> None:
-        import torch
         from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMTextToImagePipeline
 
         from ldm_backend.sampling.noise import draw_noise
 
-        self.torch, self.pipeline_class, self.draw_noise = torch, LDMTextToImagePipeline, draw_noise
+        self.pipeline_class, self.draw_noise = LDMTextToImagePipeline, draw_noise
         self.clock = clock
 
     def load(self, folder: Path) -> None:
