@@ -3,8 +3,8 @@
     model = ldm_backend.load("path/to/ldm-celebahq-256")
     images = ldm_backend.generate(model, seeds=[3], steps=200, eta=0.0)  # uint8 (1, 256, 256, 3)
 
-Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`; of classes or texts: `generate` with
-`classes=` or `prompts=`.
+Models that see a picture beside the noise: `upscale`, `inpaint`, `synthesise`; of classes, texts or vectors of CLIP:
+`generate` with `classes=`, `prompts=` or `vectors=`.
 Restoring pictures without such a model: `restore`; other guides of a run are in `guidance`. Timesteps and solvers
 that are fitted to a model: `fit_steps`.
 

@@ -70,7 +70,8 @@ class Objective:
     @torch.no_grad()
     def loss(self, lambdas: Tensor, rows: Sequence[Tensor]) -> float:
         """The mean over all pictures."""
-        parts = [self.losses(lambdas, rows, range(PICTURES)[first : first + AT_ONCE]) for first in _firsts()]
+        firsts = range(0, PICTURES, AT_ONCE)
+        parts = [self.losses(lambdas, rows, range(first, first + AT_ONCE)) for first in firsts]
         return float(torch.cat(parts).mean())
 
     @torch.no_grad()
@@ -98,10 +99,6 @@ class Objective:
             x_t = combined(parts, row.float().to(x_t.device))
             self._evaluated(1)
         return [*parts, x_t]
-
-
-def _firsts() -> range:
-    return range(0, PICTURES, AT_ONCE)
 
 
 def decibels(loss: float) -> float:

@@ -186,6 +186,10 @@ def _check_fits_latents(c: Tensor, shape: Sequence[int], config: LDMConfig, task
 
 
 def _shown(task: str) -> str:
-    words = {UNCONDITIONAL: "pictures without a conditioning", CLASS_CONDITIONAL: "classes", TEXT_CONDITIONAL: "texts"}
-    words |= {VECTOR_CONDITIONAL: "vectors of CLIP"}
+    words = {
+        UNCONDITIONAL: "pictures without a conditioning",
+        CLASS_CONDITIONAL: "classes",
+        TEXT_CONDITIONAL: "texts",
+        VECTOR_CONDITIONAL: "vectors of CLIP",
+    }
     return words.get(task, task.replace("-synthesis", " synthesis"))

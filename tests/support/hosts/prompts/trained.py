@@ -72,9 +72,8 @@ def _class(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
 
 
 def _vectors(prompt: Prompt, loader: Callable[[int], Link], seed: int) -> None:
-    wanted = prompt.add(
-        "LDMCLIPVectors", model=loader(0), clip_vision_output=None
-    )  # no graph makes one without weights
+    # No graph makes an output of CLIP without weights of it.
+    wanted = prompt.add("LDMCLIPVectors", model=loader(0), clip_vision_output=None)
     latent = prompt.sampled(loader(0), prompt.noise(seed), positive=wanted(0), negative=wanted(1), cfg=5.0)
     prompt.save(prompt.decoded(loader(1), latent))
 
